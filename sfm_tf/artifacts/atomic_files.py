@@ -1,0 +1,43 @@
+"""Files that are either whole or absent, whatever kills the process."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Writes `data` to a temporary name beside `path`, syncs it to disk and renames it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes `text` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as indented JSON with sorted keys, whole or not at all.
+
+    Raises:
+        ValueError: If `value` holds a NaN or an infinity, which are not JSON.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Makes the names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,222 @@
+"""Typed settings of the stages: frozen dataclasses whose fields carry their help and their limits.
+
+A field is declared once, with `setting`; the command-line flag, its help text and the check of its
+value all follow from that declaration. Presets of these settings live in `experiments`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from sfm_tf.errors import SfmError
+
+PIXEL_LEVELS = 255.0
+"""Perturbation sizes are configured in 1/255, the step of an 8-bit image, as the paper does."""
+
+
+def setting(
+    default: Any,
+    help_text: str,
+    *,
+    choices: Sequence[str] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """Declares a dataclass field together with its help text and limits.
+
+    Args:
+        default: Value when neither the preset nor a flag says otherwise. Its type is the field's.
+        help_text: One sentence for `--help`.
+        choices: The values allowed; empty where any value of the type is.
+        minimum: Smallest value allowed, inclusive.
+        maximum: Largest value allowed, inclusive.
+
+    Returns:
+        A `dataclasses.field` with these as metadata.
+    """
+    metadata = {"help": help_text, "choices": choices, "minimum": minimum, "maximum": maximum}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _check_value(name: str, value: Any, metadata: Any) -> None:
+    choices, minimum, maximum = metadata["choices"], metadata["minimum"], metadata["maximum"]
+    for item in value if isinstance(value, tuple) else (value,):
+        if choices and item not in choices:
+            raise SfmError(f"Unknown {name} {item!r}; expected one of {', '.join(choices)}.")
+        if minimum is not None and not item >= minimum:
+            raise SfmError(f"Invalid {name} {item!r}; expected at least {minimum}.")
+        if maximum is not None and not item <= maximum:
+            raise SfmError(f"Invalid {name} {item!r}; expected at most {maximum}.")
+
+
+class Settings:
+    """Checks every field against the limits it was declared with when an instance is made."""
+
+    def __post_init__(self) -> None:
+        """Raises `SfmError` for the first field whose value is outside its limits."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            _check_value(field.name, getattr(self, field.name), field.metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Settings):
+    """What `pipelines.ingest` reads and how it splits it."""
+
+    dataset: str = setting(
+        "digits",
+        "Dataset to ingest.",
+        choices=("digits", "cifar10", "svhn_cropped", "tiny_imagenet", "image_folder"),
+    )
+    data_dir: str = setting(
+        "", "Folder with data prepared by TensorFlow Datasets; empty for its own default."
+    )
+    source: str = setting(
+        "", "Archive or folder with the raw images (tiny_imagenet: zip or folder; image_folder)."
+    )
+    image_size: int = setting(
+        0, "Height and width in pixels that images are resized to; 0 keeps them.", minimum=0,
+        maximum=1024,
+    )
+    validation_fraction: float = setting(
+        0.1, "Share of the training images set aside for validation.", minimum=0.01, maximum=0.5
+    )
+    test_fraction: float = setting(
+        0.2, "Share set aside for testing where a dataset has no test split.", minimum=0.01,
+        maximum=0.5,
+    )
+    max_train_examples: int = setting(
+        0, "Images taken from the training split, validation included; 0 for all.", minimum=0
+    )
+    max_test_examples: int = setting(0, "Images taken from the test split; 0 for all.", minimum=0)
+    shards: int = setting(4, "TFRecord files per split.", minimum=1, maximum=1000)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """The classifier F, the masker G and the pre-processing T."""
+
+    classifier: str = setting(
+        "resnet18", "Architecture of the classifier.", choices=("resnet18", "resnet50")
+    )
+    classifier_width: int = setting(64, "Channels of the classifier's first stage.", minimum=4)
+    masker_width: int = setting(32, "Channels of the Attention U-Net's first level.", minimum=4)
+    masker_depth: int = setting(
+        4, "Times the Attention U-Net halves the resolution.", minimum=1, maximum=6
+    )
+    preprocessor: str = setting(
+        "bit_depth_4",
+        "Pre-processing T: bit_depth_B, median_W, non_local_means_SEARCH_TEMPLATE_STRENGTH, a "
+        "chain of them joined by '+', or none.",
+    )
+    surrogate: str = setting(
+        "identity", "Gradient that stands in for T's (BPDA).", choices=("identity", "smooth")
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Settings):
+    """How `pipelines.train` runs Algorithm 1 of the paper."""
+
+    batch_size: int = setting(128, "Images per training step.", minimum=1)
+    pretraining_epochs: int = setting(
+        4, "Epochs of the classifier alone before the alternation (section 5.1).", minimum=0
+    )
+    epochs: int = setting(50, "Alternating epochs: one of classifier, one of masker.", minimum=1)
+    source_epochs: int = setting(
+        54, "Epochs of the independent source model that black-box attacks start from.", minimum=1
+    )
+    alternation: str = setting(
+        "epoch", "When classifier and masker take turns.", choices=("epoch", "step")
+    )
+    sparsity_weight: float = setting(0.03, "w1 of Eq. 2, on the L1 norm.", minimum=0.0)
+    semantic_weight: float = setting(30.0, "w2 of Eq. 2, on the cosine distance.", minimum=0.0)
+    reconstruction_weight: float = setting(1.0, "w3 of Eq. 2, on the L2 distance.", minimum=0.0)
+    loss_reduction: str = setting(
+        "per_image",
+        "Norms of Eq. 3 and 5 per image then averaged, or over the whole batch.",
+        choices=("per_image", "batch"),
+    )
+    classifier_learning_rate: float = setting(
+        0.1, "Peak learning rate of the classifier's SGD with momentum.", minimum=0.0
+    )
+    masker_learning_rate: float = setting(
+        1e-3, "Learning rate of the masker's Adam.", minimum=0.0
+    )
+    weight_decay: float = setting(5e-4, "L2 penalty on the classifier's kernels.", minimum=0.0)
+    augmentation: str = setting(
+        "crop_flip",
+        "Random augmentation of training images.",
+        choices=("none", "crop", "crop_flip"),
+    )
+    mixed_precision: str = setting(
+        "auto",
+        "Arithmetic of the layers; auto is bfloat16 on a GPU that has it, else float32.",
+        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Settings):
+    """Which attacks `pipelines.evaluate` runs, and what it asks of a model to bless it."""
+
+    num_examples: int = setting(
+        1000, "Test images evaluated, the first ones of the split; 0 for all.", minimum=0
+    )
+    attack_batch_size: int = setting(128, "Images attacked at a time.", minimum=1)
+    attacks: tuple[str, ...] = setting(
+        ("fgsm", "pgd"), "Attacks to run.", choices=("fgsm", "pgd")
+    )
+    threat_models: tuple[str, ...] = setting(
+        ("black_box", "gray_box", "white_box"),
+        "What the attacker knows.",
+        choices=("black_box", "gray_box", "white_box"),
+    )
+    epsilons: tuple[float, ...] = setting(
+        (8.0, 16.0), "Radii of the L-infinity ball, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS
+    )
+    iterations: int = setting(30, "Iterations of PGD.", minimum=1)
+    step_size: float = setting(
+        1.0, "Step of PGD, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS
+    )
+    min_clean_accuracy: float = setting(
+        0.5, "Clean accuracy of the defended model needed for BLESSED.", minimum=0.0, maximum=1.0
+    )
+    max_clean_drop: float = setting(
+        0.1, "Clean accuracy the defence may cost, for BLESSED.", minimum=0.0, maximum=1.0
+    )
+    min_worst_case_accuracy: float = setting(
+        0.1,
+        "Accuracy under the worst attack per image needed for BLESSED.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig(Settings):
+    """What `pipelines.report` shows beside the tables."""
+
+    gallery_examples: int = setting(8, "Images in each figure.", minimum=1, maximum=64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Settings):
+    """Where `pipelines.export` puts the model that a server loads."""
+
+    serving_dir: str = setting("", "Folder of served models; empty for <workdir>/serving.")
+    model_name: str = setting("sfm_defended", "Name under which the server finds the model.")
+    allow_not_blessed: bool = setting(False, "Export a model that evaluation did not bless.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Settings):
+    """One named set of settings for all stages."""
+
+    name: str = setting("digits", "Name of the preset the settings started from.")
+    seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=2**31 - 1)
+    data: DataConfig = setting(DataConfig(), "Settings of ingest.")
+    model: ModelConfig = setting(ModelConfig(), "Settings of the models.")
+    training: TrainingConfig = setting(TrainingConfig(), "Settings of training.")
+    evaluation: EvaluationConfig = setting(EvaluationConfig(), "Settings of evaluation.")
+    report: ReportConfig = setting(ReportConfig(), "Settings of the report.")
+    export: ExportConfig = setting(ExportConfig(), "Settings of the export.")
