@@ -74,14 +74,18 @@ class DataConfig(Settings):
         "", "Archive or folder with the raw images (tiny_imagenet: zip or folder; image_folder)."
     )
     image_size: int = setting(
-        0, "Height and width in pixels that images are resized to; 0 keeps them.", minimum=0,
+        0,
+        "Height and width in pixels that images are resized to; 0 keeps them.",
+        minimum=0,
         maximum=1024,
     )
     validation_fraction: float = setting(
         0.1, "Share of the training images set aside for validation.", minimum=0.01, maximum=0.5
     )
     test_fraction: float = setting(
-        0.2, "Share set aside for testing where a dataset has no test split.", minimum=0.01,
+        0.2,
+        "Share set aside for testing where a dataset has no test split.",
+        minimum=0.01,
         maximum=0.5,
     )
     max_train_examples: int = setting(
@@ -139,9 +143,7 @@ class TrainingConfig(Settings):
     classifier_learning_rate: float = setting(
         0.1, "Peak learning rate of the classifier's SGD with momentum.", minimum=0.0
     )
-    masker_learning_rate: float = setting(
-        1e-3, "Learning rate of the masker's Adam.", minimum=0.0
-    )
+    masker_learning_rate: float = setting(1e-3, "Learning rate of the masker's Adam.", minimum=0.0)
     weight_decay: float = setting(5e-4, "L2 penalty on the classifier's kernels.", minimum=0.0)
     augmentation: str = setting(
         "crop_flip",
@@ -163,9 +165,7 @@ class EvaluationConfig(Settings):
         1000, "Test images evaluated, the first ones of the split; 0 for all.", minimum=0
     )
     attack_batch_size: int = setting(128, "Images attacked at a time.", minimum=1)
-    attacks: tuple[str, ...] = setting(
-        ("fgsm", "pgd"), "Attacks to run.", choices=("fgsm", "pgd")
-    )
+    attacks: tuple[str, ...] = setting(("fgsm", "pgd"), "Attacks to run.", choices=("fgsm", "pgd"))
     threat_models: tuple[str, ...] = setting(
         ("black_box", "gray_box", "white_box"),
         "What the attacker knows.",
@@ -175,9 +175,7 @@ class EvaluationConfig(Settings):
         (8.0, 16.0), "Radii of the L-infinity ball, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS
     )
     iterations: int = setting(30, "Iterations of PGD.", minimum=1)
-    step_size: float = setting(
-        1.0, "Step of PGD, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS
-    )
+    step_size: float = setting(1.0, "Step of PGD, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS)
     min_clean_accuracy: float = setting(
         0.5, "Clean accuracy of the defended model needed for BLESSED.", minimum=0.0, maximum=1.0
     )

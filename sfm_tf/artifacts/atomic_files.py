@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
-    """Writes `data` to a temporary name beside `path`, syncs it to disk and renames it to `path`."""
+    """Writes `data` to a temporary name beside `path`, syncs it to disk and renames it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

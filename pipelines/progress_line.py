@@ -1,0 +1,63 @@
+"""One live line per stage on a terminal, one line per milestone elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressLine:
+    """Shows how far a stage is; use as a context manager."""
+
+    def __init__(self, stage: str) -> None:
+        """Names the stage that the line begins with."""
+        self._stage = stage
+        self._bar: tqdm | None = None
+        self._phase = ""
+        self._start = self._last_print = time.monotonic()
+
+    def __enter__(self) -> "ProgressLine":
+        """Starts the clock."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leaves the last state of the line on the screen."""
+        self._close()
+
+    def update(
+        self, phase: str, done: int, total: int, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Shows that `done` of `total` units of `phase` are finished, with figures beside it."""
+        figures = " ".join(f"{name}={value:.3g}" for name, value in (metrics or {}).items())
+        if sys.stderr.isatty():
+            self._draw(phase, done, total, figures)
+        else:
+            self._print(phase, done, total, figures)
+
+    def _draw(self, phase: str, done: int, total: int, figures: str) -> None:
+        if phase != self._phase or self._bar is None:
+            self._close()
+            self._phase = phase
+            self._bar = tqdm(total=total, desc=f"{self._stage}: {phase}", leave=False)
+        self._bar.total = total
+        self._bar.set_postfix_str(figures, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def _print(self, phase: str, done: int, total: int, figures: str) -> None:
+        now = time.monotonic()
+        if (
+            phase == self._phase
+            and done < total
+            and now - self._last_print < _SECONDS_BETWEEN_LINES
+        ):
+            return
+        self._phase, self._last_print = phase, now
+        print(f"{self._stage}: {phase} {done}/{total} {figures}".rstrip(), file=sys.stderr)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

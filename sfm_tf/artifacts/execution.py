@@ -1,0 +1,103 @@
+"""Runs a stage once for each set of inputs, settings and code; half an artifact never appears."""
+
+import dataclasses
+import datetime
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sfm_tf.artifacts.fingerprints import (
+    code_version,
+    config_values,
+    fingerprint,
+    package_versions,
+)
+from sfm_tf.artifacts.manifest import Manifest, write_manifest
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What a stage is about to do; together these decide whether it was done before.
+
+    Attributes:
+        stage: Name of the stage, such as `train`.
+        module: Library module that does the work; its code is part of the fingerprint.
+        configs: The stage's settings, by section.
+        seed: Seed of its random choices.
+        inputs: The artifacts it reads, by stage.
+        resumable: Whether `produce` can go on from what an interrupted execution left.
+    """
+
+    stage: str
+    module: str
+    configs: Mapping[str, Any]
+    seed: int
+    inputs: Mapping[str, Artifact]
+    resumable: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished artifact, and whether it was there already."""
+
+    artifact: Artifact
+    reused: bool
+
+
+def execute(
+    execution: Execution,
+    run_directory: RunDirectory,
+    produce: Callable[[pathlib.Path], None],
+    *,
+    force: bool = False,
+) -> Outcome:
+    """Returns the artifact of `execution`, calling `produce` only where it is not there yet.
+
+    Args:
+        execution: What is to be done.
+        run_directory: Where artifacts are kept.
+        produce: Writes the artifact's files into the folder it is given. When it raises, the folder
+            is kept aside, for a resumable stage to continue from, and no artifact appears.
+        force: Whether to do the work again even so.
+
+    Returns:
+        The artifact, now also the latest of its stage.
+    """
+    manifest = _manifest(execution)
+    with run_directory.exclusive(execution.stage):
+        found = None if force else run_directory.find(execution.stage, manifest.fingerprint)
+        artifact = found or _produce(execution, manifest, run_directory, produce, force)
+        run_directory.set_latest(artifact)
+    return Outcome(artifact, reused=found is not None)
+
+
+def _manifest(execution: Execution) -> Manifest:
+    known: dict[str, Any] = {
+        "stage": execution.stage,
+        "config": {name: config_values(c) for name, c in execution.configs.items()},
+        "seed": execution.seed,
+        "inputs": {name: a.manifest.fingerprint for name, a in execution.inputs.items()},
+        "code_version": code_version(execution.module),
+        "package_versions": package_versions(),
+    }
+    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return Manifest(fingerprint=fingerprint(known), started=started, wall_seconds=0.0, **known)
+
+
+def _produce(
+    execution: Execution,
+    manifest: Manifest,
+    run_directory: RunDirectory,
+    produce: Callable[[pathlib.Path], None],
+    force: bool,
+) -> Artifact:
+    start = time.monotonic()
+    partial = run_directory.open_partial(
+        execution.stage, manifest.fingerprint, empty=force or not execution.resumable
+    )
+    produce(partial)
+    wall_seconds = round(time.monotonic() - start, 3)
+    write_manifest(partial, dataclasses.replace(manifest, wall_seconds=wall_seconds))
+    return run_directory.finish(execution.stage, manifest.fingerprint)

@@ -1,0 +1,88 @@
+"""Digests that name an artifact by everything it depends on."""
+
+import ast
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+_LIBRARY_FOLDER = pathlib.Path(__file__).resolve().parents[1]
+_DATA_SUFFIXES = (".j2",)
+_NUMERICAL_PACKAGES = ("adversarial-robustness-toolbox", "keras", "numpy", "tensorflow")
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """Returns the SHA-256, in hexadecimal, of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """Returns a configuration dataclass as JSON values, so that equal settings digest equally."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the installed versions of the packages that can change a figure."""
+    return {name: importlib.metadata.version(name) for name in _NUMERICAL_PACKAGES}
+
+
+def code_version(module_name: str) -> str:
+    """Returns a digest of the library's code that `module_name` runs.
+
+    It covers the module and every module of this library that it imports, directly or not, with
+    the templates beside them. So a change to the report leaves a trained model valid.
+
+    Args:
+        module_name: Full name, such as `sfm_tf.training.training`.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_code_files(module_name)):
+        digest.update(path.name.encode("utf-8"))
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _code_files(module_name: str) -> set[pathlib.Path]:
+    waiting, seen, files = [module_name], set(), set()
+    while waiting:
+        name = waiting.pop()
+        origin = _source_file(name)
+        if origin is None or name in seen:
+            continue
+        seen.add(name)
+        files.add(origin)
+        files.update(_data_files(origin))
+        waiting.extend(_library_imports(origin))
+    return files
+
+
+def _source_file(module_name: str) -> pathlib.Path | None:
+    """Returns the module's file, or None for a name that is not a module of this library.
+
+    Found by path, without importing it: the answer must not depend on what is loaded.
+    """
+    base = _LIBRARY_FOLDER.parent.joinpath(*module_name.split("."))
+    candidates = (base.with_name(base.name + ".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _data_files(origin: pathlib.Path) -> list[pathlib.Path]:
+    return [p for p in origin.parent.rglob("*") if p.suffix in _DATA_SUFFIXES]
+
+
+def _library_imports(path: pathlib.Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name for name in names if name.split(".")[0] == _LIBRARY_FOLDER.name]

@@ -1,0 +1,142 @@
+"""Where each stage reads and writes: the one module that knows the layout of a working directory.
+
+    <workdir>/experiment.json                the experiment that owns the directory
+    <workdir>/<stage>/<fingerprint>/         a finished artifact with its manifest.json
+    <workdir>/<stage>/<fingerprint>.partial/ work that was not finished, to be resumed
+    <workdir>/<stage>/latest                 the fingerprint of the artifact to read next
+
+An artifact is never overwritten by one of other settings: both stay, each under its fingerprint.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from sfm_tf.artifacts.atomic_files import sync_folder, write_json, write_text
+from sfm_tf.artifacts.manifest import Manifest, read_manifest
+from sfm_tf.errors import SfmError
+
+_NAME_LENGTH = 16  # 64 bits of the fingerprint: short to read, and no two will meet.
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A finished folder and the manifest in it."""
+
+    folder: pathlib.Path
+    manifest: Manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """The working directory of one experiment."""
+
+    root: pathlib.Path
+
+    def claim(self, experiment: str) -> None:
+        """Makes the directory that of `experiment`, creating it where it is absent.
+
+        Raises:
+            SfmError: If it belongs to another experiment, or holds files but no experiment.
+        """
+        owner = self.experiment()
+        if owner is None:
+            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+                raise SfmError(
+                    f"Cannot work in {self.root}: it is not empty and no working directory of "
+                    "this program; give --workdir a new or empty folder."
+                )
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_json(self.root / "experiment.json", {"experiment": experiment})
+        elif owner != experiment:
+            raise SfmError(
+                f"Working directory {self.root} belongs to experiment {owner!r}, not "
+                f"{experiment!r}; give another --workdir or --experiment={owner}."
+            )
+
+    def experiment(self) -> str | None:
+        """Returns the name of the experiment that owns the directory, or None where none does."""
+        path = self.root / "experiment.json"
+        if not path.exists():
+            return None
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["experiment"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SfmError(f"Cannot read {path} ({error}); give another --workdir.") from error
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        """Returns the finished artifact with this fingerprint, or None."""
+        folder = self._folder(stage, fingerprint)
+        return Artifact(folder, read_manifest(folder)) if folder.exists() else None
+
+    def latest(self, stage: str) -> Artifact:
+        """Returns the artifact that `stage` last finished or found finished.
+
+        Raises:
+            SfmError: If the stage has not finished in this directory.
+        """
+        pointer = self.root / stage / "latest"
+        found = None
+        if pointer.exists():
+            found = self.find(stage, pointer.read_text(encoding="utf-8").strip())
+        if found is None:
+            raise SfmError(
+                f"Stage {stage} has not finished in {self.root}; run "
+                f"`python -m pipelines.{stage} --workdir={self.root}` first."
+            )
+        return found
+
+    def set_latest(self, artifact: Artifact) -> None:
+        """Makes `artifact` what later stages read."""
+        stage = artifact.manifest.stage
+        write_text(self.root / stage / "latest", artifact.manifest.fingerprint + "\n")
+
+    def open_partial(self, stage: str, fingerprint: str, *, empty: bool) -> pathlib.Path:
+        """Returns the folder of unfinished work, as it was left unless `empty` is asked for."""
+        partial = self._partial(stage, fingerprint)
+        if empty and partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        return partial
+
+    def finish(self, stage: str, fingerprint: str) -> Artifact:
+        """Turns the partial folder, its manifest written, into the finished artifact."""
+        final, partial = self._folder(stage, fingerprint), self._partial(stage, fingerprint)
+        replaced = final.with_name(final.name + ".replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            os.rename(final, replaced)
+        os.rename(partial, final)
+        sync_folder(final.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+        return Artifact(final, read_manifest(final))
+
+    @contextlib.contextmanager
+    def exclusive(self, stage: str) -> Iterator[None]:
+        """Keeps a second process from running the same stage in this directory meanwhile.
+
+        Raises:
+            SfmError: If another process is running it.
+        """
+        folder = self.root / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SfmError(
+                    f"Stage {stage} is already running in {self.root}; wait for it or give "
+                    "another --workdir."
+                ) from error
+            yield
+
+    def _folder(self, stage: str, fingerprint: str) -> pathlib.Path:
+        return self.root / stage / fingerprint[:_NAME_LENGTH]
+
+    def _partial(self, stage: str, fingerprint: str) -> pathlib.Path:
+        return self.root / stage / f"{fingerprint[:_NAME_LENGTH]}.partial"

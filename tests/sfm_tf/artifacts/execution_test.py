@@ -1,0 +1,109 @@
+import dataclasses
+
+import pytest
+
+from sfm_tf.artifacts.execution import Execution, execute
+from sfm_tf.artifacts.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    epochs: int = 1
+
+
+def _execution(**changes):
+    values = {
+        "stage": "train",
+        "module": "sfm_tf.errors",
+        "configs": {"training": _Config()},
+        "seed": 0,
+        "inputs": {},
+    }
+    return Execution(**{**values, **changes})
+
+
+def _write(text):
+    def produce(folder):
+        (folder / "weights").write_text(text)
+
+    return produce
+
+
+def _fail(folder):
+    (folder / "checkpoint").write_text("epoch 1")
+    raise KeyboardInterrupt
+
+
+def test_runs_once_for_the_same_inputs(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    first = execute(_execution(), run_directory, _write("a"))
+    second = execute(_execution(), run_directory, _write("b"))
+    assert (first.reused, second.reused) == (False, True)
+    assert (second.artifact.folder / "weights").read_text() == "a"
+
+
+def test_force_does_the_work_again(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    execute(_execution(), run_directory, _write("a"))
+    outcome = execute(_execution(), run_directory, _write("b"), force=True)
+    assert not outcome.reused
+    assert (outcome.artifact.folder / "weights").read_text() == "b"
+
+
+def _other_input(run_directory):
+    return execute(
+        _execution(stage="ingest", configs={"data": _Config(7)}), run_directory, _write("records")
+    ).artifact
+
+
+@pytest.mark.parametrize("change", ["config", "seed", "inputs", "module"])
+def test_every_dependency_changes_the_fingerprint(tmp_path, change):
+    run_directory = RunDirectory(tmp_path)
+    changes = {
+        "config": {"configs": {"training": _Config(epochs=2)}},
+        "seed": {"seed": 1},
+        "inputs": {"inputs": {"ingest": _other_input(run_directory)}},
+        "module": {"module": "sfm_tf.config"},
+    }[change]
+    before = execute(_execution(), run_directory, _write("a")).artifact
+    after = execute(_execution(**changes), run_directory, _write("b")).artifact
+    assert after.manifest.fingerprint != before.manifest.fingerprint
+    assert (before.folder / "weights").read_text() == "a"
+    assert run_directory.latest("train") == after
+
+
+def test_going_back_to_earlier_settings_makes_them_the_latest_again(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    first = execute(_execution(), run_directory, _write("a")).artifact
+    execute(_execution(seed=1), run_directory, _write("b"))
+    execute(_execution(), run_directory, _write("c"))
+    assert run_directory.latest("train") == first
+
+
+@pytest.mark.parametrize(("resumable", "left"), [(True, ["checkpoint"]), (False, [])])
+def test_an_interrupted_stage_leaves_no_artifact(tmp_path, resumable, left):
+    run_directory = RunDirectory(tmp_path)
+    execution = _execution(resumable=resumable)
+    with pytest.raises(KeyboardInterrupt):
+        execute(execution, run_directory, _fail)
+    found = []
+
+    def produce(folder):
+        found.extend(path.name for path in folder.iterdir())
+
+    outcome = execute(execution, run_directory, produce)
+    assert found == left
+    assert not outcome.reused
+
+
+def test_manifest_records_the_inputs(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    records = _other_input(run_directory)
+    trained = execute(_execution(inputs={"ingest": records}), run_directory, _write("a")).artifact
+    assert trained.manifest.inputs == {"ingest": records.manifest.fingerprint}
+    assert trained.manifest.config == {"training": {"epochs": 1}}
+    assert trained.manifest.wall_seconds >= 0.0
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,64 @@
+import dataclasses
+import hashlib
+
+import pytest
+
+from sfm_tf.artifacts import fingerprints
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    epsilons: tuple[float, ...] = (8.0, 16.0)
+    attacks: tuple[str, ...] = ("fgsm",)
+
+
+def _library(tmp_path, monkeypatch):
+    """A small library: report → metrics, and train, which neither imports."""
+    library = tmp_path / "sfm_tf"
+    (library / "report" / "templates").mkdir(parents=True)
+    (library / "report" / "document.py").write_text("from sfm_tf import metrics\n")
+    (library / "report" / "templates" / "page.j2").write_text("<p>")
+    (library / "metrics.py").write_text("ACCURACY = 1\n")
+    (library / "train.py").write_text("EPOCHS = 1\n")
+    monkeypatch.setattr(fingerprints, "_LIBRARY_FOLDER", library)
+    return library
+
+
+def test_fingerprint_is_the_digest_of_sorted_json():
+    expected = hashlib.sha256(b'{"a":1,"b":[2]}').hexdigest()
+    assert fingerprints.fingerprint({"b": [2], "a": 1}) == expected
+
+
+def test_config_values_are_json():
+    assert fingerprints.config_values(_Config()) == {"epsilons": [8.0, 16.0], "attacks": ["fgsm"]}
+
+
+def test_package_versions_name_what_changes_figures():
+    assert {"tensorflow", "keras", "numpy"} < set(fingerprints.package_versions())
+
+
+@pytest.mark.parametrize(
+    ("changed", "differs"),
+    [
+        ("report/document.py", True),
+        ("metrics.py", True),
+        ("report/templates/page.j2", True),
+        ("train.py", False),
+    ],
+)
+def test_code_version_follows_imports_and_nothing_else(tmp_path, monkeypatch, changed, differs):
+    library = _library(tmp_path, monkeypatch)
+    before = fingerprints.code_version("sfm_tf.report.document")
+    path = library / changed
+    path.write_text(path.read_text() + "\n# changed\n")
+    assert (fingerprints.code_version("sfm_tf.report.document") != before) is differs
+
+
+def test_code_version_of_the_real_library_reaches_what_is_imported():
+    files = {path.name for path in fingerprints._code_files("sfm_tf.artifacts.execution")}
+    assert {"execution.py", "manifest.py", "atomic_files.py", "errors.py"} <= files
+    assert "experiments.py" not in files
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

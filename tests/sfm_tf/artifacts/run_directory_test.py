@@ -1,0 +1,105 @@
+import pytest
+
+from sfm_tf.artifacts.manifest import Manifest, write_manifest
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
+
+
+def _finish(run_directory, stage, fingerprint, content):
+    partial = run_directory.open_partial(stage, fingerprint, empty=True)
+    (partial / "content.txt").write_text(content)
+    manifest = Manifest(
+        stage=stage,
+        fingerprint=fingerprint,
+        config={},
+        seed=0,
+        inputs={},
+        code_version="",
+        package_versions={},
+        started="",
+        wall_seconds=0.0,
+    )
+    write_manifest(partial, manifest)
+    artifact = run_directory.finish(stage, fingerprint)
+    run_directory.set_latest(artifact)
+    return artifact
+
+
+def test_claim_creates_and_then_recognises_the_experiment(tmp_path):
+    run_directory = RunDirectory(tmp_path / "new" / "run")
+    assert run_directory.experiment() is None
+    run_directory.claim("digits")
+    run_directory.claim("digits")
+    assert run_directory.experiment() == "digits"
+
+
+def test_claim_refuses_the_directory_of_another_experiment(tmp_path):
+    RunDirectory(tmp_path / "run").claim("digits")
+    with pytest.raises(SfmError, match="belongs to experiment 'digits', not 'cifar10'"):
+        RunDirectory(tmp_path / "run").claim("cifar10")
+
+
+def test_claim_refuses_a_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(SfmError, match="not empty and no working directory"):
+        RunDirectory(tmp_path).claim("digits")
+
+
+def test_claim_refuses_a_damaged_owner_file(tmp_path):
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(SfmError, match=r"Cannot read .*experiment\.json"):
+        RunDirectory(tmp_path).claim("digits")
+
+
+def test_latest_is_the_last_finished(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    _finish(run_directory, "train", "a" * 64, "first")
+    _finish(run_directory, "train", "b" * 64, "second")
+    assert (run_directory.latest("train").folder / "content.txt").read_text() == "second"
+    first = run_directory.find("train", "a" * 64)
+    assert (first.folder / "content.txt").read_text() == "first"
+
+
+def test_latest_says_which_stage_to_run(tmp_path):
+    with pytest.raises(SfmError, match=r"Stage train has not finished.*python -m pipelines\.train"):
+        RunDirectory(tmp_path).latest("train")
+
+
+def test_partial_work_is_no_artifact(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    run_directory.open_partial("train", "a" * 64, empty=False)
+    assert run_directory.find("train", "a" * 64) is None
+
+
+def test_partial_work_is_kept_unless_emptied(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    partial = run_directory.open_partial("train", "a" * 64, empty=False)
+    (partial / "checkpoint").write_text("epoch 1")
+    kept = run_directory.open_partial("train", "a" * 64, empty=False)
+    assert (kept / "checkpoint").read_text() == "epoch 1"
+    emptied = run_directory.open_partial("train", "a" * 64, empty=True)
+    assert list(emptied.iterdir()) == []
+
+
+def test_finish_replaces_a_forced_artifact_whole(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    _finish(run_directory, "train", "a" * 64, "old")
+    artifact = _finish(run_directory, "train", "a" * 64, "new")
+    assert (artifact.folder / "content.txt").read_text() == "new"
+    assert [path.name for path in (tmp_path / "train").iterdir() if path.is_dir()] == ["a" * 16]
+
+
+def test_a_stage_runs_once_at_a_time(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    with (
+        run_directory.exclusive("train"),
+        pytest.raises(SfmError, match="Stage train is already running"),
+        run_directory.exclusive("train"),
+    ):
+        pass
+    with run_directory.exclusive("train"):
+        pass
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
