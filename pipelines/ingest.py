@@ -1,0 +1,43 @@
+"""Turns a dataset into sharded TFRecords with its schema and statistics.
+
+    python -m pipelines.ingest --experiment=cifar10 --data_dir=data/tfds --workdir=runs/cifar10
+
+TFX counterparts: ExampleGen, StatisticsGen, SchemaGen. Writes into <workdir>/ingest/<fingerprint>/
+the splits train, validation (carved from train) and test, schema.json and statistics.json.
+"""
+
+import pathlib
+
+from pipelines import command_line, flag_definitions
+from pipelines.progress_line import ProgressLine
+from pipelines.stage_execution import execute_stage
+from sfm_tf.artifacts.execution import Execution
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.config import Experiment
+from sfm_tf.datasets import ingestion
+
+MODULE = "pipelines.ingest"
+flag_definitions.define_flags(["data"], MODULE)
+
+
+def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
+    """Returns the records of the experiment's dataset."""
+
+    def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
+        def show(split: str, done: int) -> None:
+            progress.update(f"{split} images", done, done)
+
+        ingestion.ingest(experiment.data, experiment.seed, folder, show)
+
+    execution = Execution(
+        stage="ingest",
+        module=ingestion.__name__,
+        configs={"data": experiment.data},
+        seed=experiment.seed,
+        inputs={},
+    )
+    return execute_stage(execution, run_directory, produce, force)
+
+
+if __name__ == "__main__":
+    command_line.start([MODULE], ingest)

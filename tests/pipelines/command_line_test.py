@@ -1,0 +1,114 @@
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from pipelines import command_line
+from sfm_tf.errors import SfmError
+
+_STAGE = '''
+"""Does what the test asks."""
+import errno
+from absl import flags
+from pipelines import command_line
+from sfm_tf.errors import SfmError
+
+flags.DEFINE_string("raise", "", "What to raise.", module_name="tests.stage")
+
+def stage(run_directory, experiment, force):
+    kind = flags.FLAGS["raise"].value
+    if kind == "user":
+        raise SfmError("Unknown colour 'rad'; expected one of red, blue.")
+    if kind == "defect":
+        raise ZeroDivisionError("division by zero")
+    if kind == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if kind == "interrupt":
+        raise KeyboardInterrupt
+    print(experiment.name, experiment.seed, force, run_directory.root)
+
+if __name__ == "__main__":
+    command_line.start(["tests.stage"], stage)
+'''
+
+
+def _run(tmp_path, *arguments):
+    program = tmp_path / "stage.py"
+    program.write_text(textwrap.dedent(_STAGE))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(command_line.__file__)))
+    return subprocess.run(
+        [sys.executable, str(program), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_runs_the_stage_in_its_working_directory(tmp_path):
+    result = _run(tmp_path, "--workdir=w", "--experiment=cifar10", "--seed=4", "--force")
+    assert (result.returncode, result.stdout.strip()) == (0, "cifar10 4 True w")
+
+
+def test_a_second_run_remembers_the_experiment_of_the_directory(tmp_path):
+    _run(tmp_path, "--workdir=w", "--experiment=cifar10")
+    assert _run(tmp_path, "--workdir=w").stdout.startswith("cifar10")
+
+
+def test_the_default_directory_is_named_after_the_experiment(tmp_path):
+    assert _run(tmp_path).stdout.strip().endswith("runs/digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--raise=user"], 2, "Error: Unknown colour 'rad'; expected one of red, blue."),
+        (["--raise=disk"], 1, "Error: No space left on the disk"),
+        (["--raise=defect"], 1, "Error: Unexpected ZeroDivisionError: division by zero."),
+        (["--raise=interrupt"], 130, "Interrupted. Finished stages are kept"),
+        (["leftover"], 2, "Error: Unexpected argument 'leftover'"),
+        (["--sed=4"], 2, "Error: Unknown command line flag 'sed'"),
+        (["--experiment=mnist"], 2, "value should be one of"),
+    ],
+)
+def test_every_error_is_one_line(tmp_path, arguments, status, line):
+    result = _run(tmp_path, *arguments)
+    assert result.returncode == status
+    assert line in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+def test_debug_adds_the_traceback(tmp_path):
+    result = _run(tmp_path, "--raise=defect", "--debug")
+    assert "Traceback" in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("Error: Unexpected ZeroDivisionError")
+
+
+def test_help_lists_the_flags_under_their_modules(tmp_path):
+    result = _run(tmp_path, "--help")
+    assert result.returncode == 0
+    assert "Does what the test asks." in result.stdout
+    own, shared = result.stdout.split("pipelines (all stages):")
+    assert "tests.stage:" in own
+    assert "--raise" in own
+    assert "--workdir" in shared
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (SfmError("a\nb"), "a b"),
+        (OSError(errno.EACCES, "Permission denied", "x"), "Permission denied: 'x'; finished"),
+        (RuntimeError("x.tfrecord; No space left on device"), "No space left on the disk"),
+    ],
+)
+def test_describes_errors_in_one_line(error, line):
+    assert line in command_line.describe(error)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,25 @@
+import pytest
+
+from pipelines.progress_line import ProgressLine
+
+
+def test_without_a_terminal_prints_the_start_and_the_end_of_each_phase(capsys):
+    with ProgressLine("train") as progress:
+        for done in range(1, 101):
+            progress.update("epoch", done, 100, {"loss": 1 / done})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["train: epoch 1/100 loss=1", "train: epoch 100/100 loss=0.01"]
+
+
+def test_on_a_terminal_redraws_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with ProgressLine("train") as progress:
+        progress.update("epoch", 1, 2)
+        progress.update("epoch", 2, 2, {"loss": 0.5})
+    text = capsys.readouterr().err
+    assert "\r" in text
+    assert "train: epoch" in text
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
