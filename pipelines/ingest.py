@@ -25,13 +25,13 @@ def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         def show(split: str, done: int) -> None:
-            progress.update(f"{split} images", done, done)
+            progress.update(f"{split} images", done, None)
 
         ingestion.ingest(experiment.data, experiment.seed, folder, show)
 
     execution = Execution(
         stage="ingest",
-        module=ingestion.__name__,
+        module=MODULE,
         configs={"data": experiment.data},
         seed=experiment.seed,
         inputs={},

@@ -17,7 +17,7 @@ class ProgressLine:
         self._stage = stage
         self._bar: tqdm | None = None
         self._phase = ""
-        self._start = self._last_print = time.monotonic()
+        self._last_print = time.monotonic()
 
     def __enter__(self) -> "ProgressLine":
         """Starts the clock."""
@@ -28,16 +28,27 @@ class ProgressLine:
         self._close()
 
     def update(
-        self, phase: str, done: int, total: int, metrics: Mapping[str, float] | None = None
+        self,
+        phase: str,
+        done: int,
+        total: int | None,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Shows that `done` of `total` units of `phase` are finished, with figures beside it."""
+        """Shows that `done` of `total` units of `phase` are finished, with figures beside it.
+
+        Args:
+            phase: What is being done; a change of it begins a new line.
+            done: Units finished.
+            total: Units in all; None where that is not known before the end.
+            metrics: Latest figures, by name.
+        """
         figures = " ".join(f"{name}={value:.3g}" for name, value in (metrics or {}).items())
         if sys.stderr.isatty():
             self._draw(phase, done, total, figures)
         else:
             self._print(phase, done, total, figures)
 
-    def _draw(self, phase: str, done: int, total: int, figures: str) -> None:
+    def _draw(self, phase: str, done: int, total: int | None, figures: str) -> None:
         if phase != self._phase or self._bar is None:
             self._close()
             self._phase = phase
@@ -46,16 +57,14 @@ class ProgressLine:
         self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update(done - self._bar.n)
 
-    def _print(self, phase: str, done: int, total: int, figures: str) -> None:
+    def _print(self, phase: str, done: int, total: int | None, figures: str) -> None:
         now = time.monotonic()
-        if (
-            phase == self._phase
-            and done < total
-            and now - self._last_print < _SECONDS_BETWEEN_LINES
-        ):
+        is_milestone = phase != self._phase or done == total
+        if not is_milestone and now - self._last_print < _SECONDS_BETWEEN_LINES:
             return
         self._phase, self._last_print = phase, now
-        print(f"{self._stage}: {phase} {done}/{total} {figures}".rstrip(), file=sys.stderr)
+        count = f"{done}" if total is None else f"{done}/{total}"
+        print(f"{self._stage}: {phase} {count} {figures}".rstrip(), file=sys.stderr)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -4,6 +4,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
+import pipelines.quiet_start  # noqa: F401  Before the library, which imports TensorFlow.
 from pipelines.progress_line import ProgressLine
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory

@@ -10,8 +10,9 @@ image among the training ones ends it with an error that names shard, index and 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 
-from pipelines import command_line
+from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
 from sfm_tf.artifacts.atomic_files import write_json
@@ -23,13 +24,14 @@ from sfm_tf.records import anomalies
 from sfm_tf.records.schema import read_schema
 
 MODULE = "pipelines.validate"
+flag_definitions.define_flags(["validation"], MODULE)
 
 
 def validate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
-    """Returns the list of anomalies, which is empty.
+    """Returns the list of anomalies.
 
     Raises:
-        SfmError: If there is an anomaly; the artifact then lists them all.
+        SfmError: If there is one of a kind that is not allowed; the artifact lists them all.
     """
     records = run_directory.latest("ingest")
 
@@ -40,22 +42,29 @@ def validate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
 
     execution = Execution(
         stage="validate",
-        module=anomalies.__name__,
+        module=MODULE,
         configs={},
         seed=experiment.seed,
         inputs={"ingest": records},
     )
     artifact = execute_stage(execution, run_directory, produce, force)
-    _stop_on_anomaly(artifact.folder / "anomalies.json")
+    _stop_on_anomaly(artifact.folder / "anomalies.json", experiment.validation.allowed_anomalies)
     return artifact
 
 
-def _stop_on_anomaly(path: pathlib.Path) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
+def _stop_on_anomaly(path: pathlib.Path, allowed: Sequence[str]) -> None:
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    found = [anomaly for anomaly in listed if anomaly["kind"] not in allowed]
     if found:
+        first = found[0]
+        place = ", ".join(
+            f"{name} {first[name]}"
+            for name in ("shard", "index", "label")
+            if first[name] not in ("", None)
+        )
         raise SfmError(
-            f"The records have {len(found)} anomalies, the first one: {found[0]['message']} "
-            f"All are in {path}; mend the dataset and ingest it again."
+            f"The records have {len(found)} anomalies, the first one {first['kind']} ({place}): "
+            f"{first['message']} All are in {path}; mend the dataset and ingest it again."
         )
 
 

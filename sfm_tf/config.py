@@ -96,6 +96,27 @@ class DataConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationConfig(Settings):
+    """What `pipelines.validate` lets pass."""
+
+    allowed_anomalies: tuple[str, ...] = setting(
+        ("label_conflict",),
+        "Kinds of anomaly that are listed but do not stop the run.",
+        choices=(
+            "empty_class",
+            "wrong_shape",
+            "label_out_of_range",
+            "unreadable_image",
+            "truncated_shard",
+            "value_range",
+            "leakage",
+            "label_conflict",
+            "count_mismatch",
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
     """The classifier F, the masker G and the pre-processing T."""
 
@@ -213,6 +234,7 @@ class Experiment(Settings):
     name: str = setting("digits", "Name of the preset the settings started from.")
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=2**31 - 1)
     data: DataConfig = setting(DataConfig(), "Settings of ingest.")
+    validation: ValidationConfig = setting(ValidationConfig(), "Settings of validate.")
     model: ModelConfig = setting(ModelConfig(), "Settings of the models.")
     training: TrainingConfig = setting(TrainingConfig(), "Settings of training.")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), "Settings of evaluation.")

@@ -13,11 +13,13 @@ from sfm_tf.config import (
     ReportConfig,
     Settings,
     TrainingConfig,
+    ValidationConfig,
 )
 from sfm_tf.errors import SfmError
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "data": DataConfig,
+    "validation": ValidationConfig,
     "model": ModelConfig,
     "training": TrainingConfig,
     "evaluation": EvaluationConfig,
@@ -42,7 +44,7 @@ def _digits() -> Experiment:
             augmentation="crop",
         ),
         evaluation=EvaluationConfig(
-            num_examples=200, epsilons=(16.0, 32.0), step_size=2.0, min_clean_accuracy=0.8
+            num_examples=0, epsilons=(16.0, 32.0), step_size=2.0, min_clean_accuracy=0.8
         ),
     )
 

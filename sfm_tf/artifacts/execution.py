@@ -23,7 +23,7 @@ class Execution:
 
     Attributes:
         stage: Name of the stage, such as `train`.
-        module: Library module that does the work; its code is part of the fingerprint.
+        module: The stage's module; its code and what it imports are part of the fingerprint.
         configs: The stage's settings, by section.
         seed: Seed of its random choices.
         inputs: The artifacts it reads, by stage.

@@ -37,7 +37,8 @@ def code_version(module_name: str) -> str:
     the templates beside them. So a change to the report leaves a trained model valid.
 
     Args:
-        module_name: Full name, such as `sfm_tf.training.training`.
+        module_name: Full name of a module of this library, or of one beside it, such as
+            `pipelines.train`.
 
     Returns:
         SHA-256 in hexadecimal.

@@ -91,6 +91,21 @@ class RunDirectory:
             )
         return found
 
+    def input_of(self, artifact: Artifact, stage: str) -> Artifact:
+        """Returns the artifact of `stage` that `artifact` was made from, latest or not.
+
+        Raises:
+            SfmError: If it was deleted.
+        """
+        found = self.find(stage, artifact.manifest.inputs[stage])
+        if found is None:
+            maker = artifact.manifest.stage
+            raise SfmError(
+                f"The {stage} artifact that {artifact.folder} was made from is gone; run stage "
+                f"{stage} and then {maker} again."
+            )
+        return found
+
     def set_latest(self, artifact: Artifact) -> None:
         """Makes `artifact` what later stages read."""
         stage = artifact.manifest.stage

@@ -11,6 +11,12 @@ def test_without_a_terminal_prints_the_start_and_the_end_of_each_phase(capsys):
     assert lines == ["train: epoch 1/100 loss=1", "train: epoch 100/100 loss=0.01"]
 
 
+def test_an_unknown_total_is_not_shown(capsys):
+    with ProgressLine("ingest") as progress:
+        progress.update("train images", 500, None)
+    assert capsys.readouterr().err == "ingest: train images 500\n"
+
+
 def test_on_a_terminal_redraws_one_line(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with ProgressLine("train") as progress:

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from sfm_tf.artifacts.manifest import Manifest, write_manifest
@@ -5,7 +7,7 @@ from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
 
 
-def _finish(run_directory, stage, fingerprint, content):
+def _finish(run_directory, stage, fingerprint, content, inputs=None):
     partial = run_directory.open_partial(stage, fingerprint, empty=True)
     (partial / "content.txt").write_text(content)
     manifest = Manifest(
@@ -13,7 +15,7 @@ def _finish(run_directory, stage, fingerprint, content):
         fingerprint=fingerprint,
         config={},
         seed=0,
-        inputs={},
+        inputs=inputs or {},
         code_version="",
         package_versions={},
         started="",
@@ -63,6 +65,17 @@ def test_latest_is_the_last_finished(tmp_path):
 def test_latest_says_which_stage_to_run(tmp_path):
     with pytest.raises(SfmError, match=r"Stage train has not finished.*python -m pipelines\.train"):
         RunDirectory(tmp_path).latest("train")
+
+
+def test_input_of_follows_the_lineage_not_the_latest(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    first = _finish(run_directory, "ingest", "a" * 64, "first")
+    trained = _finish(run_directory, "train", "c" * 64, "model", {"ingest": "a" * 64})
+    _finish(run_directory, "ingest", "b" * 64, "second")
+    assert run_directory.input_of(trained, "ingest") == first
+    shutil.rmtree(first.folder)
+    with pytest.raises(SfmError, match="The ingest artifact .* is gone; run stage ingest and then"):
+        run_directory.input_of(trained, "ingest")
 
 
 def test_partial_work_is_no_artifact(tmp_path):
