@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from pipelines import flag_definitions
 from sfm_tf.artifacts.run_directory import RunDirectory
@@ -61,6 +61,8 @@ def _parse_flags(arguments: Sequence[str], module_names: Sequence[str]) -> list[
 
 
 def _run(argv: Sequence[str], verb: Verb) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise SfmError(f"Unexpected argument {argv[1]!r}; settings are given as --name=value.")

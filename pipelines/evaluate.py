@@ -13,12 +13,10 @@ import pathlib
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
-from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
-from sfm_tf.evaluation import blessing, metrics, results, runner
-from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.evaluation.stored_evaluation import write_evaluation
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
 from sfm_tf.training.loading import load_defended_model, load_source_model
@@ -37,22 +35,16 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
         images, labels = load_split(
             records.folder, "test", read_schema(records.folder), config.num_examples
         )
-        defended = load_defended_model(models.folder)
-        table = runner.evaluate(
-            defended,
-            DefendedModel(defended.classifier),
+        write_evaluation(
+            load_defended_model(models.folder),
             load_source_model(models.folder),
             images,
             labels,
             config,
             experiment.seed,
-            folder / "adversarial",
+            folder,
             progress.update,
         )
-        summary = metrics.summarise(table)
-        results.write_results(folder / "results.parquet", table)
-        write_json(folder / "metrics.json", summary)
-        blessing.write_blessing(folder, blessing.decide(summary, config))
 
     execution = Execution(
         stage="evaluate",

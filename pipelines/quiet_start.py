@@ -30,4 +30,6 @@ def hold_back_stderr() -> Iterator[None]:
 
 
 with hold_back_stderr():
-    import tensorflow  # noqa: F401
+    import tensorflow
+
+tensorflow.get_logger().setLevel("WARNING")

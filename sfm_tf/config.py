@@ -92,7 +92,7 @@ class DataConfig(Settings):
         0, "Images taken from the training split, validation included; 0 for all.", minimum=0
     )
     max_test_examples: int = setting(0, "Images taken from the test split; 0 for all.", minimum=0)
-    shards: int = setting(4, "TFRecord files per split.", minimum=1, maximum=1000)
+    shards: int = setting(4, "TFRecord files per split.", minimum=1, maximum=256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,17 @@
-import contextlib
-
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from pipelines import flag_definitions
+from pipelines import evaluate, flag_definitions, train
 from sfm_tf.errors import SfmError
-
-_MODULE = "tests.flag_definitions"
-
-with contextlib.suppress(flags.DuplicateFlagError):
-    flag_definitions.define_flags(["training", "evaluation"], _MODULE)
 
 
 def test_every_field_has_a_flag_that_says_what_it_takes():
-    text = flags.FLAGS.module_help(_MODULE)
+    text = flags.FLAGS.module_help(train.MODULE)
     assert "--pretraining_epochs" in text
     assert "One of: epoch, step." in text
     assert "(an integer)" in text
+    assert "--epsilons" in flags.FLAGS.module_help(evaluate.MODULE)
 
 
 def test_without_flags_the_preset_is_unchanged():

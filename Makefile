@@ -1,0 +1,80 @@
+# `make` lists the targets. `make PYTHON=python3.12 venv` chooses the interpreter; it is kept until
+# another is chosen.
+
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+
+VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV_PYTHON := .venv/bin/python
+VENV_CREATED := .venv/bin/python$(or $(VERSION),-not-found)
+# The locks hold every package with its hash, so pip has nothing left to resolve: --no-deps.
+INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes
+COMPILE := $(VENV_PYTHON) -m uv pip compile -q --universal --python-version 3.10 \
+	--generate-hashes --no-emit-index-url
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv dev gpu demo test lint format lock bazel clean
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+
+venv: .venv/runtime.stamp ## Make .venv with the pinned packages.
+
+dev: .venv/dev.stamp ## Add the pinned tools for tests and style to .venv.
+
+gpu: .venv/gpu.stamp ## Add the CUDA libraries for an NVIDIA GPU on Linux to .venv (several GB).
+
+demo: venv ## Run every stage on scikit-learn's digits: a defended model in minutes.
+	$(VENV_PYTHON) -m pipelines.run --experiment=digits --workdir=runs/digits
+
+test: dev lint ## Check the style and run all tests.
+	$(VENV_PYTHON) -m pytest -q -n 2
+
+lint: dev ## Check the style, the layers and the BUILD files.
+	$(VENV_PYTHON) -m ruff format --check
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m tools.build_files --check
+
+format: dev ## Rewrite the style and the BUILD files.
+	$(VENV_PYTHON) -m ruff format
+	$(VENV_PYTHON) -m ruff check --fix
+	$(VENV_PYTHON) -m tools.build_files
+
+lock: dev ## Pin every package again, with hashes, from requirements*.txt.
+	$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check uv==0.13.9
+	$(COMPILE) requirements-dev.txt -o requirements-dev.lock
+	$(COMPILE) requirements.txt -c requirements-dev.lock -o requirements.lock
+	$(COMPILE) requirements-gpu.txt -c requirements.lock -o requirements-gpu.lock
+
+bazel: dev ## Build every target and run all tests with Bazel 4 (Debian's bazel-bootstrap).
+	PATH="$$PWD/.venv/bin:$$PATH" bazel build //...
+	PATH="$$PWD/.venv/bin:$$PATH" bazel test //tests/...
+
+clean: ## Remove .venv and caches; runs/ is kept.
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/runtime.stamp: requirements.lock $(VENV_CREATED)
+	@echo "Installing the pinned packages into .venv (about 1-3 minutes) ..."
+	@$(INSTALL) -r requirements.lock
+	@touch $@
+
+# The development lock holds all run-time packages too.
+.venv/dev.stamp: requirements-dev.lock requirements.lock $(VENV_CREATED)
+	@echo "Installing the pinned packages and tools into .venv (about 1-3 minutes) ..."
+	@$(INSTALL) -r requirements-dev.lock
+	@touch .venv/runtime.stamp $@
+
+.venv/gpu.stamp: requirements-gpu.lock $(VENV_CREATED)
+	@echo "Installing TensorFlow's CUDA libraries into .venv (several GB) ..."
+	@$(INSTALL) -r requirements-gpu.lock
+	@touch .venv/runtime.stamp $@
+
+$(VENV_CREATED):
+	@case "$(VERSION)" in \
+	3.10 | 3.11 | 3.12 | 3.13) ;; \
+	"") echo "Error: no interpreter '$(PYTHON)'; try: make PYTHON=python3.12 venv" >&2; exit 2 ;; \
+	*) echo "Error: '$(PYTHON)' is Python $(VERSION); TensorFlow 2.21 needs 3.10 to 3.13." \
+		"Try: make PYTHON=python3.12 venv" >&2; exit 2 ;; \
+	esac
+	@"$(PYTHON)" -m venv --clear .venv || { rm -rf .venv; exit 2; }

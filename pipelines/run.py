@@ -1,0 +1,54 @@
+"""Runs the stages in order, skipping each one whose work is there already.
+
+    python -m pipelines.run --experiment=digits
+    python -m pipelines.run --workdir=runs/cifar10 --from=evaluate --until=report
+
+TFX counterpart: the pipeline runner. Ends with the table of accuracies, the report, the exported
+model and the command that serves it. With --force the stages that run do their work again.
+"""
+
+from absl import flags
+
+from pipelines import closing_words, command_line, evaluate, export, ingest, report, train, validate
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.config import Experiment
+from sfm_tf.errors import SfmError
+
+MODULE = "pipelines.run"
+
+STAGES: dict[str, command_line.Verb] = {
+    "ingest": ingest.ingest,
+    "validate": validate.validate,
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "report": report.report,
+    "export": export.export,
+}
+"""The stages in the order they run."""
+
+_FROM = flags.DEFINE_enum("from", "ingest", list(STAGES), "First stage to run.", module_name=MODULE)
+_UNTIL = flags.DEFINE_enum(
+    "until", "export", list(STAGES), "Last stage to run.", module_name=MODULE
+)
+
+
+def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> None:
+    """Runs the stages that were asked for and says after each what to look at.
+
+    Raises:
+        SfmError: If a stage fails, or the first stage comes after the last.
+    """
+    names = list(STAGES)
+    first, last = names.index(_FROM.value), names.index(_UNTIL.value)
+    if first > last:
+        raise SfmError(
+            f"--from={_FROM.value} comes after --until={_UNTIL.value}; the order is "
+            f"{', '.join(names)}."
+        )
+    for name in names[first : last + 1]:
+        artifact = STAGES[name](run_directory, experiment, force)
+        closing_words.say(name, artifact)
+
+
+if __name__ == "__main__":
+    command_line.start([MODULE, *(f"pipelines.{name}" for name in STAGES)], run)

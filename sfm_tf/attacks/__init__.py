@@ -1,0 +1,1 @@
+"""Evasion attacks with the interface of the Adversarial Robustness Toolbox, compiled inside."""

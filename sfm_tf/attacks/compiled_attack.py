@@ -1,0 +1,192 @@
+"""What all attacks of this library share: options, input checks, batches and their validation."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification.tensorflow import TensorFlowV2Classifier
+
+from sfm_tf.attacks.art_classifier import CLIP_VALUES, classifier_logits
+from sfm_tf.attacks.attack_inputs import check_images, check_labels, check_logits, check_mask
+from sfm_tf.attacks.attack_options import COUNT, FLAG, NORM, POSITIVE, SEED, Option, check_options
+from sfm_tf.attacks.validity import faults
+from sfm_tf.errors import SfmError
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackOutcome:
+    """Adversarial images and how the attack went, per image.
+
+    Attributes:
+        images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
+        loss: Float32 cross-entropy at those images on the attacked model, shape `(batch,)`.
+        iterations: Int32 steps taken to reach those images, shape `(batch,)`.
+        zero_gradient: Whether the first gradient had no non-zero entry, shape `(batch,)`. In
+            float32 that of the cross-entropy is exactly zero at a confident prediction, which
+            stalls the attack without making the model robust.
+    """
+
+    images: np.ndarray
+    loss: np.ndarray
+    iterations: np.ndarray
+    zero_gradient: np.ndarray
+
+    @property
+    def zero_gradient_share(self) -> float:
+        """Share of the images whose first gradient was zero, in [0, 1]."""
+        return float(np.mean(self.zero_gradient))
+
+
+class AttackBatch(NamedTuple):
+    """Tensors of one batch, all of the same first dimension.
+
+    Attributes:
+        images: Float32 in [0, 1], `(batch, height, width, channels)`.
+        labels: Int64 `(batch,)`: to get away from, or to get to in a targeted attack.
+        mask: Float32 of the images' shape; zero where a pixel must not change.
+        seeds: Int32 `(batch, 2)`: the attack's seed and the image's position.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    mask: tf.Tensor
+    seeds: tf.Tensor
+
+
+class BatchOutcome(NamedTuple):
+    """Tensors of one batch with the meaning of `AttackOutcome`'s fields."""
+
+    images: tf.Tensor
+    loss: tf.Tensor
+    iterations: tf.Tensor
+    zero_gradient: tf.Tensor
+
+
+class CompiledAttack(EvasionAttack):
+    """An ART attack that sees batches of one fixed size, so that it compiles once.
+
+    A subclass declares `options` and `attack_params` and implements `_attack_batch`.
+
+    Args:
+        estimator: TensorFlow classifier of ART that returns logits.
+        **options: A value for each of `options`.
+
+    Raises:
+        SfmError: If the classifier or an option is not fit for the attack.
+    """
+
+    options: ClassVar[Mapping[str, Option]] = {
+        "norm": NORM,
+        "epsilon": POSITIVE,
+        "targeted": FLAG,
+        "batch_size": COUNT,
+        "seed": SEED,
+    }
+    attack_params: ClassVar[list[str]] = list(options)
+    _estimator_requirements = (TensorFlowV2Classifier,)
+
+    norm: float | str
+    epsilon: float
+    batch_size: int
+    seed: int
+
+    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
+        """Checks the classifier and sets the options."""
+        super().__init__(estimator=estimator)
+        if not estimator.all_framework_preprocessing:
+            raise SfmError(
+                "The classifier has a preprocessor that is not TensorFlow's; expected subclasses "
+                "of PreprocessorTensorFlowV2 only."
+            )
+        if estimator.clip_values is None or not np.array_equal(estimator.clip_values, CLIP_VALUES):
+            raise SfmError(f"clip_values {estimator.clip_values}; expected {CLIP_VALUES}.")
+        self.set_params(**options)
+
+    def set_params(self, **options: Any) -> None:
+        """Sets options by name, all or none; nothing is compiled anew for another number.
+
+        Raises:
+            SfmError: If an option is unknown or its value not allowed.
+        """
+        check_options(type(self).__name__, dict(self.options), options)
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def generate(
+        self, x: np.ndarray, y: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns the adversarial images alone; see `run`."""
+        return self.run(x, y, mask).images
+
+    def run(
+        self, images: np.ndarray, labels: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> AttackOutcome:
+        """Attacks every image and checks the result.
+
+        Args:
+            images: Numbers in [0, 1], shape `(batch, height, width, channels)`.
+            labels: Class indices `(batch,)` or one-hot rows; None for the model's predictions,
+                which a targeted attack does not allow.
+            mask: Numbers that broadcast to the images' shape; zero where a pixel must not change.
+
+        Returns:
+            The adversarial images with their diagnostics.
+
+        Raises:
+            SfmError: If an argument is not as described or the model does not return logits.
+            RuntimeError: If the attack broke its own limits, which is a defect.
+        """
+        images = check_images(images, self.estimator.input_shape)
+        check_logits(self.estimator.predict(images[: self.batch_size]), self.estimator.nb_classes)
+        labels = self._labels(images, labels)
+        mask = check_mask(mask, images.shape)
+        size = min(self.batch_size, len(images))
+        outcomes = [
+            self._run_batch(images, labels, mask, np.arange(start, start + size))
+            for start in range(0, len(images), size)
+        ]
+        outcome = AttackOutcome(*(np.concatenate(parts) for parts in zip(*outcomes, strict=True)))
+        self._check_outcome(images, outcome)
+        return outcome
+
+    @abc.abstractmethod
+    def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
+        """Attacks one batch."""
+
+    def _logits(self, images: tf.Tensor) -> tf.Tensor:
+        return classifier_logits(self.estimator, images)
+
+    def _labels(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        if labels is not None:
+            return check_labels(labels, len(images), self.estimator.nb_classes)
+        if self.targeted:
+            raise SfmError("A targeted attack needs labels; expected the classes to reach.")
+        starts = range(0, len(images), self.batch_size)
+        chunks = [images[start : start + self.batch_size] for start in starts]
+        return np.concatenate([np.argmax(self.estimator.predict(c), axis=1) for c in chunks])
+
+    def _run_batch(
+        self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray, positions: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        # The last batch is filled up with its last image: another shape would compile anew.
+        filled = np.minimum(positions, len(images) - 1)
+        seeds = np.stack([np.full_like(filled, self.seed), filled], axis=1).astype(np.int32)
+        batch = (images[filled], labels[filled], mask[filled], seeds)
+        outcome = self._attack_batch(AttackBatch(*(tf.constant(array) for array in batch)))
+        count = len(images) - positions[0]
+        return tuple(tensor.numpy()[:count] for tensor in outcome)
+
+    def _check_outcome(self, images: np.ndarray, outcome: AttackOutcome) -> None:
+        broken = ~np.isfinite(outcome.loss)
+        if broken.any():
+            raise SfmError(
+                f"The model's loss is NaN or infinite for {broken.sum()} of {len(images)} attacked "
+                f"images, first image {int(np.argmax(broken))}; expected finite logits."
+            )
+        found = faults(images, outcome.images, self.epsilon, float(self.norm))
+        if found:
+            raise RuntimeError(f"{self!r} made invalid images: {'; '.join(found)}.")

@@ -1,0 +1,1 @@
+"""Where images come from: the datasets, and their ingestion into records."""

@@ -1,0 +1,130 @@
+"""From a dataset to records: the work of the ingest stage."""
+
+import contextlib
+import itertools
+import pathlib
+from collections.abc import Callable, Iterator
+
+from sfm_tf.artifacts import atomic_files
+from sfm_tf.config import DataConfig
+from sfm_tf.datasets.catalogue import open_source
+from sfm_tf.datasets.source import ImageSource
+from sfm_tf.errors import SfmError
+from sfm_tf.records.example import ImageRecord, pixel_digest
+from sfm_tf.records.schema import Schema, write_schema
+from sfm_tf.records.splits import is_held_out
+from sfm_tf.records.statistics import STATISTICS_FILE, compute_statistics
+from sfm_tf.records.writing import SplitWriter
+
+SPLITS = ("train", "validation", "test")
+_PROGRESS_STEP = 500
+
+Progress = Callable[[str, int], None]
+
+
+def _assigned_split(record: ImageRecord, config: DataConfig, seed: int, carve_test: bool) -> str:
+    # By pixels rather than by key: copies of one image always fall into the same split. The two
+    # choices need different keys, or the validation share would lie within the test share.
+    digest = pixel_digest(record.image)
+    if carve_test and is_held_out(f"test {digest}", seed, config.test_fraction):
+        return "test"
+    if is_held_out(f"validation {digest}", seed, config.validation_fraction):
+        return "validation"
+    return "train"
+
+
+def _assigned_records(
+    source: ImageSource, config: DataConfig, seed: int
+) -> Iterator[tuple[str, ImageRecord]]:
+    """Yields every image wanted, once, with the name of its split."""
+    carve_test = "test" not in source.splits
+    wanted = {
+        # The validation images count as training images: they are taken from them.
+        "train": config.max_train_examples or float("inf"),
+        "test": config.max_test_examples or float("inf"),
+    }
+    if not carve_test:
+        limit = config.max_test_examples or None
+        yield from (("test", record) for record in itertools.islice(source.splits["test"](), limit))
+        wanted["test"] = 0
+    for record in source.splits["train"]():
+        if not any(wanted.values()):
+            return
+        split = _assigned_split(record, config, seed, carve_test)
+        pool = "test" if split == "test" else "train"
+        if wanted[pool]:
+            wanted[pool] -= 1
+            yield split, record
+
+
+def _check_record(record: ImageRecord, source: ImageSource) -> None:
+    expected = (source.height, source.width, source.channels)
+    if record.image.shape != expected:
+        raise SfmError(
+            f"Image {record.key!r} has shape {record.image.shape}; expected {expected} like the "
+            "others, set image_size to resize them all."
+        )
+    if not 0 <= record.label < len(source.class_names):
+        raise SfmError(
+            f"Image {record.key!r} has label {record.label}; "
+            f"expected 0 to {len(source.class_names) - 1}."
+        )
+
+
+def _check_sizes(sizes: dict[str, int], config: DataConfig) -> None:
+    for split, size in sizes.items():
+        if not size:
+            raise SfmError(
+                f"No image of dataset {config.dataset!r} falls into split {split!r} (sizes "
+                f"{sizes}); take more images or set a larger validation_fraction or test_fraction."
+            )
+
+
+def _write_shards(
+    source: ImageSource, config: DataConfig, seed: int, folder: pathlib.Path, progress: Progress
+) -> dict[str, int]:
+    with contextlib.ExitStack() as stack:
+        writers = {
+            split: stack.enter_context(SplitWriter(folder, split, config.shards))
+            for split in SPLITS
+        }
+        for split, record in _assigned_records(source, config, seed):
+            _check_record(record, source)
+            writers[split].write(record)
+            if writers[split].count % _PROGRESS_STEP == 0:
+                progress(split, writers[split].count)
+        sizes = {split: writer.count for split, writer in writers.items()}
+        _check_sizes(sizes, config)
+    for split, size in sizes.items():
+        progress(split, size)
+    return sizes
+
+
+def ingest(config: DataConfig, seed: int, folder: pathlib.Path, progress: Progress) -> Schema:
+    """Writes a dataset as shards of train, validation and test, with schema and statistics.
+
+    Validation is taken from the training images, and so is test where the dataset has no test
+    split; which images, depends on their pixels and `seed` alone. Exact copies of an image are
+    never divided between splits that are carved from the same images. Limits take the first
+    images in the order of the source, whatever the seed.
+
+    Args:
+        config: Which dataset, and how to split it.
+        seed: Seed of the split.
+        folder: Folder to write into, made if it does not exist.
+        progress: Called now and then, and at the end, with a split and its number of images.
+
+    Returns:
+        The schema written.
+
+    Raises:
+        SfmError: If the dataset is missing or damaged, its images differ in shape, or a split
+            would be empty. No shard is written then.
+    """
+    source = open_source(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = _write_shards(source, config, seed, folder, progress)
+    schema = Schema(source.height, source.width, source.channels, source.class_names, sizes)
+    atomic_files.write_json(folder / STATISTICS_FILE, compute_statistics(folder, schema))
+    write_schema(schema, folder)
+    return schema

@@ -1,0 +1,89 @@
+"""CIFAR-10 and SVHN through TensorFlow Datasets: prepared, from archives at hand, or downloaded."""
+
+import functools
+import os
+import pathlib
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+
+import tensorflow_datasets as tfds
+
+from sfm_tf.config import DataConfig
+from sfm_tf.datasets.prepared_data import prepare, read_records
+from sfm_tf.datasets.source import ImageSource
+from sfm_tf.errors import SfmError
+
+CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
+    "cifar10": (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    "svhn_cropped": tuple(str(digit) for digit in range(10)),
+}
+"""Spelled out because prepared data may have lost the file that names them."""
+
+_CONNECTION_TIMEOUT_SECONDS = 3.0
+
+
+def open_tfds(config: DataConfig) -> ImageSource:
+    """Opens CIFAR-10 or SVHN, and prepares it first where that has not been done.
+
+    Preparing takes the original archives from `<data_dir>/downloads/manual` or
+    `<data_dir>/downloads`, whose checksums TensorFlow Datasets verifies, or downloads them.
+
+    Args:
+        config: Names the dataset and the folder of prepared data.
+
+    Returns:
+        The dataset, with splits train and test. Keys are the images' `id`, if they have one.
+
+    Raises:
+        SfmError: If the dataset is neither prepared nor at hand and cannot be downloaded.
+    """
+    builder = tfds.builder(config.dataset, data_dir=os.path.expanduser(config.data_dir) or None)
+    if not builder.is_prepared():
+        _prepare(builder)
+    height, width, channels = builder.info.features["image"].shape
+    splits = {split: functools.partial(read_records, builder, split) for split in ("train", "test")}
+    return ImageSource(CLASS_NAMES[config.dataset], splits, height, width, channels)
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    downloads = pathlib.Path(builder.data_dir_root) / "downloads"
+    archives = {url: info.filename for url, info in builder.url_infos.items()}
+    folders = (downloads / "manual", downloads)
+    manual = next((folder for folder in folders if _holds(folder, archives)), None)
+    if manual is None:
+        # TensorFlow Datasets itself would try for minutes before it gave up.
+        _check_connection(builder.name, archives, downloads / "manual")
+    prepare(builder, manual)
+
+
+def _holds(folder: pathlib.Path, archives: Mapping[str, str]) -> bool:
+    return all((folder / name).is_file() for name in archives.values())
+
+
+def _check_connection(dataset: str, archives: Mapping[str, str], manual: pathlib.Path) -> None:
+    """Raises `SfmError` unless the host of the archives answers at all, be it with an error."""
+    request = urllib.request.Request(next(iter(archives)), method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_CONNECTION_TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError:
+        return
+    except OSError as error:
+        host = urllib.parse.urlsplit(request.full_url).netloc
+        raise SfmError(
+            f"Dataset {dataset!r} is not prepared in {manual.parent.parent} and {host} cannot "
+            f"be reached ({error}); put {', '.join(sorted(archives.values()))} "
+            f"into {manual}."
+        ) from error

@@ -1,0 +1,1 @@
+"""The defence as preprocessors of the Adversarial Robustness Toolbox."""

@@ -1,0 +1,1 @@
+"""Attacks run and scored: per-sample results, their summary and the blessing."""

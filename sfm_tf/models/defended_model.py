@@ -1,0 +1,99 @@
+"""The forward pass of the defence, in the one place where it is written."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+
+
+@keras.saving.register_keras_serializable(package="sfm_tf")
+class DefendedModel(keras.Model):
+    """Classifier F behind masker G and pre-processing T: `F(T(G(x) * x))`.
+
+    This is the object that is attacked, scored and exported (Yu et al. 2022, section 5.3). It
+    always runs in inference mode, batch normalisation by moving averages, and it hands its parts
+    float32 images whatever the dtype policy: T and the mask are not to be rounded to 16 bits.
+
+    Args:
+        classifier: Model from images to float32 logits.
+        masker: Model from images to a mask of shape `(batch, height, width, 1)`; None for a mask
+            of ones.
+        preprocessor: Pre-processing T; by default the identity.
+        **options: Further arguments of `keras.Model`, such as `name`.
+    """
+
+    def __init__(
+        self,
+        classifier: keras.Model,
+        masker: keras.Model | None = None,
+        preprocessor: Preprocessor | None = None,
+        **options: Any,
+    ) -> None:
+        """Keeps the parts; they are shared with the caller, not copied."""
+        super().__init__(**{**options, "dtype": "float32"})
+        self.classifier = classifier
+        self.masker = masker
+        self.preprocessor = parse_preprocessor("none") if preprocessor is None else preprocessor
+        self.built = True
+
+    def build(self, input_shape: Any) -> None:
+        """Does nothing: the parts come built."""
+
+    def mask(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns G(x).
+
+        Args:
+            images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
+
+        Returns:
+            Float32 in [0, 1], shape `(batch, height, width, 1)`; ones without a masker.
+        """
+        if self.masker is None:
+            return tf.ones_like(images[..., :1])
+        return self.masker(images, training=False)
+
+    def masked(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns G(x) * x, of the images' shape: one mask for all channels of a pixel."""
+        return self.mask(images) * images
+
+    def defended(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns T(G(x) * x), of the images' shape: what the classifier sees."""
+        return self.preprocessor(self.masked(images))
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns F(T(G(x) * x)).
+
+        Args:
+            images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
+
+        Returns:
+            Float32 logits of shape `(batch, classes)`.
+        """
+        return self.classifier(self.defended(images), training=False)
+
+    def without_preprocessor(self) -> "DefendedModel":
+        """Returns `F(G(x) * x)`, which a gray-box attacker knows (section 6.1), sharing weights."""
+        return DefendedModel(self.classifier, self.masker)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` rebuilds the model from; T goes by its specification."""
+        masker = self.masker
+        return {
+            "name": self.name,
+            "classifier": keras.saving.serialize_keras_object(self.classifier),
+            "masker": None if masker is None else keras.saving.serialize_keras_object(masker),
+            "preprocessor": self.preprocessor.spec,
+            "surrogate": self.preprocessor.surrogate,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "DefendedModel":
+        """Rebuilds a model, without its weights, from what `get_config` returned."""
+        parts = {
+            part: keras.saving.deserialize_keras_object(config[part], custom_objects)
+            for part in ("classifier", "masker")
+        }
+        preprocessor = parse_preprocessor(config["preprocessor"], config["surrogate"])
+        return cls(**parts, preprocessor=preprocessor, name=config["name"])

@@ -1,0 +1,144 @@
+"""Residual networks for small images (He et al. 2016, "Deep Residual Learning", CIFAR stem).
+
+The first convolution is 3x3 with stride 1 and there is no max-pooling, as is usual for images of
+32 to 64 pixels: the ImageNet stem would throw away three quarters of the pixels twice over.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+
+import keras
+
+from sfm_tf.errors import SfmError
+
+_BATCH_NORM_MOMENTUM = 0.9
+"""Short trainings need moving averages that follow; Keras' own 0.99 lags hundreds of steps."""
+
+_Features = keras.KerasTensor
+_Block = Callable[[_Features, int, int, random.Random, str], _Features]
+
+
+def _convolution(
+    features: _Features, filters: int, size: int, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Applies a convolution without bias (He et al. 2015 initialisation) and normalises it."""
+    features = keras.layers.Conv2D(
+        filters,
+        size,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=keras.initializers.HeNormal(seed=seeds.randrange(2**31)),
+        name=f"{name}_convolution",
+    )(features)
+    return keras.layers.BatchNormalization(
+        momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_normalization"
+    )(features)
+
+
+def _relu(features: _Features, name: str) -> _Features:
+    return keras.layers.ReLU(name=f"{name}_relu")(features)
+
+
+def _add_shortcut(
+    inputs: _Features, residual: _Features, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Adds the inputs to the residual, through a projection where the shapes differ."""
+    if inputs.shape != residual.shape:
+        inputs = _convolution(inputs, residual.shape[-1], 1, strides, seeds, f"{name}_shortcut")
+    return _relu(keras.layers.Add(name=f"{name}_add")([inputs, residual]), name)
+
+
+def _basic_block(
+    inputs: _Features, filters: int, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Applies two 3x3 convolutions with a shortcut around them."""
+    features = _relu(_convolution(inputs, filters, 3, strides, seeds, f"{name}_1"), f"{name}_1")
+    features = _convolution(features, filters, 3, 1, seeds, f"{name}_2")
+    return _add_shortcut(inputs, features, strides, seeds, name)
+
+
+def _bottleneck_block(
+    inputs: _Features, filters: int, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Applies 1x1, 3x3 and four times as wide 1x1 convolutions with a shortcut around them."""
+    features = _relu(_convolution(inputs, filters, 1, 1, seeds, f"{name}_1"), f"{name}_1")
+    features = _relu(_convolution(features, filters, 3, strides, seeds, f"{name}_2"), f"{name}_2")
+    features = _convolution(features, 4 * filters, 1, 1, seeds, f"{name}_3")
+    return _add_shortcut(inputs, features, strides, seeds, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Architecture:
+    block: _Block
+    depths: tuple[int, ...]
+
+
+_ARCHITECTURES = {
+    "resnet18": _Architecture(_basic_block, (2, 2, 2, 2)),
+    "resnet50": _Architecture(_bottleneck_block, (3, 4, 6, 3)),
+}
+
+
+def _stages(
+    features: _Features, architecture: _Architecture, width: int, seeds: random.Random
+) -> _Features:
+    """Applies the four stages; each but the first halves the resolution and doubles the width."""
+    for stage, depth in enumerate(architecture.depths):
+        for index in range(depth):
+            strides = 2 if stage > 0 and index == 0 else 1
+            name = f"stage{stage + 1}_block{index + 1}"
+            features = architecture.block(features, width * 2**stage, strides, seeds, name)
+    return features
+
+
+def build_classifier(
+    name: str,
+    input_shape: tuple[int, int, int],
+    class_count: int,
+    width: int = 64,
+    mean: Sequence[float] | None = None,
+    variance: Sequence[float] | None = None,
+    seed: int | None = None,
+) -> keras.Model:
+    """Builds the classifier F, under Keras' current dtype policy.
+
+    Args:
+        name: `resnet18` or `resnet50`.
+        input_shape: Height and width in pixels, and channels.
+        class_count: Number of classes.
+        width: Channels of the first stage; 64 in the publications.
+        mean: Mean of each channel of the training images; None for 0.5.
+        variance: Variance of each channel of the training images; None for 0.25, which with a mean
+            of 0.5 maps [0, 1] to [-1, 1].
+        seed: Seed of the initial weights; None for different ones each time.
+
+    Returns:
+        A model from float32 images in [0, 1] of shape `(batch, height, width, channels)` to
+        float32 logits of shape `(batch, class_count)`. Images are normalised inside, in float32.
+
+    Raises:
+        SfmError: If there is no such architecture.
+    """
+    if name not in _ARCHITECTURES:
+        raise SfmError(f"Unknown classifier {name!r}; expected one of {', '.join(_ARCHITECTURES)}.")
+    seeds = random.Random(seed)
+    channels = input_shape[-1]
+    images = keras.Input(input_shape, name="images")
+    features = keras.layers.Normalization(
+        mean=[0.5] * channels if mean is None else [float(value) for value in mean],
+        variance=[0.25] * channels if variance is None else [float(value) for value in variance],
+        dtype="float32",
+        name="normalization",
+    )(images)
+    features = _relu(_convolution(features, width, 3, 1, seeds, "stem"), "stem")
+    features = _stages(features, _ARCHITECTURES[name], width, seeds)
+    features = keras.layers.GlobalAveragePooling2D(name="pooling")(features)
+    logits = keras.layers.Dense(
+        class_count,
+        kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.randrange(2**31)),
+        dtype="float32",
+        name="logits",
+    )(features)
+    return keras.Model(images, logits, name=name)

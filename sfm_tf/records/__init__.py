@@ -1,0 +1,1 @@
+"""The stored form of images: TFRecord shards, their schema, statistics and anomalies."""

@@ -1,0 +1,1 @@
+"""The report of an experiment: tables, figures and the documents that hold them."""

@@ -1,0 +1,101 @@
+"""Gathers what a report shows from the artifacts of the earlier stages."""
+
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from sfm_tf.artifacts.run_directory import Artifact
+from sfm_tf.config import EvaluationConfig, ReportConfig
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.blessing import read_blessing
+from sfm_tf.evaluation.results import DEFENDED
+from sfm_tf.evaluation.stored_evaluation import ADVERSARIAL_FOLDER, read_metrics
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.records.reading import load_split
+from sfm_tf.records.schema import read_schema
+from sfm_tf.report.report_inputs import Gallery, Perturbation, ReportInputs
+from sfm_tf.training.loading import load_defended_model
+
+
+def collect_inputs(
+    experiment: str, records: Artifact, models: Artifact, evaluation: Artifact, config: ReportConfig
+) -> ReportInputs:
+    """Returns the inputs of the report on one evaluation.
+
+    Args:
+        experiment: Name of the experiment.
+        records: Artifact of the ingest stage.
+        models: Artifact of the train stage, made from `records`.
+        evaluation: Artifact of the evaluate stage, made from `models`.
+        config: How many images the figures show.
+
+    Raises:
+        SfmError: If a file of an artifact is missing or damaged.
+    """
+    schema = read_schema(records.folder)
+    settings = evaluation_settings(evaluation)
+    images, labels = load_split(records.folder, "test", schema, settings.num_examples)
+    shown = images[: config.gallery_examples]
+    counts = Counter(schema.class_names[label] for label in labels)
+    return ReportInputs(
+        experiment=experiment,
+        dataset=records.manifest.config["data"]["dataset"],
+        statistics=_read_json(records.folder / "statistics.json"),
+        class_counts={name: counts[name] for name in schema.class_names},
+        evaluation=settings,
+        metrics=read_metrics(evaluation.folder),
+        blessing=read_blessing(evaluation.folder),
+        history=_read_json(models.folder / "history.json"),
+        manifests=[artifact.manifest for artifact in (records, models, evaluation)],
+        gallery=_gallery(load_defended_model(models.folder), shown),
+        perturbations=list(_perturbations(evaluation, settings, images, len(shown))),
+    )
+
+
+def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
+    """Returns the settings that an evaluation ran with."""
+    values = evaluation.manifest.config["evaluation"]
+    lists_as_tuples = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return EvaluationConfig(**lists_as_tuples)
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SfmError(f"Cannot read {path} ({error}); run its stage again.") from error
+
+
+def _gallery(defended: DefendedModel, images: np.ndarray) -> Gallery:
+    tensor = tf.constant(images)
+    return Gallery(
+        images=images,
+        masks=defended.mask(tensor).numpy(),
+        masked=defended.masked(tensor).numpy(),
+        defended=defended.defended(tensor).numpy(),
+    )
+
+
+def _perturbations(
+    evaluation: Artifact, settings: EvaluationConfig, images: np.ndarray, count: int
+) -> Iterator[Perturbation]:
+    """Yields, for each threat model, the defended model's images under the last attack named."""
+    store = AdversarialStore(evaluation.folder / ADVERSARIAL_FOLDER)
+    attack, epsilon = settings.attacks[-1], max(settings.epsilons)
+    for entry in store.read_index():
+        if (entry.defence, entry.attack, entry.epsilon) != (DEFENDED, attack, epsilon):
+            continue
+        outcome = store.read(entry.name, images.shape)
+        if outcome is None:
+            raise SfmError(f"{store.path(entry.name)} is gone; run the evaluation with --force.")
+        yield Perturbation(
+            entry.threat_model, attack, epsilon, images[:count], outcome.images[:count]
+        )

@@ -1,0 +1,226 @@
+"""Tables of an evaluation as data, and their rendering for a terminal."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sfm_tf.evaluation.metrics import ALL_THREATS
+from sfm_tf.evaluation.results import DEFENDED, UNDEFENDED
+
+NOT_RUN = "not run"
+"""What stands where nothing was measured; no cell is ever empty."""
+
+ATTACK_NAMES: Mapping[str, str] = {"fgsm": "FGSM", "pgd": "PGD"}
+"""Attacks a table has columns for, whether they were run or not, as the paper writes them."""
+
+DEFENCE_NAMES: Mapping[str, str] = {UNDEFENDED: "no defence", DEFENDED: "SFM-Defence"}
+"""Defences a table has rows for, whether they were measured or not, in the report's words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        value: The figure or words.
+        interval: Its 95% Wilson interval; empty where it has none.
+        remark: What belongs to it, such as the attack that won; may be empty.
+    """
+
+    value: str
+    interval: str = ""
+    remark: str = ""
+
+    def __str__(self) -> str:
+        """Returns all parts on one line."""
+        figure = f"{self.value} {self.interval}".rstrip()
+        return f"{figure}, {self.remark}" if self.remark else figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row: what it is of, and one cell for each column after the first."""
+
+    label: str
+    cells: tuple[Cell, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table; its first column holds the labels of the rows.
+
+    Attributes:
+        title: What the table shows.
+        columns: Heads of all columns, that of the labels first.
+        rows: The rows, each with one cell less than there are columns.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def transposed(self) -> "Table":
+        """Returns the table with rows and columns exchanged."""
+        rows = tuple(
+            Row(column, tuple(row.cells[place] for row in self.rows))
+            for place, column in enumerate(self.columns[1:])
+        )
+        return Table(self.title, (self.columns[0], *(row.label for row in self.rows)), rows)
+
+
+def plain_table(title: str, columns: Iterable[str], rows: Iterable[tuple[object, ...]]) -> Table:
+    """Returns a table of plain values, the first of each row being its label."""
+    made = tuple(Row(str(label), tuple(Cell(str(v)) for v in values)) for label, *values in rows)
+    return Table(title, tuple(columns), made)
+
+
+def per_cent(share: float) -> str:
+    """Returns a share in [0, 1] as per cents with one decimal."""
+    return f"{share:.1%}"
+
+
+def accuracy_cell(entry: Mapping[str, Any] | None, remark: str = "") -> Cell:
+    """Returns accuracy and interval of an entry of the metrics.
+
+    Args:
+        entry: An entry with `accuracy`, `accuracy_low` and `accuracy_high`; None where nothing was
+            measured.
+        remark: What else the cell says.
+    """
+    if entry is None:
+        return Cell(NOT_RUN, remark=remark)
+    low, high = 100.0 * entry["accuracy_low"], 100.0 * entry["accuracy_high"]
+    return Cell(per_cent(entry["accuracy"]), f"({low:.1f}–{high:.1f})", remark)
+
+
+def worst_case_cell(entry: Mapping[str, Any] | None) -> Cell:
+    """Returns a worst case with the attack that turned most images wrong, or `not run`."""
+    if entry is None:
+        return accuracy_cell(None)
+    attack = entry["strongest_attack"]
+    won = "no attack won" if attack is None else f"{attack_name(attack)} won most"
+    return accuracy_cell(entry, won)
+
+
+def attack_name(attack: str) -> str:
+    """Returns an attack's name as the paper writes it."""
+    return ATTACK_NAMES.get(attack, attack.upper())
+
+
+def find_entry(entries: Iterable[Mapping[str, Any]], **keys: Any) -> Mapping[str, Any] | None:
+    """Returns the entry of the metrics that has these values, or None where it was not run."""
+    matching = (e for e in entries if all(e[name] == value for name, value in keys.items()))
+    return next(matching, None)
+
+
+def accuracy_entries(
+    metrics: Mapping[str, Any], defence: str, threat_model: str, epsilons: Iterable[float]
+) -> dict[str, Mapping[str, Any] | None]:
+    """Returns what was measured of a defence under a threat model, by the column it belongs to.
+
+    Args:
+        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        defence: Name of the defence in the metrics.
+        threat_model: `black_box`, `gray_box` or `white_box`.
+        epsilons: Radii in 1/255.
+
+    Returns:
+        Entries, None where nothing was measured, for clean images, for each attack at each radius,
+        and for the worst attack per image at each radius.
+    """
+    radii = tuple(epsilons)
+    key = {"defence": defence, "threat_model": threat_model}
+    attacked, worst = metrics["under_attack"], metrics["worst_case"]
+    return {
+        "clean": find_entry(metrics["clean"], defence=defence),
+        **{
+            f"{attack_name(attack)} {radius:g}/255": find_entry(
+                attacked, **key, attack=attack, epsilon=radius
+            )
+            for attack in _attacks(metrics)
+            for radius in radii
+        },
+        **{f"worst case {r:g}/255": find_entry(worst, **key, epsilon=r) for r in radii},
+    }
+
+
+def accuracy_table(
+    metrics: Mapping[str, Any], threat_model: str, title: str, epsilons: Iterable[float]
+) -> Table:
+    """Returns the accuracies under one threat model, a row per defence (as Tables 1 to 7).
+
+    Args:
+        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        threat_model: `black_box`, `gray_box` or `white_box`.
+        title: What the table shows.
+        epsilons: Radii in 1/255.
+
+    Returns:
+        The table, its columns those of `accuracy_entries`.
+    """
+    lines = {
+        label: accuracy_entries(metrics, defence, threat_model, epsilons)
+        for defence, label in defences(metrics)
+    }
+    rows = tuple(Row(label, tuple(map(_cell, line.values()))) for label, line in lines.items())
+    return Table(title, ("Defence", *next(iter(lines.values()))), rows)
+
+
+def _cell(entry: Mapping[str, Any] | None) -> Cell:
+    is_worst_case = entry is not None and "strongest_attack" in entry
+    return worst_case_cell(entry) if is_worst_case else accuracy_cell(entry)
+
+
+def worst_case_table(metrics: Mapping[str, Any], threat_models: Mapping[str, str]) -> Table:
+    """Returns the worst case per image over all attacks and radii, for each threat model and all.
+
+    Args:
+        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        threat_models: Names of the threat models in words.
+    """
+    names = {**threat_models, ALL_THREATS: "all threat models"}
+    rows = tuple(
+        Row(
+            label,
+            tuple(
+                worst_case_cell(
+                    find_entry(
+                        metrics["worst_case"], defence=defence, threat_model=name, epsilon=None
+                    )
+                )
+                for name in names
+            ),
+        )
+        for defence, label in defences(metrics)
+    )
+    return Table(
+        "Worst case per image over all attacks and radii", ("Defence", *names.values()), rows
+    )
+
+
+def defences(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields the name of each defence in the metrics and in the report's words."""
+    measured = (entry["defence"] for entry in metrics["clean"])
+    for defence in dict.fromkeys((*DEFENCE_NAMES, *measured)):
+        yield defence, DEFENCE_NAMES.get(defence, defence)
+
+
+def _attacks(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    measured = (entry["attack"] for entry in metrics["under_attack"])
+    return tuple(dict.fromkeys((*ATTACK_NAMES, *measured)))
+
+
+def render_text(table: Table) -> str:
+    """Returns a table for a terminal: its title, then aligned columns, labels to the left.
+
+    Args:
+        table: The table; `transposed()` is narrower where it has few rows.
+    """
+    lines = [table.columns, *((row.label, *map(str, row.cells)) for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = tuple("-" * width for width in widths)
+    aligned = (
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in (lines[0], rule, *lines[1:])
+    )
+    return "\n".join([table.title, *aligned])

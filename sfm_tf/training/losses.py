@@ -1,0 +1,158 @@
+"""The masker's loss (Yu et al. 2022, section 4) as pure functions.
+
+The paper writes its norms for one image and does not say how a mini-batch is reduced. Both readings
+are here: `per_image` takes the norm of each image and averages, `batch` takes one norm over all
+values of the batch. They are not one setting in two units: see `sparsity_ratio`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from sfm_tf.errors import SfmError
+
+_SQUARED_EPSILON = 1e-12
+"""Added below square roots, whose gradient at zero is infinite: where a mask of ones leads."""
+
+
+class LossWeights(NamedTuple):
+    """Weights w1, w2 and w3 of Eq. 2."""
+
+    sparsity: float
+    semantic: float
+    reconstruction: float
+
+
+class MaskerLoss(NamedTuple):
+    """The terms of Eq. 2, scalars, unweighted, and their weighted sum `total`."""
+
+    total: tf.Tensor
+    sparsity: tf.Tensor
+    semantic: tf.Tensor
+    reconstruction: tf.Tensor
+
+
+def _per_image(values: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(values, [tf.shape(values)[0], -1])
+
+
+def _whole_batch(values: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(values, [1, -1])
+
+
+_ROWS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "per_image": _per_image,
+    "batch": _whole_batch,
+}
+"""How a batch is cut into the rows whose norms are averaged."""
+
+
+def _rows(values: tf.Tensor, reduction: str) -> tf.Tensor:
+    if reduction not in _ROWS:
+        raise SfmError(f"Unknown loss reduction {reduction!r}; expected one of {', '.join(_ROWS)}.")
+    return _ROWS[reduction](tf.cast(values, tf.float32))
+
+
+def sparsity_loss(masked_images: tf.Tensor, reduction: str) -> tf.Tensor:
+    """Returns the L1 norm of the masked images (Eq. 3).
+
+    Args:
+        masked_images: Float tensor in [0, 1] of shape `(batch, height, width, channels)`.
+        reduction: `per_image` or `batch`.
+
+    Returns:
+        Scalar, in units of brightness: between 0 and `height * width * channels`, times the number
+        of images for `batch`.
+    """
+    return tf.reduce_mean(tf.reduce_sum(tf.abs(_rows(masked_images, reduction)), axis=1))
+
+
+def semantic_loss(logits: tf.Tensor, masked_logits: tf.Tensor) -> tf.Tensor:
+    """Returns the cosine distance between the classifier's two outputs (Eq. 4).
+
+    Args:
+        logits: Float tensor of shape `(batch, classes)`, for the images.
+        masked_logits: Float tensor of the same shape, for the masked images.
+
+    Returns:
+        Scalar in [0, 2], the mean over the batch; 1 where either output is all zeros.
+    """
+    logits, masked_logits = tf.cast(logits, tf.float32), tf.cast(masked_logits, tf.float32)
+    norms = _norm(logits) * _norm(masked_logits)
+    return tf.reduce_mean(1.0 - tf.reduce_sum(logits * masked_logits, axis=1) / norms)
+
+
+def reconstruction_loss(images: tf.Tensor, masked_images: tf.Tensor, reduction: str) -> tf.Tensor:
+    """Returns the L2 distance between the images and the masked images (Eq. 5).
+
+    Args:
+        images: Float tensor in [0, 1] of shape `(batch, height, width, channels)`.
+        masked_images: Float tensor of the same shape.
+        reduction: `per_image` or `batch`.
+
+    Returns:
+        Scalar, in units of brightness: between 0 and `sqrt(height * width * channels)`, times the
+        square root of the number of images for `batch`.
+    """
+    return tf.reduce_mean(_norm(_rows(images - masked_images, reduction)))
+
+
+def _norm(rows: tf.Tensor) -> tf.Tensor:
+    """Returns the L2 norm of each row; its gradient is finite, and zero, at zero."""
+    return tf.sqrt(tf.reduce_sum(tf.square(rows), axis=1) + _SQUARED_EPSILON)
+
+
+def masker_loss(
+    images: tf.Tensor,
+    masked_images: tf.Tensor,
+    logits: tf.Tensor,
+    masked_logits: tf.Tensor,
+    weights: LossWeights,
+    reduction: str,
+) -> MaskerLoss:
+    """Returns the masker's loss and its terms (Eq. 2).
+
+    Args:
+        images: Float tensor in [0, 1] of shape `(batch, height, width, channels)`.
+        masked_images: Float tensor of the same shape: mask times images.
+        logits: The classifier's output for `images`, shape `(batch, classes)`.
+        masked_logits: Its output for `masked_images`.
+        weights: Weights of the terms.
+        reduction: Of sparsity and reconstruction: `per_image` or `batch`.
+    """
+    sparsity = sparsity_loss(masked_images, reduction)
+    semantic = semantic_loss(logits, masked_logits)
+    reconstruction = reconstruction_loss(images, masked_images, reduction)
+    total = (
+        weights.sparsity * sparsity
+        + weights.semantic * semantic
+        + weights.reconstruction * reconstruction
+    )
+    return MaskerLoss(total, sparsity, semantic, reconstruction)
+
+
+def sparsity_ratio(
+    weights: LossWeights, image_shape: Sequence[int], reduction: str, batch_size: int
+) -> float:
+    """Returns how far the sparsity weight is above the one at which ones stop being the best mask.
+
+    Let `d = x - G(x) * x` have `n` values. Without semantics Eq. 2 is, but for a constant,
+    `w3 * |d|_2 - w1 * |d|_1`, and `|d|_1 <= sqrt(n) * |d|_2`. So as long as
+    `w1 * sqrt(n) / w3 < 1` nothing is gained by masking anything; above 1 a mask of zeros is
+    cheaper for evenly bright images, and only the semantic term stands against it.
+
+    Args:
+        weights: Weights of Eq. 2.
+        image_shape: Height, width and channels.
+        reduction: `per_image`, or `batch`, for which `n` counts the values of all its images.
+        batch_size: Images per batch.
+
+    Returns:
+        `w1 * sqrt(n) / w3`; infinite without a reconstruction term.
+    """
+    values = math.prod(image_shape) * (batch_size if reduction == "batch" else 1)
+    if weights.reconstruction == 0.0:
+        return math.inf
+    return weights.sparsity * math.sqrt(values) / weights.reconstruction

@@ -1,0 +1,63 @@
+import json
+
+import pyarrow.parquet
+import pytest
+
+from pipelines.evaluate import evaluate
+from pipelines.ingest import ingest
+from sfm_tf import experiments
+from sfm_tf.artifacts.execution import Execution, execute
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
+from sfm_tf.models.attention_unet import build_masker
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.models.resnet import build_classifier
+from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.training.model_files import save_models
+
+_TINY = {"num_examples": 12, "attacks": ("fgsm", "pgd"), "epsilons": (16.0,), "iterations": 2}
+
+
+def _digits(**values):
+    return experiments.override(experiments.preset("digits"), {**_TINY, **values})
+
+
+def _untrained_models(run_directory, records):
+    """Leaves untrained models where the train stage would leave trained ones."""
+    shape = (8, 8, 1)
+    defended = DefendedModel(
+        build_classifier("resnet18", shape, 10, width=4),
+        build_masker(shape, width=4, depth=1),
+        parse_preprocessor("bit_depth_4"),
+    )
+    source = build_classifier("resnet18", shape, 10, width=4)
+    names = [str(digit) for digit in range(10)]
+    execution = Execution(
+        stage="train", module="sfm_tf.errors", configs={}, seed=0, inputs={"ingest": records}
+    )
+    return execute(
+        execution, run_directory, lambda folder: save_models(folder, defended, source, names)
+    )
+
+
+def test_has_a_row_for_every_image_defence_threat_model_and_attack(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    _untrained_models(run_directory, ingest(run_directory, _digits(), False))
+    artifact = evaluate(run_directory, _digits(), False)
+    rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
+    # 2 defences x (clean + 3 threat models x 2 attacks x 1 radius) x 12 images.
+    assert rows.num_rows == 2 * (1 + 3 * 2 * 1) * 12
+    metrics = json.loads((artifact.folder / "metrics.json").read_text())
+    assert {entry["examples"] for entry in metrics["under_attack"]} == {12}
+    # Untrained models guess, so they cannot be blessed.
+    assert (artifact.folder / "NOT_BLESSED").read_text().startswith("Clean accuracy")
+    assert not (artifact.folder / "BLESSED").exists()
+
+
+def test_needs_the_models(tmp_path):
+    with pytest.raises(SfmError, match="Stage train has not finished"):
+        evaluate(RunDirectory(tmp_path), _digits(), False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import tensorflow as tf
+
+from pipelines.ingest import ingest
+from pipelines.validate import validate
+from sfm_tf import experiments
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
+
+
+def _digits(**values):
+    return experiments.override(experiments.preset("digits"), {"shards": 1, **values})
+
+
+def _leak_a_training_image(folder):
+    """Replaces the first test image by the first training image."""
+    train = next(tf.data.TFRecordDataset(str(next(folder.glob("train-*")))).as_numpy_iterator())
+    path = str(next(folder.glob("test-*")))
+    records = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+    with tf.io.TFRecordWriter(path) as writer:
+        for record in [train, *records[1:]]:
+            writer.write(record)
+
+
+def test_real_digits_have_no_anomaly(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    ingest(run_directory, _digits(), False)
+    artifact = validate(run_directory, _digits(), False)
+    assert json.loads((artifact.folder / "anomalies.json").read_text()) == []
+
+
+def test_a_leaked_image_stops_the_run_naming_its_place_each_time(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    _leak_a_training_image(ingest(run_directory, _digits(), False).folder)
+    message = r"1 anomalies, the first one leakage \(shard test-00000-of-00001.*index 0, label \d\)"
+    for _ in range(2):
+        with pytest.raises(SfmError, match=message):
+            validate(run_directory, _digits(), False)
+
+
+def test_an_allowed_kind_does_not_stop_the_run(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    _leak_a_training_image(ingest(run_directory, _digits(), False).folder)
+    artifact = validate(run_directory, _digits(allowed_anomalies=("leakage",)), False)
+    [anomaly] = json.loads((artifact.folder / "anomalies.json").read_text())
+    assert anomaly["kind"] == "leakage"
+
+
+def test_needs_the_records(tmp_path):
+    with pytest.raises(SfmError, match="Stage ingest has not finished"):
+        validate(RunDirectory(tmp_path), _digits(), False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

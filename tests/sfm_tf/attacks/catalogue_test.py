@@ -1,0 +1,56 @@
+import keras
+import numpy as np
+import pytest
+
+from sfm_tf.attacks.art_classifier import wrap_classifier
+from sfm_tf.attacks.catalogue import build_attack
+from sfm_tf.attacks.compiled_attack import CompiledAttack
+from sfm_tf.attacks.fast_gradient import FastGradientMethod
+from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.errors import SfmError
+
+SHAPE = (4, 4, 1)
+
+
+def _classifier():
+    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
+    return wrap_classifier(keras.Sequential(layers), 3, SHAPE, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("fgsm", FastGradientMethod), ("pgd", ProjectedGradientDescent)]
+)
+def test_a_name_stands_for_its_attack(name, kind):
+    config = EvaluationConfig(attack_batch_size=5)
+    attack = build_attack(name, _classifier(), 8 / 255, config, 3)
+    assert type(attack) is kind
+    assert (attack.epsilon, attack.batch_size, attack.seed) == (8 / 255, 5, 3)
+    assert attack.norm == np.inf
+
+
+def test_steps_are_configured_in_eight_bit_levels():
+    config = EvaluationConfig(step_size=2.0, iterations=7)
+    attack = build_attack("pgd", _classifier(), 8 / 255, config, 0)
+    assert attack.step_size == pytest.approx(2 / 255)
+    assert attack.iterations == 7
+
+
+@pytest.mark.parametrize(
+    "name", EvaluationConfig.__dataclass_fields__["attacks"].metadata["choices"]
+)
+def test_every_attack_that_can_be_configured_runs(name):
+    attack = build_attack(name, _classifier(), 8 / 255, EvaluationConfig(iterations=2), 0)
+    assert isinstance(attack, CompiledAttack)
+    images = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
+    moved = attack.generate(images, np.array([0, 1, 2]))
+    assert 0 < np.abs(moved - images).max() <= 8 / 255 + 1e-6
+
+
+def test_an_unknown_attack_lists_the_known_ones():
+    with pytest.raises(SfmError, match="Unknown attack 'pdg'; expected one of fgsm, pgd."):
+        build_attack("pdg", _classifier(), 8 / 255, EvaluationConfig(), 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,65 @@
+import keras
+import numpy as np
+import pytest
+
+from sfm_tf.attacks.threat_models import ThreatModel, attacked_model
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.errors import SfmError
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
+
+SHAPE = (2, 2, 1)
+IMAGES = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
+
+
+def _linear(kernel):
+    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, use_bias=False)]
+    model = keras.Sequential(layers)
+    model.set_weights([kernel])
+    return model
+
+
+def _masker():
+    layers = [keras.Input(SHAPE), keras.layers.Conv2D(1, 1, activation="sigmoid")]
+    model = keras.Sequential(layers)
+    model.set_weights([np.full((1, 1, 1, 1), 2.0), np.array([-1.0])])
+    return model
+
+
+KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+SOURCE_KERNEL = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
+MASKED = IMAGES / (1 + np.exp(1 - 2 * IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("threat_model", "expected"),
+    [
+        (ThreatModel.BLACK_BOX, IMAGES.reshape(3, 4) @ SOURCE_KERNEL),
+        (ThreatModel.GRAY_BOX, MASKED.reshape(3, 4) @ KERNEL),
+        (ThreatModel.WHITE_BOX, np.rint(MASKED.reshape(3, 4) * 3) / 3 @ KERNEL),
+    ],
+)
+def test_each_attacker_follows_the_model_it_knows(threat_model, expected):
+    defended = DefendedModel(_linear(KERNEL), _masker(), parse_preprocessor("bit_depth_2"))
+    attacked = attacked_model(threat_model, defended, _linear(SOURCE_KERNEL))
+    np.testing.assert_allclose(attacked(IMAGES), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("threat_model", [ThreatModel.GRAY_BOX, ThreatModel.WHITE_BOX])
+def test_without_a_defence_the_classifier_is_attacked(threat_model):
+    attacked = attacked_model(threat_model, DefendedModel(_linear(KERNEL)), None)
+    np.testing.assert_allclose(attacked(IMAGES), IMAGES.reshape(3, 4) @ KERNEL, atol=1e-6)
+
+
+def test_black_box_needs_a_source():
+    with pytest.raises(SfmError, match="black-box threat model needs a source model"):
+        attacked_model(ThreatModel.BLACK_BOX, DefendedModel(_linear(KERNEL)), None)
+
+
+def test_the_names_are_those_of_the_settings():
+    choices = EvaluationConfig.__dataclass_fields__["threat_models"].metadata["choices"]
+    assert tuple(threat_model.value for threat_model in ThreatModel) == choices
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,254 @@
+import collections
+import hashlib
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from sfm_tf.config import DataConfig
+from sfm_tf.datasets import ingestion
+from sfm_tf.datasets.ingestion import ingest
+from sfm_tf.datasets.source import ImageSource
+from sfm_tf.errors import SfmError
+from sfm_tf.records.anomalies import find_anomalies
+from sfm_tf.records.example import ImageRecord
+from sfm_tf.records.reading import load_split
+from sfm_tf.records.schema import Schema, read_schema
+
+
+def _no_progress(split, count):
+    pass
+
+
+def _use_source(monkeypatch, train, test=None, class_count=10):
+    """Makes ingest read these images (pairs of image and label) instead of a dataset's."""
+
+    def reader(name, pairs):
+        def read():
+            for index, (image, label) in enumerate(pairs):
+                yield ImageRecord(f"{name} {index}", image, label)
+
+        return read
+
+    splits = {"train": reader("train", train)}
+    if test is not None:
+        splits["test"] = reader("test", test)
+    height, width, channels = train[0][0].shape
+    names = tuple(f"class {label}" for label in range(class_count))
+    source = ImageSource(names, splits, height, width, channels)
+    monkeypatch.setattr(ingestion, "open_source", lambda config: source)
+
+
+def _random_pairs(seed, count):
+    images = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+    return [(image, index % 10) for index, image in enumerate(images)]
+
+
+def _pixel_counts(folder, schema, splits):
+    """Counts how often each image is in the splits, as a multiset."""
+    return collections.Counter(
+        np.rint(image * 255).astype(np.uint8).tobytes()
+        for split in splits
+        for image in load_split(folder, split, schema)[0]
+    )
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    return folder, ingest(DataConfig(dataset="digits", shards=3), 0, folder, _no_progress)
+
+
+def test_every_digit_is_in_exactly_one_split(digits):
+    folder, schema = digits
+    images = np.rint(load_digits().images * 255 / 16).astype(np.uint8)
+    expected = collections.Counter(image.tobytes() for image in images)
+    assert _pixel_counts(folder, schema, ("train", "validation", "test")) == expected
+    assert sum(schema.split_sizes.values()) == 1797
+    assert abs(schema.split_sizes["test"] - 0.2 * 1797) < 4 * np.sqrt(1797 * 0.2 * 0.8)
+    # A tenth of the four fifths that are not for testing.
+    assert abs(schema.split_sizes["validation"] - 0.08 * 1797) < 4 * np.sqrt(1797 * 0.08 * 0.92)
+
+
+def test_files_written(digits):
+    folder, schema = digits
+    shards = {
+        f"{split}-{index:05d}-of-00003.tfrecord"
+        for split in ("train", "validation", "test")
+        for index in range(3)
+    }
+    assert {path.name for path in folder.iterdir()} == {*shards, "schema.json", "statistics.json"}
+    assert read_schema(folder) == schema
+    assert schema.class_names == tuple("0123456789")
+    assert find_anomalies(folder, schema) == []
+
+
+def test_statistics_are_of_the_split(digits):
+    folder, schema = digits
+    statistics = json.loads((folder / "statistics.json").read_text())
+    images, labels = load_split(folder, "validation", schema)
+    counts = collections.Counter(labels.tolist())
+    assert statistics["validation"]["class_counts"] == {str(i): counts[i] for i in range(10)}
+    assert statistics["validation"]["mean"] == [pytest.approx(images.mean(), rel=1e-5)]
+    assert statistics["validation"]["std"] == [pytest.approx(images.std(), rel=1e-5)]
+
+
+def _digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.iterdir()}
+
+
+def test_same_seed_writes_the_same_bytes(digits, tmp_path):
+    folder, _ = digits
+    ingest(DataConfig(dataset="digits", shards=3), 0, tmp_path, _no_progress)
+    assert _digests(tmp_path) == _digests(folder)
+
+
+def test_another_seed_splits_otherwise(digits, tmp_path):
+    folder, schema = digits
+    other = ingest(DataConfig(dataset="digits", shards=3), 1, tmp_path, _no_progress)
+    both = _pixel_counts(folder, schema, ["test"]) & _pixel_counts(tmp_path, other, ["test"])
+    # Independent choices of a fifth of 1,797 agree on 72 images, give or take 8.
+    assert abs(both.total() - 72) < 32
+
+
+def test_given_test_split_stays_whole_and_validation_comes_from_train(tmp_path, monkeypatch):
+    train, test = _random_pairs(1, 200), _random_pairs(2, 30)
+    _use_source(monkeypatch, train, test)
+    schema = ingest(DataConfig(), 0, tmp_path, _no_progress)
+    expected = collections.Counter(image.tobytes() for image, _ in test)
+    assert _pixel_counts(tmp_path, schema, ["test"]) == expected
+    expected = collections.Counter(image.tobytes() for image, _ in train)
+    assert _pixel_counts(tmp_path, schema, ["train", "validation"]) == expected
+    assert 5 <= schema.split_sizes["validation"] <= 40
+
+
+def test_order_of_the_source_is_kept(tmp_path, monkeypatch):
+    train = [(np.full((2, 2, 1), value, np.uint8), 0) for value in range(250)]
+    _use_source(monkeypatch, train)
+    schema = ingest(DataConfig(), 0, tmp_path, _no_progress)
+    for split in ("train", "validation", "test"):
+        values = load_split(tmp_path, split, schema)[0][:, 0, 0, 0]
+        assert (np.diff(values) > 0).all()
+
+
+def test_copies_of_an_image_are_never_divided(tmp_path, monkeypatch):
+    originals = _random_pairs(3, 100)
+    _use_source(monkeypatch, originals * 3)
+    schema = ingest(DataConfig(), 0, tmp_path, _no_progress)
+    for split in ("train", "validation", "test"):
+        assert set(_pixel_counts(tmp_path, schema, [split]).values()) == {3}
+    assert "leakage" not in {anomaly.kind for anomaly in find_anomalies(tmp_path, schema)}
+    statistics = json.loads((tmp_path / "statistics.json").read_text())
+    copies = sum(split["exact_duplicates"] for split in statistics.values())
+    assert copies == 200
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_limits(tmp_path, monkeypatch, has_test):
+    train = [(np.full((2, 2, 1), value, np.uint8), 0) for value in range(250)]
+    test = [(np.full((2, 2, 1), 255 - value, np.uint8), 0) for value in range(250)]
+    _use_source(monkeypatch, train, test if has_test else None)
+    config = DataConfig(max_train_examples=60, max_test_examples=12)
+    schema = ingest(config, 0, tmp_path, _no_progress)
+    assert schema.split_sizes["train"] + schema.split_sizes["validation"] == 60
+    assert schema.split_sizes["test"] == 12
+    if has_test:
+        found = _pixel_counts(tmp_path, schema, ["train", "validation"])
+        assert found == collections.Counter(image.tobytes() for image, _ in train[:60])
+        found = _pixel_counts(tmp_path, schema, ["test"])
+        assert found == collections.Counter(image.tobytes() for image, _ in test[:12])
+
+
+def test_reading_stops_at_the_limit(tmp_path, monkeypatch):
+    class Endless(list):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise RuntimeError("read on")
+
+    _use_source(monkeypatch, Endless(_random_pairs(1, 61)), Endless(_random_pairs(2, 5)))
+    config = DataConfig(max_train_examples=60, max_test_examples=5)
+    assert ingest(config, 0, tmp_path, _no_progress).split_sizes["test"] == 5
+
+
+def test_progress_ends_with_the_sizes(tmp_path, monkeypatch):
+    _use_source(monkeypatch, _random_pairs(1, 1200))
+    calls = []
+    schema = ingest(DataConfig(), 0, tmp_path, lambda split, count: calls.append((split, count)))
+    assert dict(calls) == schema.split_sizes
+    assert ("train", 500) in calls
+
+
+@pytest.mark.parametrize(
+    ("config", "train_count", "test_count", "split"),
+    [
+        (DataConfig(max_train_examples=1, validation_fraction=0.01), 50, 5, "validation"),
+        (DataConfig(), 50, 0, "test"),
+        (DataConfig(validation_fraction=0.01, test_fraction=0.01), 2, None, "validation"),
+    ],
+)
+def test_empty_split_is_an_error_and_leaves_no_shards(
+    tmp_path, monkeypatch, config, train_count, test_count, split
+):
+    test = None if test_count is None else _random_pairs(2, test_count)
+    _use_source(monkeypatch, _random_pairs(1, train_count), test)
+    with pytest.raises(SfmError, match=f"No image of dataset 'digits' falls into split '{split}'"):
+        ingest(config, 0, tmp_path, _no_progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_shape_is_named_and_leaves_no_shards(tmp_path, monkeypatch):
+    odd = (np.zeros((4, 5, 1), np.uint8), 0)
+    _use_source(monkeypatch, [*_random_pairs(1, 50), odd])
+    message = r"Image 'train 50' has shape \(4, 5, 1\); expected \(4, 4, 1\) .* set image_size"
+    with pytest.raises(SfmError, match=message):
+        ingest(DataConfig(), 0, tmp_path, _no_progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_label_that_is_no_class_is_named(tmp_path, monkeypatch, label):
+    odd = (np.zeros((4, 4, 1), np.uint8), label)
+    _use_source(monkeypatch, [*_random_pairs(1, 50), odd])
+    with pytest.raises(SfmError, match=f"Image 'train 50' has label {label}; expected 0 to 9"):
+        ingest(DataConfig(), 0, tmp_path, _no_progress)
+
+
+def test_image_folder_end_to_end(tmp_path):
+    generator = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for index in range(40):
+            side = 8 + index % 3
+            image = generator.integers(0, 256, (side, side + 1, 3), dtype=np.uint8)
+            path = tmp_path / "photos" / label / f"{index}.png"
+            assert cv2.imwrite(os.fspath(path), image)
+    config = DataConfig(
+        dataset="image_folder", source=os.fspath(tmp_path / "photos"), image_size=6, shards=1
+    )
+    schema = ingest(config, 0, tmp_path / "records", _no_progress)
+    assert schema == Schema(6, 6, 3, ("cat", "dog"), schema.split_sizes)
+    assert sum(schema.split_sizes.values()) == 80
+    assert find_anomalies(tmp_path / "records", schema) == []
+
+
+@pytest.mark.skipif(
+    "SFM_TF_CIFAR10_DATA_DIR" not in os.environ,
+    reason="set SFM_TF_CIFAR10_DATA_DIR to the folder of prepared CIFAR-10",
+)
+def test_real_cifar10(tmp_path):
+    config = DataConfig(
+        dataset="cifar10",
+        data_dir=os.environ["SFM_TF_CIFAR10_DATA_DIR"],
+        max_train_examples=500,
+        max_test_examples=100,
+    )
+    schema = ingest(config, 0, tmp_path, _no_progress)
+    assert schema.split_sizes["train"] + schema.split_sizes["validation"] == 500
+    assert find_anomalies(tmp_path, schema) == []
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

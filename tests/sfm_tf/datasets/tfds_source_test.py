@@ -1,0 +1,200 @@
+import hashlib
+import http.server
+import io
+import os
+import socket
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+import scipy.io
+import tensorflow_datasets as tfds
+
+from sfm_tf.config import DataConfig
+from sfm_tf.datasets import tfds_source
+from sfm_tf.datasets.tfds_source import open_tfds
+from sfm_tf.errors import SfmError
+
+_SVHN_URL = "http://ufldl.stanford.edu/housenumbers/"
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+
+
+def _expect_archives(monkeypatch, dataset, paths_by_url):
+    """Makes TensorFlow Datasets take these files for the original archives."""
+    infos = {
+        url: tfds.download.checksums.UrlInfo(
+            size=tfds.core.units.Size(path.stat().st_size),
+            checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
+            filename=path.name,
+        )
+        for url, path in paths_by_url.items()
+    }
+    monkeypatch.setattr(tfds.builder_cls(dataset), "url_infos", infos)
+
+
+def _images(seed, count):
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def _write_svhn(folder):
+    """The layout of the original files: images along the last axis, digit 0 labelled 10."""
+    folder.mkdir(parents=True)
+    paths = {}
+    for seed, split in enumerate(("train", "test", "extra")):
+        path = folder / f"{split}_32x32.mat"
+        labels = (np.arange(12) % 10 + 1).reshape(-1, 1).astype(np.uint8)
+        scipy.io.savemat(path, {"X": np.moveaxis(_images(seed, 12), 0, -1), "y": labels})
+        paths[_SVHN_URL + path.name] = path
+    return paths
+
+
+def _write_cifar(folder):
+    """The layout of the original archive: a label byte, then 1,024 bytes of each channel."""
+    folder.mkdir(parents=True)
+    path = folder / "cifar-10-binary.tar.gz"
+    names = [*(f"data_batch_{index}.bin" for index in range(1, 6)), "test_batch.bin"]
+    with tarfile.open(path, "w:gz") as file:
+        for seed, name in enumerate(names):
+            rows = [
+                bytes([label]) + image.transpose(2, 0, 1).tobytes()
+                for label, image in enumerate(_images(seed, 10))
+            ]
+            _add(file, name, b"".join(rows))
+        _add(file, "batches.meta.txt", "\n".join(tfds_source.CLASS_NAMES["cifar10"]).encode())
+    return {_CIFAR_URL: path}
+
+
+def _add(file, name, data):
+    info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+    info.size = len(data)
+    file.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("folder", ["downloads/manual", "downloads"])
+def test_svhn_from_its_original_files(tmp_path, monkeypatch, folder):
+    paths = _write_svhn(tmp_path / folder)
+    _expect_archives(monkeypatch, "svhn_cropped", paths)
+    source = open_tfds(DataConfig(dataset="svhn_cropped", data_dir=os.fspath(tmp_path)))
+
+    assert source.class_names == tuple("0123456789")
+    assert (source.height, source.width, source.channels) == (32, 32, 3)
+    assert set(source.splits) == {"train", "test"}
+    for seed, split in enumerate(("train", "test")):
+        records = {record.key: record for record in source.splits[split]()}
+        assert sorted(records) == [f"{split}_{index:06d}" for index in range(12)]
+        for index, image in enumerate(_images(seed, 12)):
+            record = records[f"{split}_{index:06d}"]
+            assert record.label == (index % 10 + 1) % 10
+            np.testing.assert_array_equal(record.image, image)
+
+
+def test_cifar10_from_its_original_archive_and_then_without(tmp_path, monkeypatch):
+    paths = _write_cifar(tmp_path / "images" / "downloads" / "manual")
+    _expect_archives(monkeypatch, "cifar10", paths)
+    monkeypatch.setenv("HOME", os.fspath(tmp_path))
+    config = DataConfig(dataset="cifar10", data_dir="~/images")
+    open_tfds(config)
+    for path in paths.values():
+        path.unlink()
+    source = open_tfds(config)
+
+    assert source.class_names[8] == "ship"
+    records = {record.key: record for record in source.splits["train"]()}
+    assert sorted(records) == [f"train_{index:05d}" for index in range(50)]
+    for seed in range(5):
+        for label, image in enumerate(_images(seed, 10)):
+            record = records[f"train_{seed * 10 + label:05d}"]
+            assert record.label == label
+            np.testing.assert_array_equal(record.image, image)
+    assert len(list(source.splits["test"]())) == 10
+
+
+def test_archive_with_other_contents_is_refused(tmp_path):
+    _write_cifar(tmp_path / "downloads" / "manual")
+    config = DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path))
+    with pytest.raises(SfmError, match="archive of dataset 'cifar10' is not the original") as info:
+        open_tfds(config)
+    assert "\n" not in str(info.value)
+    assert not tfds.builder("cifar10", data_dir=os.fspath(tmp_path)).is_prepared()
+
+
+def _expect_at(monkeypatch, url):
+    info = tfds.download.checksums.UrlInfo(
+        size=tfds.core.units.Size(1), checksum="0", filename="images.tar.gz"
+    )
+    monkeypatch.setattr(tfds.builder_cls("cifar10"), "url_infos", {url: info})
+
+
+def test_unreachable_host_fails_fast_and_says_what_to_put_where(tmp_path, monkeypatch):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    _expect_at(monkeypatch, f"http://127.0.0.1:{port}/images.tar.gz")
+    start = time.monotonic()
+    message = (
+        f"Dataset 'cifar10' is not prepared in {tmp_path} and 127.0.0.1:{port} cannot be reached "
+        rf"\(.*\); put images.tar.gz into {tmp_path}/downloads/manual"
+    )
+    with pytest.raises(SfmError, match=message):
+        open_tfds(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
+    assert time.monotonic() - start < 10
+
+
+def test_silent_host_fails_fast(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_source, "_CONNECTION_TIMEOUT_SECONDS", 0.2)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        _expect_at(monkeypatch, f"http://127.0.0.1:{listener.getsockname()[1]}/images.tar.gz")
+        with pytest.raises(SfmError, match="cannot be reached"):
+            open_tfds(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
+
+
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):  # noqa: N802
+        self.send_error(403)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_host_that_answers_with_an_error_is_reachable(tmp_path, monkeypatch):
+    """Some hosts refuse HEAD; the download itself then decides."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    calls = []
+
+    def stop(builder, archives):
+        calls.append(archives)
+        raise SfmError("reached")
+
+    monkeypatch.setattr(tfds_source, "prepare", stop)
+    _expect_at(monkeypatch, f"http://127.0.0.1:{server.server_port}/images.tar.gz")
+    try:
+        with pytest.raises(SfmError, match="reached"):
+            open_tfds(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert calls == [None]
+
+
+@pytest.mark.skipif(
+    "SFM_TF_CIFAR10_DATA_DIR" not in os.environ,
+    reason="set SFM_TF_CIFAR10_DATA_DIR to the folder of prepared CIFAR-10",
+)
+def test_real_cifar10():
+    source = open_tfds(
+        DataConfig(dataset="cifar10", data_dir=os.environ["SFM_TF_CIFAR10_DATA_DIR"])
+    )
+    records = source.splits["test"]()
+    first = [next(records) for _ in range(500)]
+    assert {record.image.shape for record in first} == {(32, 32, 3)}
+    assert {record.label for record in first} == set(range(10))
+    assert len({record.key for record in first}) == 500
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.attacks.compiled_attack import AttackOutcome
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
+
+SHAPE = (5, 3, 2, 1)
+
+
+def _outcome():
+    random = np.random.default_rng(0)
+    images = random.random(SHAPE, dtype=np.float32)
+    images[0, 0, 0, 0] = np.float32(1e-42)  # Denormal: text or 8 bits would lose it.
+    return AttackOutcome(
+        images=images,
+        loss=random.normal(size=5).astype(np.float32),
+        iterations=np.arange(5, dtype=np.int32),
+        zero_gradient=np.array([True, False, False, True, False]),
+    )
+
+
+def test_what_is_read_is_what_was_written_bit_for_bit(tmp_path):
+    store, outcome = AdversarialStore(tmp_path / "sets"), _outcome()
+    store.write("pgd-8-abc", outcome)
+    found = store.read("pgd-8-abc", SHAPE)
+    for name in ("images", "loss", "iterations", "zero_gradient"):
+        value, expected = getattr(found, name), getattr(outcome, name)
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_records_are_examples_that_anyone_can_parse(tmp_path):
+    store, outcome = AdversarialStore(tmp_path), _outcome()
+    store.write("pgd-8-abc", outcome)
+    records = list(tf.data.TFRecordDataset(str(tmp_path / "pgd-8-abc.tfrecord")))
+    feature = tf.train.Example.FromString(records[3].numpy()).features.feature
+    image = np.frombuffer(feature["image/float32"].bytes_list.value[0], np.float32)
+    np.testing.assert_array_equal(image.reshape(SHAPE[1:]), outcome.images[3])
+    assert feature["attack/iterations"].int64_list.value[0] == 3
+    assert feature["attack/zero_gradient"].int64_list.value[0] == 1
+
+
+def test_a_set_that_was_not_written_is_none(tmp_path):
+    assert AdversarialStore(tmp_path / "sets").read("pgd-8-abc", SHAPE) is None
+
+
+def test_nothing_but_whole_files_is_left(tmp_path):
+    store, outcome = AdversarialStore(tmp_path), _outcome()
+    store.write("pgd-8-abc", outcome)
+    broken = AttackOutcome(outcome.images, outcome.loss[:2], outcome.iterations, outcome.loss)
+    with pytest.raises(IndexError):
+        store.write("pgd-8-abc", broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["pgd-8-abc.tfrecord"]
+    assert store.read("pgd-8-abc", SHAPE) is not None
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 1), (5, 3, 3, 1)], ids=["count", "size"])
+def test_another_shape_is_refused(tmp_path, shape):
+    store = AdversarialStore(tmp_path)
+    store.write("pgd-8-abc", _outcome())
+    with pytest.raises(SfmError, match=r"holds 5 images of \[24\] bytes; expected shape"):
+        store.read("pgd-8-abc", shape)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "foreign"])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    store = AdversarialStore(tmp_path)
+    store.write("pgd-8-abc", _outcome())
+    path = store.path("pgd-8-abc")
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1 if damage == "flip" else 0
+    path.write_bytes(data[:-5] if damage == "cut" else data)
+    if damage == "foreign":
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(tf.train.Example().SerializeToString())
+    with pytest.raises(SfmError, match="Cannot read .* Delete it and run the evaluation again"):
+        store.read("pgd-8-abc", SHAPE)
+
+
+def test_the_index_says_what_each_set_was_used_for(tmp_path):
+    sets = [
+        StoredSet("sfm", "black_box", "pgd", 8.0, "pgd-8-abc"),
+        StoredSet("undefended", "black_box", "pgd", 8.0, "pgd-8-abc"),
+    ]
+    store = AdversarialStore(tmp_path / "sets")
+    store.write_index(sets)
+    assert store.read_index() == sets
+
+
+@pytest.mark.parametrize("content", [None, "[{}]", "not JSON"])
+def test_a_missing_or_damaged_index_is_reported(tmp_path, content):
+    if content is not None:
+        (tmp_path / "index.json").write_text(content)
+    with pytest.raises(SfmError, match="Cannot read .*index.json .*; run the evaluation again"):
+        AdversarialStore(tmp_path).read_index()
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

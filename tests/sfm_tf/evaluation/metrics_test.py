@@ -1,0 +1,142 @@
+import json
+
+import numpy as np
+import pytest
+
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.results import join_results, results_rows
+
+LABELS = np.array([0, 1, 2, 3])
+CLEAN = np.array([0, 1, 2, 0])  # The last image is wrong to begin with.
+
+
+def _rows(prediction, attack, epsilon, threat_model="white_box", defence="sfm", zero=False):
+    return results_rows(
+        4,
+        {
+            "label": LABELS,
+            "defence": defence,
+            "threat_model": threat_model,
+            "attack": attack,
+            "epsilon": epsilon,
+            "clean_prediction": CLEAN,
+            "prediction": np.array(prediction),
+            "linf": epsilon / 255,
+            "l2": 0.5,
+            "loss": 1.0,
+            "zero_gradient": zero,
+        },
+    )
+
+
+def _results():
+    """By hand, for the images 0 to 3: what each attack leaves right."""
+    return join_results(
+        [
+            _rows(CLEAN, "clean", 0.0, "none", "undefended"),
+            _rows(CLEAN, "clean", 0.0, "none"),
+            _rows([0, 1, 0, 3], "fgsm", 8.0, zero=np.array([True, False, False, False])),
+            _rows([1, 1, 0, 0], "fgsm", 16.0),
+            _rows([1, 1, 2, 0], "pgd", 8.0),
+            _rows([0, 0, 2, 0], "pgd", 16.0),
+            _rows([0, 1, 2, 3], "pgd", 8.0, "black_box"),
+            _rows([1, 0, 0, 0], "pgd", 8.0, "white_box", "undefended"),
+        ]
+    )
+
+
+def _find(entries, **keys):
+    found = [e for e in entries if all(e[key] == value for key, value in keys.items())]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_clean_accuracy_per_defence():
+    clean = summarise(_results())["clean"]
+    assert [entry["defence"] for entry in clean] == ["undefended", "sfm"]
+    assert clean[1]["examples"] == 4
+    assert clean[1]["correct"] == 3
+    assert clean[1]["accuracy"] == 0.75
+    # Wilson, 3 of 4 at 95 %.
+    assert clean[1]["accuracy_low"] == pytest.approx(0.3006, abs=1e-4)
+    assert clean[1]["accuracy_high"] == pytest.approx(0.9544, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "correct", "success", "zero"),
+    [
+        ({"attack": "fgsm", "epsilon": 8.0}, 3, 1 / 3, 0.25),
+        ({"attack": "fgsm", "epsilon": 16.0}, 1, 2 / 3, 0.0),
+        ({"attack": "pgd", "epsilon": 8.0}, 2, 1 / 3, 0.0),
+        ({"attack": "pgd", "epsilon": 16.0}, 2, 1 / 3, 0.0),
+    ],
+)
+def test_figures_of_each_attack(keys, correct, success, zero):
+    attacks = summarise(_results())["under_attack"]
+    entry = _find(attacks, defence="sfm", threat_model="white_box", **keys)
+    assert entry["correct"] == correct
+    assert entry["accuracy"] == correct / 4
+    assert entry["attack_success"] == pytest.approx(success)
+    assert entry["zero_gradient_share"] == zero
+
+
+@pytest.mark.parametrize(
+    ("threat_model", "epsilon", "correct", "strongest"),
+    [
+        ("white_box", 8.0, 1, "fgsm"),  # fgsm breaks image 2, pgd breaks 0: a tie, fgsm is first.
+        ("white_box", 16.0, 0, "fgsm"),  # fgsm breaks 0 and 2, pgd breaks 1.
+        ("white_box", None, 0, "fgsm"),
+        ("black_box", 8.0, 3, None),
+        ("black_box", None, 3, None),
+        ("all", None, 0, "fgsm"),
+    ],
+)
+def test_worst_case_is_per_image(threat_model, epsilon, correct, strongest):
+    worst = summarise(_results())["worst_case"]
+    entry = _find(worst, defence="sfm", threat_model=threat_model, epsilon=epsilon)
+    assert (entry["correct"], entry["examples"]) == (correct, 4)
+    assert entry["strongest_attack"] == strongest
+
+
+def test_an_image_broken_at_two_radii_counts_once_for_its_attack():
+    results = join_results(
+        [
+            _rows(CLEAN, "clean", 0.0, "none"),
+            _rows([1, 1, 2, 0], "fgsm", 8.0),
+            _rows([1, 1, 2, 0], "fgsm", 16.0),
+            _rows([1, 1, 2, 0], "fgsm", 32.0),
+            _rows([1, 0, 2, 0], "pgd", 8.0),
+        ]
+    )
+    entry = _find(summarise(results)["worst_case"], threat_model="white_box", epsilon=None)
+    assert entry["strongest_attack"] == "pgd"
+
+
+def test_defences_are_kept_apart():
+    entry = _find(summarise(_results())["worst_case"], defence="undefended", threat_model="all")
+    assert (entry["correct"], entry["strongest_attack"]) == (0, "pgd")
+
+
+def test_a_model_that_was_never_right_has_no_attack_success():
+    wrong = np.array([1, 2, 3, 0])
+    rows = _rows(wrong, "pgd", 8.0)
+    rows = rows.set_column(
+        rows.column_names.index("clean_prediction"), rows.schema.field("clean_prediction"), [wrong]
+    )
+    entry = summarise(rows)["under_attack"][0]
+    assert entry["attack_success"] is None
+    assert entry["accuracy"] == 0.0
+
+
+def test_the_summary_is_json():
+    summary = summarise(_results())
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_clean_rows_alone_have_no_worst_case():
+    summary = summarise(_rows(CLEAN, "clean", 0.0, "none"))
+    assert summary["under_attack"] == summary["worst_case"] == []
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,282 @@
+import keras
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from sfm_tf.attacks.compiled_attack import CompiledAttack
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.runner import evaluate
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
+
+SHAPE = (4, 4, 1)
+COUNT = 10
+CONFIG = EvaluationConfig(
+    attack_batch_size=4, epsilons=(8.0, 24.0), iterations=4, step_size=4.0, attacks=("fgsm", "pgd")
+)
+
+
+def _model(seed, *layers):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input(SHAPE), *layers])
+
+
+def _classifier(seed=0):
+    return _model(
+        seed, keras.layers.Flatten(), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)
+    )
+
+
+class Models:
+    """A classifier, its defended form and an independent source."""
+
+    def __init__(self):
+        self.classifier = _classifier()
+        self.masker = _model(1, keras.layers.Conv2D(1, 1, activation="sigmoid"))
+        self.source = _classifier(2)
+        preprocessor = parse_preprocessor("bit_depth_3")
+        self.defended = DefendedModel(self.classifier, self.masker, preprocessor)
+        self.undefended = DefendedModel(self.classifier)
+
+
+def _samples():
+    random = np.random.default_rng(0)
+    images = random.uniform(0.0, 1.0, (COUNT, *SHAPE)).astype(np.float32)
+    return images, random.integers(0, 3, COUNT)
+
+
+def _evaluate(models, folder, config=CONFIG, seed=0, progress=lambda *_: None, **changes):
+    images, labels = _samples()
+    parts = {
+        "defended": models.defended,
+        "undefended": models.undefended,
+        "source": models.source,
+        "images": images,
+        "labels": labels,
+        **changes,
+    }
+    return evaluate(**parts, config=config, seed=seed, folder=folder, progress=progress)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return Models()
+
+
+@pytest.fixture(scope="module")
+def finished(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adversarial")
+    return _evaluate(models, folder), folder
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Counts the attacks that are run rather than read from disk."""
+    runs, run = [], CompiledAttack.run
+
+    def counted(self, *arguments):
+        runs.append((type(self).__name__, round(self.epsilon * 255)))
+        return run(self, *arguments)
+
+    monkeypatch.setattr(CompiledAttack, "run", counted)
+    return runs
+
+
+def _rows(results, **keys):
+    rows = [row for row in results.to_pylist() if all(row[k] == v for k, v in keys.items())]
+    assert [row["image_index"] for row in rows] == list(range(COUNT))
+    return rows
+
+
+def _column(results, name, **keys):
+    return np.array([row[name] for row in _rows(results, **keys)])
+
+
+def test_there_is_one_row_per_image_defence_threat_model_attack_and_radius(finished):
+    results, _ = finished
+    assert results.num_rows == COUNT * (2 + 2 * 3 * 2 * 2)
+    keys = ["image_index", "defence", "threat_model", "attack", "epsilon"]
+    assert results.group_by(keys).aggregate([]).num_rows == results.num_rows
+
+
+@pytest.mark.parametrize("defence", ["sfm", "undefended"])
+def test_clean_rows_score_the_model_itself(finished, models, defence):
+    images, labels = _samples()
+    model = {"sfm": models.defended, "undefended": models.undefended}[defence]
+    logits = np.asarray(model(images))
+    keys = {"defence": defence, "attack": "clean", "threat_model": "none", "epsilon": 0.0}
+    prediction = _column(finished[0], "prediction", **keys)
+    assert prediction.tolist() == logits.argmax(axis=1).tolist()
+    assert _column(finished[0], "clean_prediction", **keys).tolist() == prediction.tolist()
+    assert _column(finished[0], "label", **keys).tolist() == labels.tolist()
+    expected = -log_softmax(logits, axis=1)[np.arange(COUNT), labels]
+    np.testing.assert_allclose(_column(finished[0], "loss", **keys), expected, atol=1e-5)
+    assert not _column(finished[0], "linf", **keys).any()
+
+
+def test_attacked_rows_score_the_stored_images(finished, models):
+    results, folder = finished
+    images, _ = _samples()
+    scored = {"sfm": models.defended, "undefended": models.undefended}
+    store = AdversarialStore(folder)
+    index = store.read_index()
+    assert len(index) == 24
+    for entry in index:
+        moved = store.read(entry.name, images.shape).images
+        keys = {name: getattr(entry, name) for name in ("defence", "threat_model", "attack")}
+        keys["epsilon"] = entry.epsilon
+        expected = np.asarray(scored[entry.defence](moved)).argmax(axis=1)
+        assert _column(results, "prediction", **keys).tolist() == expected.tolist()
+        change = (moved - images).reshape(COUNT, -1)
+        linf = _column(results, "linf", **keys)
+        np.testing.assert_allclose(linf, np.abs(change).max(axis=1), atol=1e-7)
+        np.testing.assert_allclose(
+            _column(results, "l2", **keys), np.linalg.norm(change, axis=1), atol=1e-5
+        )
+        assert 0 < linf.max() <= entry.epsilon / 255 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("threat_model", "attacked"),
+    [("black_box", "source"), ("gray_box", "gray"), ("white_box", "defended")],
+)
+def test_losses_are_those_of_the_model_the_attacker_knows(finished, models, threat_model, attacked):
+    results, folder = finished
+    images, labels = _samples()
+    store = AdversarialStore(folder)
+    keys = {"defence": "sfm", "threat_model": threat_model, "attack": "pgd", "epsilon": 24.0}
+    (name,) = [
+        entry.name
+        for entry in store.read_index()
+        if (entry.defence, entry.threat_model, entry.attack, entry.epsilon) == tuple(keys.values())
+    ]
+    moved = store.read(name, images.shape).images
+    gray = DefendedModel(models.classifier, models.masker)
+    model = {"source": models.source, "gray": gray, "defended": models.defended}[attacked]
+    expected = -log_softmax(np.asarray(model(moved)), axis=1)[np.arange(COUNT), labels]
+    np.testing.assert_allclose(_column(results, "loss", **keys), expected, atol=1e-5)
+
+
+def test_images_are_made_once_per_gradient_source(finished):
+    _, folder = finished
+    # Source, bare classifier, masked classifier, full defence; times 2 attacks and 2 radii.
+    assert len(list(folder.glob("*.tfrecord"))) == 16
+    names = {}
+    for entry in AdversarialStore(folder).read_index():
+        names.setdefault(entry.name, set()).add((entry.defence, entry.threat_model))
+    assert sorted(map(sorted, names.values())) == sorted(
+        4 * [[("sfm", "gray_box")]]
+        + 4 * [[("sfm", "white_box")]]
+        + 4 * [[("sfm", "black_box"), ("undefended", "black_box")]]
+        + 4 * [[("undefended", "gray_box"), ("undefended", "white_box")]]
+    )
+
+
+def test_a_finished_evaluation_is_read_back(finished, models, made):
+    results, folder = finished
+    assert _evaluate(models, folder).equals(results)
+    assert made == []
+
+
+def test_the_same_settings_make_the_same_results(finished, models, tmp_path):
+    assert _evaluate(models, tmp_path).equals(finished[0])
+
+
+def test_only_what_is_missing_is_made(models, tmp_path, made):
+    config = EvaluationConfig(
+        threat_models=("white_box",), attacks=("fgsm",), epsilons=(8.0, 16.0), attack_batch_size=4
+    )
+    results = _evaluate(models, tmp_path, config)
+    made.clear()
+    next(tmp_path.glob("fgsm-16-*.tfrecord")).unlink()
+    assert _evaluate(models, tmp_path, config).equals(results)
+    assert made == [("FastGradientMethod", 16)]
+
+
+def test_whatever_changes_the_images_makes_them_anew(tmp_path, made):
+    config = EvaluationConfig(
+        threat_models=("white_box",), attacks=("pgd",), epsilons=(8.0,), iterations=3
+    )
+    models, (images, labels) = Models(), _samples()
+    _evaluate(models, tmp_path, config)
+    assert len(made) == 2
+    steps = EvaluationConfig(
+        threat_models=("white_box",), attacks=("pgd",), epsilons=(8.0,), iterations=4
+    )
+    _evaluate(models, tmp_path, steps)
+    assert len(made) == 4
+    _evaluate(models, tmp_path, config, seed=1)
+    assert len(made) == 6
+    _evaluate(models, tmp_path, config, labels=(labels + 1) % 3)
+    assert len(made) == 8
+    _evaluate(models, tmp_path, config, images=1 - images)
+    assert len(made) == 10
+    models.masker.layers[-1].bias.assign([0.5])
+    _evaluate(models, tmp_path, config)
+    assert len(made) == 11
+    models.classifier.layers[-1].bias.assign([0.5, 0.0, 0.0])
+    _evaluate(models, tmp_path, config)
+    assert len(made) == 13
+
+
+def test_another_batch_size_changes_nothing(models, tmp_path, made):
+    settings = {"threat_models": ("white_box",), "attacks": ("fgsm",), "epsilons": (8.0,)}
+    _evaluate(models, tmp_path, EvaluationConfig(attack_batch_size=4, **settings))
+    made.clear()
+    _evaluate(models, tmp_path, EvaluationConfig(attack_batch_size=7, **settings))
+    assert made == []
+
+
+def test_a_stored_set_that_is_not_valid_is_refused(models, tmp_path):
+    config = EvaluationConfig(threat_models=("white_box",), attacks=("fgsm",), epsilons=(8.0,))
+    _evaluate(models, tmp_path, config)
+    images, _ = _samples()
+    store = AdversarialStore(tmp_path)
+    name = store.read_index()[0].name
+    outcome = store.read(name, images.shape)
+    outcome.images[0] = 1 - images[0]
+    store.write(name, outcome)
+    with pytest.raises(SfmError, match="Stored set .* is not valid: a perturbation has norm"):
+        _evaluate(models, tmp_path, config)
+
+
+def test_progress_counts_up_to_the_number_of_attacks(finished, models):
+    steps = []
+    _evaluate(models, finished[1], progress=lambda *step: steps.append(step))
+    assert [done for _, done, _ in steps] == [0, *range(16), 16]
+    assert {total for _, _, total in steps} == {16}
+    messages = [message for message, _, _ in steps]
+    assert "pgd 24/255 (undefended gray_box, undefended white_box)" in messages
+
+
+def test_without_black_box_no_source_is_needed(models, tmp_path):
+    config = EvaluationConfig(threat_models=("gray_box",), attacks=("fgsm",), epsilons=(8.0,))
+    assert _evaluate(models, tmp_path, config, source=None).num_rows == COUNT * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": None}, "needs a source model"),
+        ({"images": np.full((COUNT, *SHAPE), 2.0)}, "Divide 8-bit images by 255"),
+        ({"labels": np.full(COUNT, 3)}, "expected 0 to 2"),
+        ({"config": EvaluationConfig(attacks=())}, "Invalid attacks"),
+        ({"config": EvaluationConfig(epsilons=(8.0, 8.0))}, "each only once"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(models, tmp_path, changes, message):
+    with pytest.raises(SfmError, match=message):
+        _evaluate(models, tmp_path, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_in_lower_precision_is_refused(models, tmp_path):
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, dtype="mixed_bfloat16", name="half")]
+    with pytest.raises(SfmError, match="Model source computes layer 'half' in bfloat16"):
+        _evaluate(models, tmp_path, source=_model(0, *layers))
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,32 @@
+import json
+
+import pyarrow.parquet
+import pytest
+
+from sfm_tf import testing
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.stored_evaluation import read_metrics
+
+
+def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
+    folder = testing.make_evaluation(RunDirectory(tmp_path), min_accuracy=1.0).folder
+    rows = pyarrow.parquet.read_table(folder / "results.parquet").to_pylist()
+    # 2 defences x (clean + 3 threat models x 1 attack) x 12 images.
+    assert len(rows) == 2 * (1 + 3) * 12
+    clean = [row for row in rows if (row["defence"], row["attack"]) == ("sfm", "clean")]
+    accuracy = sum(row["prediction"] == row["label"] for row in clean) / 12
+    [entry] = [entry for entry in read_metrics(folder)["clean"] if entry["defence"] == "sfm"]
+    assert entry["accuracy"] == pytest.approx(accuracy)
+    assert f"{accuracy:.4f}" in (folder / "NOT_BLESSED").read_text()
+    index = json.loads((folder / "adversarial" / "index.json").read_text())
+    assert {entry["threat_model"] for entry in index} == {"black_box", "gray_box", "white_box"}
+
+
+def test_missing_metrics_say_what_to_do(tmp_path):
+    with pytest.raises(SfmError, match=r"Cannot read .*metrics\.json.*run the evaluation again"):
+        read_metrics(tmp_path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,139 @@
+"""Tests of the defended forward pass against NumPy on models small enough to compute by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
+
+_SHAPE = (4, 4, 3)
+
+
+def _images(seed=0, count=5):
+    return np.random.default_rng(seed).uniform(size=(count, *_SHAPE)).astype(np.float32)
+
+
+def _linear_classifier():
+    inputs = keras.Input(_SHAPE)
+    logits = keras.layers.Dense(2, dtype="float32")(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, logits)
+
+
+def _pixel_masker():
+    """Masks each pixel by the sigmoid of a linear function of its channels."""
+    inputs = keras.Input(_SHAPE)
+    mask = keras.layers.Conv2D(1, 1, activation="sigmoid", dtype="float32")(inputs)
+    return keras.Model(inputs, mask)
+
+
+def _expected_mask(masker, images):
+    kernel, bias = masker.get_weights()
+    return 1 / (1 + np.exp(-(images @ kernel[0, 0] + bias)))
+
+
+def _expected_logits(classifier, images):
+    kernel, bias = classifier.get_weights()
+    return images.reshape(len(images), -1) @ kernel + bias
+
+
+def _squeeze(images, bits):
+    levels = 2**bits - 1
+    return np.round(images * levels) / levels
+
+
+def test_masks_then_pre_processes_then_classifies():
+    classifier, masker = _linear_classifier(), _pixel_masker()
+    model = DefendedModel(classifier, masker, parse_preprocessor("bit_depth_3"))
+    images = _images()
+    masked = _expected_mask(masker, images) * images
+    np.testing.assert_allclose(model.masked(images), masked, atol=1e-6)
+    np.testing.assert_allclose(model.defended(images), _squeeze(masked, 3), atol=1e-6)
+    expected = _expected_logits(classifier, _squeeze(masked, 3))
+    np.testing.assert_allclose(model(images), expected, atol=1e-5)
+    # Pre-processing first would be another function.
+    wrong_order = _expected_mask(masker, _squeeze(images, 3)) * _squeeze(images, 3)
+    assert np.abs(_expected_logits(classifier, wrong_order) - expected).max() > 1e-3
+
+
+def test_mask_has_one_channel():
+    masker = _pixel_masker()
+    mask = DefendedModel(_linear_classifier(), masker).mask(_images())
+    assert mask.shape == (5, 4, 4, 1)
+    np.testing.assert_allclose(mask, _expected_mask(masker, _images()), atol=1e-6)
+
+
+def test_is_the_bare_classifier_without_masker_and_pre_processing():
+    classifier = _linear_classifier()
+    model = DefendedModel(classifier)
+    np.testing.assert_array_equal(model.mask(_images()), np.ones((5, 4, 4, 1)))
+    np.testing.assert_array_equal(model.defended(_images()), _images())
+    np.testing.assert_allclose(model(_images()), _expected_logits(classifier, _images()), atol=1e-5)
+
+
+def test_without_preprocessor_keeps_mask_and_weights():
+    model = DefendedModel(
+        _linear_classifier(), _pixel_masker(), parse_preprocessor("bit_depth_1", "smooth")
+    )
+    gray_box = model.without_preprocessor()
+    assert gray_box.preprocessor.spec == "none"
+    np.testing.assert_array_equal(gray_box.defended(_images()), model.masked(_images()))
+    model.classifier.layers[-1].bias.assign([7.0, -7.0])
+    assert gray_box(_images()).numpy()[:, 0].min() > gray_box(_images()).numpy()[:, 1].max()
+
+
+def _normalised(last_layer):
+    inputs = keras.Input(_SHAPE)
+    return keras.Model(inputs, last_layer(keras.layers.BatchNormalization()(inputs)))
+
+
+def test_always_runs_in_inference_mode():
+    classifier = _normalised(
+        keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2, dtype="float32")])
+    )
+    masker = _normalised(keras.layers.Conv2D(1, 1, activation="sigmoid"))
+    model = DefendedModel(classifier, masker)
+    before = [np.copy(weight) for weight in model.get_weights()]
+    alone = model(_images()[:1], training=True).numpy()
+    among_others = model(_images(), training=True).numpy()[:1]
+    np.testing.assert_allclose(alone, among_others, atol=1e-6)
+    after = model.get_weights()
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_images_are_not_rounded_under_mixed_precision():
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        classifier = _linear_classifier()
+        classifier.layers[-1].kernel.assign(np.eye(48, 2))
+        model = DefendedModel(classifier)
+    finally:
+        keras.config.set_dtype_policy(previous)
+    images = np.full((1, *_SHAPE), 129 / 255, np.float32)  # Needs more than bfloat16's 8 bits.
+    assert model.defended(images).numpy()[0, 0, 0, 0] == np.float32(129 / 255)
+    assert model.compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("has_masker", [True, False])
+def test_survives_saving_and_loading(tmp_path, has_masker):
+    masker = _pixel_masker() if has_masker else None
+    model = DefendedModel(
+        _linear_classifier(), masker, parse_preprocessor("bit_depth_2+median_3", "smooth")
+    )
+    model.save(tmp_path / "defended.keras")
+    loaded = keras.saving.load_model(tmp_path / "defended.keras", safe_mode=True)
+    assert loaded.preprocessor == model.preprocessor
+    assert (loaded.masker is not None) == has_masker
+    np.testing.assert_allclose(loaded(_images()), model(_images()), atol=1e-6)
+
+
+def test_configuration_holds_no_objects():
+    model = DefendedModel(_linear_classifier(), _pixel_masker(), parse_preprocessor("median_2"))
+    rebuilt = DefendedModel.from_config(model.get_config())
+    rebuilt.set_weights(model.get_weights())
+    np.testing.assert_allclose(rebuilt(_images()), model(_images()), atol=1e-6)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

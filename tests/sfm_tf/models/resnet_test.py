@@ -1,0 +1,121 @@
+"""Tests of the classifiers against published parameter counts and closed forms."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+
+from sfm_tf.errors import SfmError
+from sfm_tf.models.resnet import build_classifier
+
+
+def _trainable_parameters(model):
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
+def _images(shape, seed=0):
+    return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+# The 10-class counts are those of github.com/kuangliu/pytorch-cifar; 200 classes change the last
+# layer alone, whose inputs are 512 and 2048 features.
+@pytest.mark.parametrize(
+    ("name", "input_shape", "class_count", "published"),
+    [
+        ("resnet18", (32, 32, 3), 10, 11_173_962),
+        ("resnet50", (32, 32, 3), 10, 23_520_842),
+        ("resnet18", (64, 64, 3), 200, 11_173_962 + 190 * (512 + 1)),
+        ("resnet50", (64, 64, 3), 200, 23_520_842 + 190 * (2048 + 1)),
+    ],
+)
+def test_has_the_published_number_of_parameters(name, input_shape, class_count, published):
+    model = build_classifier(name, input_shape, class_count)
+    assert _trainable_parameters(model) == published
+
+
+def test_width_sets_the_channels_of_every_stage():
+    model = build_classifier("resnet18", (32, 32, 3), 10, width=8)
+    assert model.get_layer("stem_convolution").output.shape[-1] == 8
+    assert model.get_layer("pooling").output.shape[-1] == 64
+
+
+def test_stem_keeps_the_resolution_and_three_stages_halve_it():
+    model = build_classifier("resnet50", (32, 32, 3), 10, width=4)
+    assert model.get_layer("stem_relu").output.shape[1:3] == (32, 32)
+    assert model.get_layer("pooling").input.shape[1:3] == (4, 4)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_normalises_and_answers_in_float32_under_any_policy(policy):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = build_classifier("resnet18", (8, 8, 1), 7, width=4)
+    finally:
+        keras.config.set_dtype_policy(previous)
+    assert model.output.dtype == "float32"
+    assert model.output.shape == (None, 7)
+    assert model.get_layer("normalization").compute_dtype == "float32"
+    assert model.get_layer("stem_convolution").compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_normalises_by_the_statistics_it_is_given():
+    mean, variance = [0.2, 0.4, 0.6], [0.04, 0.09, 0.01]
+    images = _images((5, 8, 8, 3))
+    normalised = (images - np.array(mean)) / np.sqrt(variance)
+    plain = build_classifier("resnet18", (8, 8, 3), 10, 4, [0, 0, 0], [1, 1, 1], seed=3)
+    model = build_classifier("resnet18", (8, 8, 3), 10, 4, mean, variance, seed=3)
+    expected = plain(normalised.astype(np.float32)).numpy()
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(model(images).numpy(), expected, atol=1e-5)
+
+
+def test_maps_images_to_minus_one_to_one_without_statistics():
+    model = build_classifier("resnet18", (8, 8, 1), 10, width=4)
+    normalised = model.get_layer("normalization")(np.array([[[[0.0]], [[0.5]], [[1.0]]]]))
+    np.testing.assert_allclose(np.ravel(normalised), [-1.0, 0.0, 1.0], atol=1e-6)
+
+
+def test_convolutions_start_with_the_variance_of_he_and_no_bias():
+    model = build_classifier("resnet18", (32, 32, 3), 10, seed=0)
+    layer = model.get_layer("stage3_block2_1_convolution")
+    assert not layer.use_bias
+    kernel = layer.kernel.numpy()
+    assert kernel.shape == (3, 3, 256, 256)
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 256)), rel=0.01)
+
+
+def test_seed_alone_decides_the_initial_weights():
+    random.seed(1)
+    first = build_classifier("resnet18", (8, 8, 1), 10, 4, seed=5).get_weights()
+    random.seed(2)
+    second = build_classifier("resnet18", (8, 8, 1), 10, 4, seed=5).get_weights()
+    other = build_classifier("resnet18", (8, 8, 1), 10, 4, seed=6).get_weights()
+    assert all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(first, other, strict=True))
+
+
+def test_layers_of_equal_shape_start_with_different_weights():
+    model = build_classifier("resnet18", (8, 8, 1), 10, 4, seed=5)
+    names = ("stage1_block1_1_convolution", "stage1_block1_2_convolution")
+    first, second = (model.get_layer(name).kernel.numpy() for name in names)
+    assert first.shape == second.shape
+    assert not np.array_equal(first, second)
+
+
+def test_survives_saving_and_loading(tmp_path):
+    model = build_classifier("resnet18", (8, 8, 3), 10, 4, [0.1, 0.2, 0.3], [0.2, 0.3, 0.4])
+    model.save(tmp_path / "classifier.keras")
+    loaded = keras.saving.load_model(tmp_path / "classifier.keras", safe_mode=True)
+    images = _images((2, 8, 8, 3))
+    np.testing.assert_allclose(loaded(images).numpy(), model(images).numpy(), atol=1e-6)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(SfmError, match=r"Unknown classifier 'resnet34'; .* resnet18, resnet50\."):
+        build_classifier("resnet34", (8, 8, 1), 10)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,146 @@
+import cv2
+import numpy as np
+import pytest
+import sklearn.datasets
+import tensorflow as tf
+
+from sfm_tf.errors import SfmError
+from sfm_tf.preprocessors.non_local_means import (
+    denoise_non_local_means,
+    denoise_non_local_means_smoothly,
+)
+
+MIN_AGREEMENT = 0.995
+
+
+def _random(size, channels):
+    return np.random.default_rng(size).integers(0, 256, (3, size, size, channels), np.uint8)
+
+
+def _blurred(size, channels):
+    images = [cv2.GaussianBlur(image, (0, 0), 1.5) for image in _random(size, channels)]
+    return np.reshape(images, (3, size, size, channels))
+
+
+def _natural(size, channels):
+    photographs = sklearn.datasets.load_sample_images().images
+    crops = [photograph[150 : 150 + size, 250 : 250 + size] for photograph in photographs]
+    noise = np.random.default_rng(0).integers(-8, 9, (2, size, size, 3))
+    return np.clip(np.stack(crops) + noise, 0, 255).astype(np.uint8)[..., :channels].copy()
+
+
+def _opencv(levels, search_window, template_window, strength):
+    windows = {"templateWindowSize": template_window, "searchWindowSize": search_window}
+    if levels.shape[-1] == 1:
+        denoised = [cv2.fastNlMeansDenoising(image, None, strength, **windows) for image in levels]
+    else:
+        denoised = [
+            cv2.fastNlMeansDenoisingColored(image, None, strength, strength, **windows)
+            for image in levels
+        ]
+    return np.reshape(denoised, levels.shape)
+
+
+def _agreement(levels, *parameters):
+    """Smallest share, over the images, of values that are within one level of OpenCV's."""
+    images = tf.constant(levels / 255.0, tf.float32)
+    denoised = denoise_non_local_means(images, *parameters).numpy() * 255.0
+    return (np.abs(denoised - _opencv(levels, *parameters)) < 1.01).mean(axis=(1, 2, 3)).min()
+
+
+@pytest.mark.parametrize("strength", [4, 10])
+@pytest.mark.parametrize("size", [8, 32, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_agrees_with_opencv_on_random_blurred_and_natural_images(channels, size, strength):
+    levels = np.concatenate([make(size, channels) for make in (_random, _blurred, _natural)])
+    assert _agreement(levels, 13, 3, strength) >= MIN_AGREEMENT
+
+
+@pytest.mark.parametrize(("search_window", "template_window"), [(3, 1), (11, 3), (21, 7), (5, 11)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_agrees_with_opencv_for_other_windows(channels, search_window, template_window):
+    levels = _blurred(16, channels)
+    assert _agreement(levels, search_window, template_window, 10) >= MIN_AGREEMENT
+
+
+@pytest.mark.parametrize("strength", [4, 10])
+def test_agrees_with_opencv_on_digits(strength):
+    levels = np.rint(sklearn.datasets.load_digits().images[:30, :, :, np.newaxis] * (255 / 16))
+    assert _agreement(levels.astype(np.uint8), 13, 3, strength) >= MIN_AGREEMENT
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_agrees_with_opencv_on_images_smaller_than_the_windows(channels):
+    levels = _random(8, channels)[:, :5, :3].copy()
+    assert _agreement(levels, 13, 3, 10) >= MIN_AGREEMENT
+
+
+def test_denoises_rather_than_copies():
+    levels = _blurred(32, 3)
+    changed = np.abs(_opencv(levels, 13, 3, 10).astype(int) - levels) > 1
+    assert changed.mean() > 0.1
+
+
+def test_passes_red_where_opencv_expects_blue():
+    levels = _blurred(32, 3)
+    swapped = _opencv(levels[..., ::-1].copy(), 13, 3, 10)[..., ::-1]
+    denoised = denoise_non_local_means(tf.constant(levels / 255.0, tf.float32), 13, 3, 10) * 255.0
+    assert np.abs(denoised - swapped).max() > 3.0
+
+
+@pytest.mark.parametrize("value", [-0.2, 1.3])
+def test_clips_values_outside_the_range(value):
+    denoised = denoise_non_local_means(tf.fill([1, 8, 8, 1], value), 3, 3, 4)
+    np.testing.assert_array_equal(denoised, np.full((1, 8, 8, 1), np.clip(value, 0, 1)))
+
+
+@pytest.mark.parametrize("function", [denoise_non_local_means, denoise_non_local_means_smoothly])
+def test_rejects_other_numbers_of_channels(function):
+    with pytest.raises(SfmError, match="images of 4 channels; expected 1 or 3"):
+        function(tf.zeros([1, 8, 8, 4]), 3, 3, 4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("strength", [4, 10])
+def test_smooth_version_stays_near_opencv(channels, strength):
+    levels = _natural(32, channels)
+    images = tf.constant(levels / 255.0, tf.float32)
+    smooth = denoise_non_local_means_smoothly(images, 13, 3, strength) * 255.0
+    # 8-bit CIELab alone moves RGB by about one level.
+    assert np.abs(smooth - _opencv(levels, 13, 3, strength)).mean() < 1.5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_smooth_gradient_is_the_numerical_derivative(channels):
+    generator = np.random.default_rng(0)
+    images = tf.constant(generator.uniform(0.4, 0.5, (1, 6, 6, channels)))
+    direction = generator.standard_normal(images.shape)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(denoise_non_local_means_smoothly(images, 5, 3, 10) ** 2)
+    slope = np.sum(tape.gradient(loss, images) * direction)
+
+    def loss_at(step):
+        return tf.reduce_sum(
+            denoise_non_local_means_smoothly(images + step * direction, 5, 3, 10) ** 2
+        )
+
+    numerical = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6
+    np.testing.assert_allclose(slope, numerical, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_smooth_gradient_is_finite_on_black_and_white(channels):
+    images = np.zeros((1, 8, 8, channels), np.float32)
+    images[:, :4] = 1.0
+    images = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        smooth = denoise_non_local_means_smoothly(images, 5, 3, 4)
+    gradient = tape.gradient(smooth, images).numpy()
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient) > 0).any()
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

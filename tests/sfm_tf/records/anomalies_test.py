@@ -1,0 +1,207 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from sfm_tf.records.anomalies import KINDS, Anomaly, find_anomalies
+from sfm_tf.records.example import ImageRecord, encode_record
+from sfm_tf.records.schema import Schema
+from sfm_tf.records.writing import write_split
+
+_SHARDS = 2
+_SIZES = {"train": 6, "test": 4}
+
+
+def _images(split):
+    generator = np.random.default_rng(_SIZES[split])
+    return generator.integers(0, 256, (_SIZES[split], 2, 3, 1), dtype=np.uint8)
+
+
+def _record(split, index):
+    return ImageRecord(f"{split} {index}", _images(split)[index], index % 2)
+
+
+def _schema():
+    return Schema(2, 3, 1, ("cat", "dog"), dict(_SIZES))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, size in _SIZES.items():
+        write_split((_record(split, index) for index in range(size)), tmp_path, split, _SHARDS)
+    return tmp_path
+
+
+def _replace(folder, split, index, serialized):
+    """Puts other bytes in place of record `index` of the split; returns shard and place in it."""
+    name = f"{split}-{index % _SHARDS:05d}-of-{_SHARDS:05d}.tfrecord"
+    path = folder / name
+    stored = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    stored[index // _SHARDS] = serialized
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for value in stored:
+            writer.write(value)
+    return name, index // _SHARDS
+
+
+def _encoded_as(encoded, label=0):
+    """A record like those of `encode_record`, with the given file in it."""
+    example = tf.train.Example()
+    example.features.feature["image/encoded"].bytes_list.value.append(encoded)
+    example.features.feature["image/class/label"].int64_list.value.append(label)
+    return example.SerializeToString()
+
+
+def _found(folder, schema=None):
+    anomalies = find_anomalies(folder, schema or _schema())
+    assert {anomaly.kind for anomaly in anomalies} <= set(KINDS)
+    return [
+        (anomaly.kind, anomaly.split, anomaly.shard, anomaly.index, anomaly.label)
+        for anomaly in anomalies
+    ]
+
+
+def test_clean_data_has_none(folder):
+    assert find_anomalies(folder, _schema()) == []
+
+
+def test_wrong_shape(folder):
+    turned = ImageRecord("turned", np.zeros((3, 2, 1), np.uint8), 1)
+    name, place = _replace(folder, "train", 3, encode_record(turned))
+    assert find_anomalies(folder, _schema()) == [
+        Anomaly(
+            "wrong_shape",
+            "Image has shape (3, 2, 1); expected (2, 3, 1).",
+            "train",
+            name,
+            place,
+            1,
+        )
+    ]
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_label_out_of_range(folder, label):
+    record = _record("test", 2)
+    serialized = encode_record(ImageRecord(record.key, record.image, label))
+    name, place = _replace(folder, "test", 2, serialized)
+    assert _found(folder) == [("label_out_of_range", "test", name, place, label)]
+
+
+def test_image_that_is_no_image(folder):
+    name, place = _replace(folder, "train", 5, _encoded_as(b"GIF89a", label=1))
+    assert _found(folder) == [("unreadable_image", "train", name, place, 1)]
+
+
+def test_cut_off_image(folder):
+    _, encoded = cv2.imencode(".png", _images("train")[4])
+    name, place = _replace(folder, "train", 4, _encoded_as(encoded.tobytes()[:-30]))
+    assert _found(folder) == [("unreadable_image", "train", name, place, 0)]
+
+
+@pytest.mark.parametrize("serialized", [b"\xff\xff", b""])
+def test_record_that_is_no_example(folder, serialized):
+    name, place = _replace(folder, "train", 5, serialized)
+    # Class dog keeps images 1 and 3, so it is not empty.
+    assert _found(folder) == [("unreadable_image", "train", name, place, None)]
+
+
+def test_sixteen_bit_image(folder):
+    _, encoded = cv2.imencode(".png", np.full((2, 3), 40_000, np.uint16))
+    name, place = _replace(folder, "test", 0, _encoded_as(encoded.tobytes()))
+    assert _found(folder) == [("value_range", "test", name, place, 0)]
+
+
+def test_one_bit_image(folder):
+    file = io.BytesIO()
+    Image.fromarray(np.eye(2, 3, dtype=bool)).save(file, "PNG")
+    name, place = _replace(folder, "test", 0, _encoded_as(file.getvalue()))
+    assert _found(folder) == [("value_range", "test", name, place, 0)]
+
+
+def test_leakage_names_both_places(folder):
+    serialized = encode_record(ImageRecord("copy", _images("train")[3], 1))
+    name, place = _replace(folder, "test", 3, serialized)
+    (anomaly,) = find_anomalies(folder, _schema())
+    assert anomaly == Anomaly(
+        "leakage",
+        "Image is also in train: train-00001-of-00002.tfrecord, record 1.",
+        "test",
+        name,
+        place,
+        1,
+    )
+
+
+def test_leakage_is_found_whatever_the_order_of_the_splits(folder):
+    serialized = encode_record(ImageRecord("copy", _images("train")[3], 1))
+    _replace(folder, "test", 3, serialized)
+    schema = Schema(2, 3, 1, ("cat", "dog"), {"test": 4, "train": 6})
+    assert [found[:2] for found in _found(folder, schema)] == [("leakage", "test")]
+
+
+def test_copy_within_a_split_is_no_leak(folder):
+    _replace(folder, "test", 3, encode_record(ImageRecord("copy", _images("test")[1], 1)))
+    assert _found(folder) == []
+
+
+def test_same_pixels_with_two_labels(folder):
+    serialized = encode_record(ImageRecord("copy", _images("train")[0], 1))
+    name, place = _replace(folder, "train", 5, serialized)
+    assert _found(folder) == [("label_conflict", "train", name, place, 1)]
+
+
+def test_cut_off_shard(folder):
+    path = folder / "test-00001-of-00002.tfrecord"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert _found(folder) == [
+        ("truncated_shard", "test", path.name, 1, None),
+        ("count_mismatch", "test", "", None, None),
+    ]
+
+
+def test_missing_shard(folder):
+    name = "test-00001-of-00002.tfrecord"
+    (folder / name).unlink()
+    assert _found(folder) == [
+        ("truncated_shard", "test", name, 0, None),
+        ("count_mismatch", "test", "", None, None),
+        ("empty_class", "test", "", None, 1),
+    ]
+
+
+def test_missing_split(folder):
+    schema = Schema(2, 3, 1, ("cat", "dog"), {**_SIZES, "validation": 1})
+    assert _found(folder, schema) == [("truncated_shard", "validation", "", None, None)]
+
+
+def test_empty_class(folder):
+    schema = Schema(2, 3, 1, ("cat", "dog", "eel"), dict(_SIZES))
+    assert _found(folder, schema) == [
+        ("empty_class", "train", "", None, 2),
+        ("empty_class", "test", "", None, 2),
+    ]
+
+
+def test_count_mismatch(folder):
+    schema = Schema(2, 3, 1, ("cat", "dog"), {"train": 7, "test": 4})
+    (anomaly,) = find_anomalies(folder, schema)
+    assert anomaly.kind == "count_mismatch"
+    assert anomaly.message == "Split 'train' has 6 readable records; expected 7."
+
+
+def test_listing_is_capped_and_counted(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (130, 3, 2, 1), dtype=np.uint8)
+    records = (ImageRecord(str(index), image, 0) for index, image in enumerate(images))
+    write_split(records, tmp_path, "train", 1)
+    anomalies = find_anomalies(tmp_path, Schema(2, 3, 1, ("cat",), {"train": 130}))
+    assert [anomaly.index for anomaly in anomalies] == [*range(100), None]
+    assert anomalies[-1].kind == "wrong_shape"
+    assert anomalies[-1].message == "30 more of kind 'wrong_shape' are not listed."
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,304 @@
+"""The documents are parsed as their readers parse them, and compared with the figures."""
+
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation import results
+from sfm_tf.evaluation.blessing import decide
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.report.document import build_report
+from sfm_tf.report.report_inputs import Gallery, Perturbation, ReportInputs
+
+HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
+LABELS = np.array([0, 0, 1, 1])
+EVALUATION = EvaluationConfig(threat_models=("black_box", "white_box"), epsilons=(8.0,))
+IMAGES = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float32)
+
+
+def result_rows(defence: str, threat_model: str, attack: str, epsilon: float, prediction: list):
+    values = {
+        "label": LABELS,
+        "defence": defence,
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": epsilon,
+        "clean_prediction": [0, 0, 1, 0],
+        "prediction": prediction,
+        "linf": epsilon / 255,
+        "l2": 0.1,
+        "loss": 0.5,
+        "zero_gradient": False,
+    }
+    return results.results_rows(len(LABELS), values)
+
+
+METRICS = summarise(
+    results.join_results(
+        [
+            result_rows("undefended", "none", "clean", 0.0, [0, 0, 1, 0]),
+            result_rows("sfm", "none", "clean", 0.0, [0, 0, 1, 0]),
+            result_rows("sfm", "black_box", "fgsm", 8.0, [0, 0, 1, 1]),
+            result_rows("sfm", "black_box", "pgd", 8.0, [0, 1, 1, 0]),
+            result_rows("sfm", "white_box", "fgsm", 8.0, [0, 1, 0, 0]),
+            result_rows("sfm", "white_box", "pgd", 8.0, [1, 1, 0, 0]),
+        ]
+    )
+)
+# By hand, with the Wilson intervals of 0, 1, 2, 3 and 4 of 4, which published tables also give.
+ACCURACIES = {
+    0: "0.0% (0.0–49.0)",
+    1: "25.0% (4.6–69.9)",
+    2: "50.0% (15.0–85.0)",
+    3: "75.0% (30.1–95.4)",
+    4: "100.0% (51.0–100.0)",
+}
+
+
+def report_inputs() -> ReportInputs:
+    class_counts = {HOSTILE: 2, "dog": 2}
+    split = {
+        "count": 7,
+        "exact_duplicates": 0,
+        "mean": [0.5],
+        "std": [0.25],
+        "class_counts": {HOSTILE: 4, "dog": 3},
+    }
+    epoch = {"stage": "alternation", "training": {"mask_loss": 1.0}, "validation": {"x": 0.5}}
+    manifest = Manifest(
+        stage="evaluate",
+        fingerprint="ab" * 32,
+        config={"evaluation": {"iterations": 30}},
+        seed=0,
+        inputs={},
+        code_version="0" * 64,
+        package_versions={"keras": "3.15.1"},
+        started="2025-01-02T03:04:05+00:00",
+        wall_seconds=1.0,
+    )
+    return ReportInputs(
+        experiment=HOSTILE,
+        dataset="cifar10",
+        statistics={"test": split},
+        class_counts=class_counts,
+        evaluation=EVALUATION,
+        metrics=METRICS,
+        blessing=decide(METRICS, EVALUATION),
+        history={"defence": [epoch]},
+        manifests=[manifest],
+        gallery=Gallery(IMAGES, IMAGES[..., :1], IMAGES, IMAGES),
+        perturbations=[Perturbation("white_box", "pgd", 8.0, IMAGES, IMAGES)],
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    build_report(report_inputs(), folder)
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what the tests look at."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.append((tag, values))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables[values["aria-label"]] = []
+        elif tag == "tr":
+            self._rows().append([])
+        elif tag in ("td", "th"):
+            self._rows()[-1].append("")
+        elif tag not in self.VOID and tag != "span":
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        inner = next((tag for tag in reversed(self.open) if tag != "span"), None)
+        if inner in ("td", "th"):
+            self._rows()[-1][-1] += data
+        elif inner in self.texts:
+            self.texts[inner][-1] += data
+
+    def _rows(self):
+        return list(self.tables.values())[-1]
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "report.html").read_text("utf-8"))
+
+
+def test_html_is_well_formed_and_stands_alone(page):
+    assert page.open == []
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    for tag, values in page.tags:
+        assert "href" not in values
+        assert "srcset" not in values
+        assert not [name for name in values if name.startswith("on")]
+        if "src" in values:
+            assert tag == "img"
+            assert values["src"].startswith("data:image/png;base64,")
+    assert "url(" not in "".join(page.texts["style"])
+    assert "@import" not in "".join(page.texts["style"])
+
+
+def test_html_suits_phones_paper_and_both_colour_schemes(page):
+    metas = [values for tag, values in page.tags if tag == "meta"]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
+    style = "".join(page.texts["style"])
+    assert "@media (prefers-color-scheme: dark)" in style
+    assert "@media print" in style
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+def test_every_image_has_an_alternative_text(page):
+    images = [values for tag, values in page.tags if tag == "img"]
+    # Two threat models were run; gallery, perturbation and training have a figure each.
+    assert len(images) == 5
+    assert all(len(values["alt"]) > 40 for values in images)
+
+
+def test_html_tables_hold_the_figures(page):
+    title = "White box: accuracy and 95% interval"
+    head, undefended, defended = page.tables[title]
+    assert head == ["Defence", "clean", "FGSM 8/255", "PGD 8/255", "worst case 8/255"]
+    assert undefended == ["no defence", ACCURACIES[3], *["not run"] * 3]
+    assert defended == [
+        "SFM-Defence",
+        ACCURACIES[3],
+        ACCURACIES[1],
+        ACCURACIES[0],
+        f"{ACCURACIES[0]} PGD won most",
+    ]
+    black_box = page.tables["Black box: accuracy and 95% interval"][2]
+    assert black_box[2:] == [ACCURACIES[4], ACCURACIES[2], f"{ACCURACIES[2]} PGD won most"]
+
+
+def test_what_was_not_run_says_so(page):
+    _, *rows = page.tables["Gray box: accuracy and 95% interval"]
+    assert [row[2:] for row in rows] == [["not run"] * 3] * 2
+    assert "The gray box was not run." in page.texts["p"]
+
+
+def test_the_verdict_and_its_reasons_come_first(page):
+    assert page.texts["strong"] == ["NOT_BLESSED"]
+    assert page.texts["li"] == list(decide(METRICS, EVALUATION).reasons)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.index("strong") < tags.index("h2")
+
+
+def test_hostile_names_are_text_in_html(page):
+    assert page.texts["h1"] == [f"SFM-Defence on cifar10: {HOSTILE}"]
+    labels = [row[0] for row in page.tables["Test images of each class"]]
+    assert labels == ["Class", HOSTILE, "dog"]
+
+
+def markdown_tables(text: str) -> dict[str, list[list[str]]]:
+    blocks = [block.strip().splitlines() for block in re.split(r"\n\s*\n", text)]
+    titles = [blocks[place - 1][-1] for place in range(len(blocks))]
+    tables = {}
+    for title, lines in zip(titles, blocks, strict=True):
+        if lines and all(line.startswith("|") for line in lines):
+            rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+            assert set("".join(rows[1])) == {"-", ":"}
+            assert {len(row) for row in rows} == {len(rows[0])}
+            tables[title] = [rows[0], *rows[2:]]
+    return tables
+
+
+def test_markdown_tables_hold_the_figures(folder):
+    tables = markdown_tables((folder / "report.md").read_text("utf-8"))
+    assert tables["White box: accuracy and 95% interval"][2] == [
+        "SFM-Defence",
+        ACCURACIES[3],
+        ACCURACIES[1],
+        ACCURACIES[0],
+        f"{ACCURACIES[0]}, PGD won most",
+    ]
+    assert tables["Gray box: accuracy and 95% interval"][2][2:] == ["not run"] * 3
+    assert [len(row) for row in tables["Test images of each class"]] == [3, 3, 3]
+    assert len(tables) == 11
+
+
+def test_hostile_names_are_text_in_markdown(folder):
+    text = (folder / "report.md").read_text("utf-8")
+    assert "<script" not in text
+    assert "`a`" not in text
+    assert "[c](d)" not in text
+    assert "\n# e" not in text
+    assert html.unescape(text).count(HOSTILE.replace("\n", " ")) == 2
+
+
+def test_markdown_shows_figures_that_exist(folder):
+    links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", (folder / "report.md").read_text("utf-8"))
+    assert len(links) == 5
+    assert all((folder / link).read_bytes().startswith(b"\x89PNG") for link in links)
+
+
+def refuse_constant(name: str) -> float:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_holds_the_figures_and_no_nan(folder):
+    text = (folder / "report.json").read_text("utf-8")
+    report = json.loads(text, parse_constant=refuse_constant)
+    assert report["schema_version"] == 1
+    assert report["metrics"] == json.loads(json.dumps(METRICS))
+    assert report["verdict"]["blessed"] is False
+    assert report["verdict"]["reasons"]
+    assert report["class_counts"] == {HOSTILE: 2, "dog": 2}
+    assert {name: value["run"] for name, value in report["threat_models"].items()} == {
+        "black_box": True,
+        "gray_box": False,
+        "white_box": True,
+    }
+    assert report["stages"][0]["package_versions"] == {"keras": "3.15.1"}
+    assert len(report["paper"]) == 45
+    assert report["figures"]
+    for figure in report["figures"]:
+        assert (folder / figure["png"]).read_bytes().startswith(b"\x89PNG")
+        assert (folder / figure["svg"]).read_bytes().startswith(b"<?xml")
+
+
+def test_a_nan_is_refused_rather_than_written(tmp_path):
+    inputs = report_inputs()
+    inputs.history["defence"][0]["validation"]["x"] = math.nan
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        build_report(inputs, tmp_path)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_the_same_inputs_give_the_same_files(folder, tmp_path):
+    build_report(report_inputs(), tmp_path)
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    assert len(names) == 13
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

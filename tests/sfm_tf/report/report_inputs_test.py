@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.blessing import Blessing
+from sfm_tf.report.report_inputs import Gallery, ReportInputs
+
+
+def inputs(examples: int, class_counts: dict[str, int]) -> ReportInputs:
+    images = np.zeros((1, 2, 2, 1), np.float32)
+    return ReportInputs(
+        experiment="digits",
+        dataset="digits",
+        statistics={},
+        class_counts=class_counts,
+        evaluation=EvaluationConfig(),
+        metrics={"clean": [{"examples": examples}], "under_attack": [], "worst_case": []},
+        blessing=Blessing(False, ()),
+        history={},
+        manifests=(),
+        gallery=Gallery(images, images, images, images),
+    )
+
+
+def test_figures_of_the_counted_images_are_taken():
+    assert inputs(5, {"a": 2, "b": 3}).perturbations == ()
+
+
+def test_figures_of_other_images_are_refused():
+    with pytest.raises(SfmError, match=r"of \[6\] images but the classes count 5"):
+        inputs(6, {"a": 2, "b": 3})
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation.blessing import Blessing
+from sfm_tf.report import statements
+from sfm_tf.report.report_inputs import Gallery, ReportInputs
+
+IMAGES = np.zeros((1, 2, 2, 1), np.float32)
+
+
+def figures(correct: int) -> dict:
+    return {
+        "examples": 1200,
+        "correct": correct,
+        "accuracy": correct / 1200,
+        "accuracy_low": 0.1,
+        "accuracy_high": 0.9,
+    }
+
+
+def inputs(threat_models: tuple[str, ...], blessed: bool = False, available: int = 9827):
+    worst = [
+        {"defence": "sfm", "threat_model": name, "epsilon": None, **figures(240)}
+        for name in (*threat_models, "all")
+    ]
+    return ReportInputs(
+        experiment="one",
+        dataset="cifar10",
+        statistics={"test": {"count": available}},
+        class_counts={"cat": 500, "dog": 700},
+        evaluation=EvaluationConfig(
+            threat_models=threat_models, epsilons=(4.0, 8.0), iterations=7, step_size=2.0
+        ),
+        metrics={
+            "clean": [{"defence": "sfm", **figures(1080)}],
+            "under_attack": [],
+            "worst_case": worst,
+        },
+        blessing=Blessing(blessed, ("A reason.",)),
+        history={},
+        manifests=(),
+        gallery=Gallery(IMAGES, IMAGES, IMAGES, IMAGES),
+    )
+
+
+@pytest.mark.parametrize(("blessed", "name"), [(True, "BLESSED"), (False, "NOT_BLESSED")])
+def test_the_verdict_is_the_name_of_the_blessing(blessed, name):
+    assert statements.verdict(inputs(("white_box",), blessed)) == name
+
+
+def test_the_verdict_says_that_the_white_box_was_not_run():
+    assert statements.verdict(inputs(("black_box", "gray_box"))).startswith(
+        "NOT_BLESSED: the white box was not run, so nothing here shows"
+    )
+
+
+def test_counts_come_from_the_data():
+    sample, clean, worst, intervals = statements.summary(inputs(("white_box",)))
+    assert sample.startswith("Measured on the first 1,200 of 9,827 test images of cifar10, ")
+    assert "500 to 700 in each of 2 classes" in sample
+    assert clean.endswith("is right on 1,080 of 1,200 images: 90.0% (10.0–90.0).")
+    assert worst.endswith("still right on 240 of 1,200: 20.0% (10.0–90.0).")
+    assert "95% Wilson" in intervals
+
+
+def test_a_whole_split_is_called_so():
+    sample = next(statements.summary(inputs(("white_box",), available=1200)))
+    assert sample.startswith("Measured on all 1,200 of 1,200 test images")
+
+
+@pytest.mark.parametrize(
+    ("threat_model", "known"),
+    [
+        ("black_box", "neither classifier, masker nor pre-processing"),
+        ("gray_box", "weights of classifier and masker, but not that a pre-processing"),
+        ("white_box", "knows everything, the pre-processing included"),
+    ],
+)
+def test_a_threat_model_is_stated_in_words(threat_model, known):
+    config = inputs((threat_model,)).evaluation
+    knowledge, budget = statements.threat_model_statement(threat_model, config)
+    assert known in knowledge
+    assert "any wrong class" in budget
+    assert "ε (L∞ norm), for ε of 4, 8 in 1/255" in budget
+    assert "7 steps of 2/255" in budget
+
+
+def test_a_threat_model_that_was_not_run_says_so_instead_of_its_budget():
+    config = inputs(("black_box",)).evaluation
+    lines = list(statements.threat_model_statement("white_box", config))
+    assert lines[1:] == ["The white box was not run."]
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

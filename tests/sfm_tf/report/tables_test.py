@@ -1,0 +1,150 @@
+import pytest
+
+from sfm_tf.report import tables
+from sfm_tf.report.tables import Cell, Row, Table
+
+
+def figures(correct: int, low: float, high: float) -> dict:
+    return {
+        "examples": 200,
+        "correct": correct,
+        "accuracy": correct / 200,
+        "accuracy_low": low,
+        "accuracy_high": high,
+    }
+
+
+METRICS = {
+    "clean": [
+        {"defence": "undefended", **figures(190, 0.91, 0.972)},
+        {"defence": "sfm", **figures(180, 0.85, 0.934)},
+    ],
+    "under_attack": [
+        {
+            "defence": "sfm",
+            "threat_model": "white_box",
+            "attack": "pgd",
+            "epsilon": 8.0,
+            **figures(41, 0.155, 0.266),
+        },
+        {
+            "defence": "sfm",
+            "threat_model": "gray_box",
+            "attack": "mim",
+            "epsilon": 8.0,
+            **figures(100, 0.431, 0.569),
+        },
+    ],
+    "worst_case": [
+        {
+            "defence": "sfm",
+            "threat_model": "white_box",
+            "epsilon": 8.0,
+            "strongest_attack": "pgd",
+            **figures(40, 0.151, 0.261),
+        },
+        {
+            "defence": "sfm",
+            "threat_model": "white_box",
+            "epsilon": None,
+            "strongest_attack": None,
+            **figures(39, 0.146, 0.255),
+        },
+        {
+            "defence": "sfm",
+            "threat_model": "all",
+            "epsilon": None,
+            "strongest_attack": "fgsm",
+            **figures(38, 0.141, 0.25),
+        },
+    ],
+}
+
+
+def test_accuracies_stand_in_the_columns_of_their_attack_and_radius():
+    table = tables.accuracy_table(METRICS, "white_box", "White box", (8.0, 16.0))
+    assert table.title == "White box"
+    assert table.columns == (
+        "Defence",
+        "clean",
+        "FGSM 8/255",
+        "FGSM 16/255",
+        "PGD 8/255",
+        "PGD 16/255",
+        "MIM 8/255",
+        "MIM 16/255",
+        "worst case 8/255",
+        "worst case 16/255",
+    )
+    undefended, defended = table.rows
+    assert undefended.label == "no defence"
+    assert list(map(str, undefended.cells)) == ["95.0% (91.0–97.2)", *["not run"] * 8]
+    assert defended.label == "SFM-Defence"
+    assert list(map(str, defended.cells)) == [
+        "90.0% (85.0–93.4)",
+        "not run",
+        "not run",
+        "20.5% (15.5–26.6)",
+        "not run",
+        "not run",
+        "not run",
+        "20.0% (15.1–26.1), PGD won most",
+        "not run",
+    ]
+
+
+def test_a_threat_model_that_was_not_run_says_so_in_every_cell():
+    table = tables.accuracy_table(METRICS, "black_box", "Black box", (8.0,))
+    after_clean = [str(cell) for row in table.rows for cell in row.cells[1:]]
+    assert after_clean == ["not run"] * 8
+
+
+def test_a_defence_that_was_not_measured_keeps_its_row():
+    metrics = {"clean": METRICS["clean"][1:], "under_attack": [], "worst_case": []}
+    table = tables.accuracy_table(metrics, "white_box", "White box", (8.0,))
+    assert [row.label for row in table.rows] == ["no defence", "SFM-Defence"]
+    assert [str(cell) for cell in table.rows[0].cells] == ["not run"] * 4
+
+
+def test_a_further_defence_gets_a_row():
+    metrics = {**METRICS, "clean": [*METRICS["clean"], {"defence": "jpeg", **figures(1, 0, 0.1)}]}
+    table = tables.accuracy_table(metrics, "white_box", "White box", (8.0,))
+    assert [row.label for row in table.rows] == ["no defence", "SFM-Defence", "jpeg"]
+
+
+def test_worst_cases_of_each_threat_model_and_of_all():
+    names = {"black_box": "black box", "white_box": "white box"}
+    table = tables.worst_case_table(METRICS, names)
+    assert table.columns == ("Defence", "black box", "white box", "all threat models")
+    assert [str(cell) for cell in table.rows[1].cells] == [
+        "not run",
+        "19.5% (14.6–25.5), no attack won",
+        "19.0% (14.1–25.0), FGSM won most",
+    ]
+
+
+def test_text_is_aligned_with_labels_to_the_left_and_figures_to_the_right():
+    rows = (
+        Row("a", (Cell("1"), Cell("not run"))),
+        Row("longer", (Cell("22.5%", "(1.0–3.0)", "PGD won most"), Cell("4"))),
+    )
+    text = tables.render_text(Table("Title", ("Head", "x", "second"), rows))
+    assert text.splitlines() == [
+        "Title",
+        "Head                                x   second",
+        "------  -----------------------------  -------",
+        "a                                   1  not run",
+        "longer  22.5% (1.0–3.0), PGD won most        4",
+    ]
+
+
+def test_transposing_exchanges_rows_and_columns():
+    table = tables.plain_table("T", ("Name", "a", "b"), [("r", 1, 2), ("s", 3, 4), ("t", 5, 6)])
+    assert table.transposed() == tables.plain_table(
+        "T", ("Name", "r", "s", "t"), [("a", 1, 3, 5), ("b", 2, 4, 6)]
+    )
+    assert table.transposed().transposed() == table
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

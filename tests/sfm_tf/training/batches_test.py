@@ -1,0 +1,91 @@
+"""Tests of the batches: what is in an epoch, and that it depends on seed and number alone."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.training.batches import evaluation_batches, training_batches, training_steps
+
+
+def _data(count):
+    """Images that are each filled with their own label over 255."""
+    labels = np.arange(count)
+    images = np.ones((count, 4, 4, 1), np.float32) * labels[:, None, None, None] / 255
+    return images.astype(np.float32), labels
+
+
+def _epoch(count=50, batch_size=8, augmentation="none", seed=1, epoch=0):
+    dataset = training_batches(
+        *_data(count), batch_size=batch_size, augmentation=augmentation, seed=seed, epoch=epoch
+    )
+    return [(images.numpy(), labels.numpy()) for images, labels in dataset]
+
+
+def _order(**options):
+    return np.concatenate([labels for _, labels in _epoch(**options)])
+
+
+def test_epoch_is_a_shuffle_without_repetition():
+    order = _order()
+    assert len(order) == len(set(order)) == 48
+    assert not np.array_equal(order, np.sort(order))
+
+
+def test_labels_stay_with_their_images():
+    for images, labels in _epoch():
+        np.testing.assert_allclose(images[:, 0, 0, 0] * 255, labels, atol=1e-4)
+
+
+def test_all_batches_are_full():
+    assert [len(labels) for _, labels in _epoch()] == [8] * 6
+
+
+def test_less_than_a_batch_is_kept():
+    assert [len(labels) for _, labels in _epoch(count=5)] == [5]
+
+
+@pytest.mark.parametrize("count", [5, 8, 9, 50])
+def test_steps_are_the_batches_of_an_epoch(count):
+    assert training_steps(count, 8) == len(_epoch(count=count))
+
+
+def test_same_seed_and_number_give_the_same_epoch():
+    options = {"augmentation": "crop_flip", "seed": 3, "epoch": 4}
+    for first, second in zip(_epoch(**options), _epoch(**options), strict=True):
+        np.testing.assert_array_equal(first[0], second[0])
+        np.testing.assert_array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("other", [{"seed": 2}, {"epoch": 1}])
+def test_another_seed_or_number_gives_another_order(other):
+    assert not np.array_equal(_order(), _order(**other))
+
+
+def test_batches_of_an_epoch_are_augmented_differently():
+    images = np.tile(np.random.default_rng(0).uniform(size=(1, 8, 8, 1)), (64, 1, 1, 1))
+    dataset = training_batches(
+        images.astype(np.float32),
+        np.zeros(64, np.int64),
+        batch_size=32,
+        augmentation="crop",
+        seed=0,
+        epoch=0,
+    )
+    first, second = (batch.numpy() for batch, _ in dataset)
+    assert not np.array_equal(first, second)
+
+
+def test_accepts_the_largest_seed_of_the_configuration():
+    assert len(_order(seed=2**31 - 1)) == 48
+
+
+def test_evaluation_sees_every_image_once_in_order():
+    images, labels = _data(21)
+    batches = list(evaluation_batches(images, labels, 8))
+    assert [len(batch_labels) for _, batch_labels in batches] == [8, 8, 5]
+    np.testing.assert_array_equal(tf.concat([batch for batch, _ in batches], 0), images)
+    np.testing.assert_array_equal(tf.concat([batch for _, batch in batches], 0), labels)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,167 @@
+"""Tests of the checkpoints: exact round trips, and damage of every kind."""
+
+import logging as standard_logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.errors import SfmError
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.training.checkpoints import Checkpoints
+from sfm_tf.training.sparse_feature_masker_trainer import Phase, SparseFeatureMaskerTrainer
+
+_SHAPE = (2, 2, 1)
+_SETTINGS = {"seed": 0, "epochs": 3, "input_shape": (2, 2, 1)}
+
+
+def _trainer(units=3):
+    inputs = keras.Input(_SHAPE)
+    classifier = keras.Model(inputs, keras.layers.Dense(units)(keras.layers.Flatten()(inputs)))
+    inputs = keras.Input(_SHAPE)
+    masker = keras.Model(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(inputs))
+    trainer = SparseFeatureMaskerTrainer(
+        DefendedModel(classifier, masker),
+        sparsity_weight=0.1,
+        semantic_weight=1.0,
+        reconstruction_weight=1.0,
+        loss_reduction="per_image",
+        weight_decay=0.0,
+    )
+    trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.Adam(0.01))
+    return trainer
+
+
+def _step(trainer):
+    images = np.random.default_rng(0).uniform(size=(4, *_SHAPE)).astype(np.float32)
+    trainer.phase.assign(int(Phase.BOTH))
+    trainer.fit(tf.data.Dataset.from_tensors((images, [0, 1, 2, 0])), verbose=0, shuffle=False)
+
+
+def _state(trainer):
+    variables = [*trainer.variables, *trainer.optimizer.variables]
+    return [v.numpy().copy() for v in [*variables, *trainer.masker_optimizer.variables]]
+
+
+def _history(length):
+    return [{"stage": "alternation", "validation": {"loss": 0.1 * i}} for i in range(length)]
+
+
+def _save_epochs(folder, count):
+    """Saves after each of `count` epochs of one training; returns its states."""
+    checkpoints, trainer, states = Checkpoints(folder, _SETTINGS), _trainer(), []
+    for epoch in range(count):
+        trainer.defended.classifier.layers[-1].bias.assign([epoch, 0.0, 0.0])
+        checkpoints.save(trainer, _history(epoch + 1))
+        states.append(_state(trainer))
+    return states
+
+
+def _assert_restores(folder, state, epochs):
+    trainer = _trainer()
+    assert Checkpoints(folder, _SETTINGS).restore(trainer) == _history(epochs)
+    for pair in zip(_state(trainer), state, strict=True):
+        np.testing.assert_array_equal(*pair)
+
+
+def test_training_goes_on_as_if_it_had_not_stopped(tmp_path):
+    uninterrupted, resumed = _trainer(), _trainer()
+    _step(uninterrupted)
+    checkpoints = Checkpoints(tmp_path / "new" / "folder", _SETTINGS)
+    checkpoints.save(uninterrupted, _history(1))
+    assert checkpoints.restore(resumed) == _history(1)
+    for trainer in (uninterrupted, resumed):
+        _step(trainer)
+    # Weights, momentum, both of Adam's moments, step counts and phase.
+    for pair in zip(_state(resumed), _state(uninterrupted), strict=True):
+        np.testing.assert_allclose(*pair, rtol=1e-6, atol=1e-7)
+
+
+def test_newest_is_restored_and_two_are_kept(tmp_path):
+    states = _save_epochs(tmp_path, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch_00003.npz",
+        "epoch_00004.npz",
+    ]
+    _assert_restores(tmp_path, states[-1], 4)
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    position = data.index(np.float32(1.0).tobytes())  # The bias of the second epoch.
+    data[position] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _overwrite(path):
+    path.write_bytes(b"not an archive")
+
+
+def _replace_by_foreign_archive(path):
+    np.savez(path, weights=np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "damage", [_truncate, _flip_a_bit, _empty, _overwrite, _replace_by_foreign_archive]
+)
+def test_damaged_newest_falls_back_to_the_one_before(tmp_path, damage):
+    states = _save_epochs(tmp_path, 2)
+    damage(tmp_path / "epoch_00002.npz")
+    _assert_restores(tmp_path, states[0], 1)
+
+
+def test_fall_back_is_logged(tmp_path, caplog):
+    _save_epochs(tmp_path, 1)
+    _empty(tmp_path / "epoch_00001.npz")
+    standard_logging.getLogger("absl").propagate = True
+    with caplog.at_level("WARNING", logger="absl"):
+        assert Checkpoints(tmp_path, _SETTINGS).restore(_trainer()) == []
+    assert "epoch_00001.npz is damaged" in caplog.text
+
+
+def test_without_checkpoints_nothing_changes(tmp_path):
+    trainer = _trainer()
+    before = _state(trainer)
+    assert Checkpoints(tmp_path / "absent", _SETTINGS).restore(trainer) == []
+    for pair in zip(_state(trainer), before, strict=True):
+        np.testing.assert_array_equal(*pair)
+
+
+def test_write_that_fails_leaves_the_earlier_ones_and_no_debris(tmp_path, monkeypatch):
+    states = _save_epochs(tmp_path, 2)
+    before = sorted(tmp_path.iterdir())
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Checkpoints(tmp_path, _SETTINGS).save(_trainer(), _history(3))
+    assert sorted(tmp_path.iterdir()) == before
+    _assert_restores(tmp_path, states[-1], 2)
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    _save_epochs(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path, {**_SETTINGS, "epochs": 9})
+    with pytest.raises(SfmError, match=r"other settings \(epochs\); resume with those"):
+        checkpoints.restore(_trainer())
+
+
+def test_other_models_are_refused(tmp_path):
+    _save_epochs(tmp_path, 1)
+    with pytest.raises(SfmError, match="holds other models"):
+        Checkpoints(tmp_path, _SETTINGS).restore(_trainer(units=4))
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,35 @@
+"""Tests of the plans against Algorithm 1 written out."""
+
+import pytest
+
+from sfm_tf.config import TrainingConfig
+from sfm_tf.training.plan import Epoch, count_classifier_passes, defence_plan, source_plan
+from sfm_tf.training.sparse_feature_masker_trainer import Phase
+
+_PRETRAINING = Epoch("pretraining", (Phase.CLASSIFIER,))
+
+
+def test_alternation_follows_pre_training():
+    plan = defence_plan(TrainingConfig(pretraining_epochs=2, epochs=3))
+    turn = Epoch("alternation", (Phase.CLASSIFIER, Phase.MASKER))
+    assert plan == (_PRETRAINING, _PRETRAINING, turn, turn, turn)
+
+
+def test_alternation_by_step_is_one_pass_for_both():
+    config = TrainingConfig(pretraining_epochs=1, epochs=1, alternation="step")
+    assert defence_plan(config) == (_PRETRAINING, Epoch("alternation", (Phase.BOTH,)))
+
+
+def test_source_is_plain_training():
+    plan = source_plan(TrainingConfig(source_epochs=2))
+    assert plan == (Epoch("source", (Phase.CLASSIFIER,)),) * 2
+
+
+@pytest.mark.parametrize(("alternation", "expected"), [("epoch", 5), ("step", 5)])
+def test_masker_passes_do_not_count_for_the_classifier(alternation, expected):
+    config = TrainingConfig(pretraining_epochs=2, epochs=3, alternation=alternation)
+    assert count_classifier_passes(defence_plan(config)) == expected
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

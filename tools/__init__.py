@@ -1,0 +1,1 @@
+"""Tools for working on this repository; nothing in the library or the pipelines imports them."""
