@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from sfm_tf.errors import SfmError
 from sfm_tf.records import shards
@@ -105,8 +106,8 @@ class _Inspection:
     def _inspect_record(self, place: _Place, serialized: bytes) -> tuple[_Place, Anomaly | None]:
         try:
             label, encoded = _read_features(serialized)
-        except tf.errors.InvalidArgumentError as error:
-            message = f"Not a record of an image: {error.message.splitlines()[0]}"
+        except (DecodeError, IndexError) as error:
+            message = f"Not a record of an image: {error}"
             return place, place.anomaly("unreadable_image", message)
         place = dataclasses.replace(place, label=label)
         if not 0 <= label < len(self.schema.class_names):
@@ -148,11 +149,8 @@ class _Inspection:
 
 
 def _read_features(serialized: bytes) -> tuple[int, bytes]:
-    features = tf.io.parse_single_example(
-        serialized,
-        {LABEL: tf.io.FixedLenFeature([], tf.int64), ENCODED: tf.io.FixedLenFeature([], tf.string)},
-    )
-    return int(features[LABEL]), features[ENCODED].numpy()
+    feature = tf.train.Example.FromString(serialized).features.feature
+    return feature[LABEL].int64_list.value[0], feature[ENCODED].bytes_list.value[0]
 
 
 def _bit_depth(encoded: bytes) -> int | None:
