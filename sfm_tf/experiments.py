@@ -28,6 +28,9 @@ SECTIONS: Mapping[str, type[Settings]] = {
 }
 """The sections of an experiment. No two share a field name, so a field names its flag."""
 
+_SPARSITY_WEIGHT_64 = 0.015
+"""Keeps w1 * sqrt(n) / w3 for the 12,288 values of a 64x64 image at CIFAR-10's 1.66."""
+
 
 def _digits() -> Experiment:
     """8x8 grey handwritten digits: trains on two CPU cores in about a minute."""
@@ -39,8 +42,10 @@ def _digits() -> Experiment:
             batch_size=64,
             pretraining_epochs=5,
             epochs=10,
-            source_epochs=15,
-            sparsity_weight=0.2,
+            source_epochs=12,
+            sparsity_weight=0.3,
+            semantic_weight=20.0,
+            masker_learning_rate=2e-3,
             augmentation="crop",
         ),
         evaluation=EvaluationConfig(
@@ -69,13 +74,18 @@ def _tiny_imagenet() -> Experiment:
         name="tiny_imagenet",
         data=DataConfig(dataset="tiny_imagenet"),
         model=ModelConfig(classifier="resnet50"),
+        training=TrainingConfig(sparsity_weight=_SPARSITY_WEIGHT_64),
         evaluation=EvaluationConfig(min_clean_accuracy=0.4),
     )
 
 
 def _image_folder() -> Experiment:
     """A user's own images, resized to 64x64."""
-    return Experiment(name="image_folder", data=DataConfig(dataset="image_folder", image_size=64))
+    return Experiment(
+        name="image_folder",
+        data=DataConfig(dataset="image_folder", image_size=64),
+        training=TrainingConfig(sparsity_weight=_SPARSITY_WEIGHT_64),
+    )
 
 
 _PRESETS = {

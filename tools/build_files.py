@@ -22,7 +22,7 @@ LAYERS = (
     ("attacks", "defences"),
     ("evaluation",),
     ("report", "serving"),
-    ("experiments",),
+    ("experiments", "testing"),
     ("pipelines",),
     ("testing", "tools"),
 )
