@@ -55,9 +55,18 @@ def _parse_flags(arguments: Sequence[str], module_names: Sequence[str]) -> list[
     app.define_help_flags()
     try:
         return flags.FLAGS(arguments)
+    except flags.UnrecognizedFlagError as error:
+        known = ", ".join(_flag_names((*module_names, _MODULE)))
+        print(f"Error: Unknown flag --{error.flagname}; expected one of {known}.", file=sys.stderr)
+        raise SystemExit(_EXIT_USER_ERROR) from error
     except flags.Error as error:
         print(f"Error: {error} See --help.", file=sys.stderr)
         raise SystemExit(_EXIT_USER_ERROR) from error
+
+
+def _flag_names(module_names: Sequence[str]) -> list[str]:
+    by_module = flags.FLAGS.flags_by_module_dict()
+    return sorted(f"--{flag.name}" for name in module_names for flag in by_module[name])
 
 
 def _run(argv: Sequence[str], verb: Verb) -> int:

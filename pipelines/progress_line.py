@@ -16,7 +16,7 @@ class ProgressLine:
         """Names the stage that the line begins with."""
         self._stage = stage
         self._bar: tqdm | None = None
-        self._phase = ""
+        self._phase = self._waiting = ""
         self._last_print = time.monotonic()
 
     def __enter__(self) -> "ProgressLine":
@@ -58,15 +58,24 @@ class ProgressLine:
         self._bar.update(done - self._bar.n)
 
     def _print(self, phase: str, done: int, total: int | None, figures: str) -> None:
-        now = time.monotonic()
-        is_milestone = phase != self._phase or done == total
-        if not is_milestone and now - self._last_print < _SECONDS_BETWEEN_LINES:
-            return
-        self._phase, self._last_print = phase, now
         count = f"{done}" if total is None else f"{done}/{total}"
-        print(f"{self._stage}: {phase} {count} {figures}".rstrip(), file=sys.stderr)
+        line = f"{self._stage}: {phase} {count} {figures}".rstrip()
+        if phase != self._phase:
+            self._print_waiting()
+        is_due = time.monotonic() - self._last_print >= _SECONDS_BETWEEN_LINES
+        self._waiting = line
+        if phase != self._phase or is_due:
+            self._print_waiting()
+        self._phase = phase
+
+    def _print_waiting(self) -> None:
+        """Prints the latest line that was held back, the last one of its phase among them."""
+        if self._waiting:
+            print(self._waiting, file=sys.stderr)
+            self._waiting, self._last_print = "", time.monotonic()
 
     def _close(self) -> None:
+        self._print_waiting()
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -21,7 +21,11 @@ def _open_image(data: bytes, name: str) -> Image.Image:
     """Opens an image file without decoding it; raises `SfmError` unless it is within limits."""
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise SfmError(
+            f"Cannot read {name}: expected a PNG or JPEG image; convert it or take it out."
+        ) from error
+    except (Image.DecompressionBombError, OSError, ValueError) as error:
         raise SfmError(f"Cannot read {name}: expected a PNG or JPEG image ({error}).") from error
     width, height = image.size
     if max(height, width) > LONGEST_SIDE or height * width > MOST_PIXELS:

@@ -71,7 +71,11 @@ def test_the_default_directory_is_named_after_the_experiment(tmp_path):
         (["--raise=defect"], 1, "Error: Unexpected ZeroDivisionError: division by zero."),
         (["--raise=interrupt"], 130, "Interrupted. Finished stages are kept"),
         (["leftover"], 2, "Error: Unexpected argument 'leftover'"),
-        (["--sed=4"], 2, "Error: Unknown command line flag 'sed'"),
+        (
+            ["--sed=4"],
+            2,
+            "Error: Unknown flag --sed; expected one of --debug, --experiment, --force",
+        ),
         (["--experiment=mnist"], 2, "value should be one of"),
     ],
 )

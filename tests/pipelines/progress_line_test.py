@@ -11,10 +11,17 @@ def test_without_a_terminal_prints_the_start_and_the_end_of_each_phase(capsys):
     assert lines == ["train: epoch 1/100 loss=1", "train: epoch 100/100 loss=0.01"]
 
 
-def test_an_unknown_total_is_not_shown(capsys):
+def test_the_last_line_of_each_phase_is_shown_whatever_its_total(capsys):
     with ProgressLine("ingest") as progress:
-        progress.update("train images", 500, None)
-    assert capsys.readouterr().err == "ingest: train images 500\n"
+        for split, size in (("train", 3), ("test", 2)):
+            for done in range(1, size + 1):
+                progress.update(f"{split} images", done, None)
+    assert capsys.readouterr().err.splitlines() == [
+        "ingest: train images 1",
+        "ingest: train images 3",
+        "ingest: test images 1",
+        "ingest: test images 2",
+    ]
 
 
 def test_on_a_terminal_redraws_one_line(capsys, monkeypatch):
