@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from pipelines.export import pushed_folder
+from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
-from sfm_tf.evaluation.stored_evaluation import read_metrics
+from sfm_tf.evaluation.stored_evaluation import METRICS_FILE
 from sfm_tf.report.collection import evaluation_settings
 from sfm_tf.report.statements import THREAT_MODEL_NAMES
 from sfm_tf.report.tables import accuracy_table, render_text
@@ -13,7 +14,7 @@ _SERVING_PORT = 8501  # TensorFlow Serving's REST port.
 
 
 def _tables(evaluation: Artifact) -> str:
-    metrics = read_metrics(evaluation.folder)
+    metrics = read_json(evaluation.folder / METRICS_FILE)
     settings = evaluation_settings(evaluation)
     tables = [
         accuracy_table(metrics, name, f"Accuracy, {title}, 95% interval", settings.epsilons)

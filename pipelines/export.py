@@ -8,13 +8,12 @@ Writes <serving_dir>/<model_name>/<version>/, a SavedModel of the whole defended
 """
 
 import dataclasses
-import json
 import pathlib
 
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
-from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment, ExportConfig
@@ -23,9 +22,11 @@ from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
 from sfm_tf.report.collection import evaluation_settings
 from sfm_tf.serving.pushing import push_blessed
+from sfm_tf.serving.versions import next_version
 from sfm_tf.training.loading import load_defended_model
 
 MODULE = "pipelines.export"
+PUSHED_FILE = "pushed.json"
 flag_definitions.define_flags(["export"], MODULE)
 
 
@@ -59,7 +60,7 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
             "version": pushed.version,
             "verification": dataclasses.asdict(pushed.verification),
         }
-        write_json(folder / "pushed.json", value)
+        write_json(folder / PUSHED_FILE, value)
         progress.update("checking in a fresh process", 1, 1)
 
     execution = Execution(
@@ -70,8 +71,8 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         inputs={"ingest": records, "train": models, "evaluate": evaluation},
     )
     artifact = execute_stage(execution, run_directory, produce, force)
-    if not pushed_folder(artifact).exists():
-        # Someone emptied the serving folder since: push again rather than call it finished.
+    if not _is_served(pushed_folder(artifact)):
+        # It was deleted, or another model was pushed over it: a server would not find it.
         artifact = execute_stage(execution, run_directory, produce, True)
     return artifact
 
@@ -83,8 +84,12 @@ def _with_serving_dir(config: ExportConfig, run_directory: RunDirectory) -> Expo
 
 def pushed_folder(artifact: Artifact) -> pathlib.Path:
     """Returns the folder of the version that an export pushed."""
-    pushed = json.loads((artifact.folder / "pushed.json").read_text(encoding="utf-8"))
-    return pathlib.Path(pushed["folder"])
+    return pathlib.Path(read_json(artifact.folder / PUSHED_FILE)["folder"])
+
+
+def _is_served(folder: pathlib.Path) -> bool:
+    """Whether a version is there and is the one that a server loads: the highest."""
+    return folder.is_dir() and next_version(folder.parent) == int(folder.name) + 1
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
 from sfm_tf.datasets import ingestion
+from sfm_tf.datasets.source_version import source_version
 
 MODULE = "pipelines.ingest"
 flag_definitions.define_flags(["data"], MODULE)
@@ -35,6 +36,7 @@ def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         configs={"data": experiment.data},
         seed=experiment.seed,
         inputs={},
+        source=source_version(experiment.data),
     )
     return execute_stage(execution, run_directory, produce, force)
 

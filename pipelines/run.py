@@ -7,12 +7,15 @@ TFX counterpart: the pipeline runner. Ends with the table of accuracies, the rep
 model and the command that serves it. With --force the stages that run do their work again.
 """
 
+from collections.abc import Sequence
+
 from absl import flags
 
 from pipelines import closing_words, command_line, evaluate, export, ingest, report, train, validate
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.config import Experiment
 from sfm_tf.errors import SfmError
+from sfm_tf.preprocessors.chain import parse_preprocessor
 
 MODULE = "pipelines.run"
 
@@ -45,9 +48,24 @@ def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Non
             f"--from={_FROM.value} comes after --until={_UNTIL.value}; the order is "
             f"{', '.join(names)}."
         )
+    _refuse_flags_of([*names[:first], *names[last + 1 :]])
+    # Said now rather than after the ingest.
+    parse_preprocessor(experiment.model.preprocessor, experiment.model.surrogate)
     for name in names[first : last + 1]:
         artifact = STAGES[name](run_directory, experiment, force)
         closing_words.say(name, artifact)
+
+
+def _refuse_flags_of(left_out: Sequence[str]) -> None:
+    """Raises `SfmError` if a flag is given that no stage of this run would read."""
+    by_module = flags.FLAGS.flags_by_module_dict()
+    for name in left_out:
+        for flag in by_module.get(f"pipelines.{name}", ()):
+            if flag.present:
+                raise SfmError(
+                    f"--{flag.name} is of stage {name}, which --from={_FROM.value} "
+                    f"--until={_UNTIL.value} leaves out; take it away or run that stage too."
+                )
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ image among the training ones ends it with an error that names shard, index and 
 """
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Sequence
 
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
-from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
@@ -24,6 +22,7 @@ from sfm_tf.records import anomalies
 from sfm_tf.records.schema import read_schema
 
 MODULE = "pipelines.validate"
+ANOMALIES_FILE = "anomalies.json"
 flag_definitions.define_flags(["validation"], MODULE)
 
 
@@ -34,38 +33,57 @@ def validate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
         SfmError: If there is one of a kind that is not allowed; the artifact lists them all.
     """
     records = run_directory.latest("ingest")
+    allowed = experiment.validation.allowed_anomalies
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         del progress  # One pass over the records: shorter than a line to say so.
         found = anomalies.find_anomalies(records.folder, read_schema(records.folder))
-        write_json(folder / "anomalies.json", [dataclasses.asdict(anomaly) for anomaly in found])
+        listed = [
+            {**dataclasses.asdict(anomaly), "stops": anomaly.kind not in allowed}
+            for anomaly in found
+        ]
+        write_json(folder / ANOMALIES_FILE, listed)
 
     execution = Execution(
         stage="validate",
         module=MODULE,
-        configs={},
+        configs={"validation": experiment.validation},
         seed=experiment.seed,
         inputs={"ingest": records},
     )
     artifact = execute_stage(execution, run_directory, produce, force)
-    _stop_on_anomaly(artifact.folder / "anomalies.json", experiment.validation.allowed_anomalies)
+    stop_on_anomaly(artifact)
     return artifact
 
 
-def _stop_on_anomaly(path: pathlib.Path, allowed: Sequence[str]) -> None:
-    listed = json.loads(path.read_text(encoding="utf-8"))
-    found = [anomaly for anomaly in listed if anomaly["kind"] not in allowed]
-    if found:
-        first = found[0]
-        place = ", ".join(
-            f"{name} {first[name]}"
-            for name in ("shard", "index", "label")
-            if first[name] not in ("", None)
-        )
+def stop_on_anomaly(validation: Artifact) -> None:
+    """Raises `SfmError` naming the first anomaly that must stop a run."""
+    path = validation.folder / ANOMALIES_FILE
+    found = [anomaly for anomaly in read_json(path) if anomaly["stops"]]
+    if not found:
+        return
+    first = found[0]
+    place = ", ".join(
+        f"{name} {first[name]}"
+        for name in ("shard", "index", "label")
+        if first[name] not in ("", None)
+    )
+    raise SfmError(
+        f"Anomalies in the records: {len(found)}, the first one {first['kind']} ({place}): "
+        f"{first['message']} All are in {path}. Mend the dataset and ingest it again, or let the "
+        f"kind pass with --allowed_anomalies={first['kind']}."
+    )
+
+
+def check_validated(run_directory: RunDirectory, records: Artifact) -> None:
+    """Raises `SfmError` unless these records were validated and nothing stops their use."""
+    validation = run_directory.latest("validate")
+    if validation.manifest.inputs["ingest"] != records.manifest.fingerprint:
         raise SfmError(
-            f"The records have {len(found)} anomalies, the first one {first['kind']} ({place}): "
-            f"{first['message']} All are in {path}; mend the dataset and ingest it again."
+            f"The latest records, {records.folder}, have not been validated; run "
+            f"`python -m pipelines.validate --workdir={run_directory.root}` first."
         )
+    stop_on_anomaly(validation)
 
 
 if __name__ == "__main__":

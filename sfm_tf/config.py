@@ -5,6 +5,8 @@ value all follow from that declaration. Presets of these settings live in `exper
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,24 @@ from sfm_tf.errors import SfmError
 
 PIXEL_LEVELS = 255.0
 """Perturbation sizes are configured in 1/255, the step of an 8-bit image, as the paper does."""
+
+
+ANOMALY_KINDS = (
+    "empty_class",
+    "wrong_shape",
+    "label_out_of_range",
+    "unreadable_image",
+    "truncated_shard",
+    "value_range",
+    "leakage",
+    "label_conflict",
+    "count_mismatch",
+)
+"""What can be wrong with ingested images; see `records.anomalies`."""
+
+
+ATTACKS = ("fgsm", "pgd", "mim", "diverse", "noise", "apgd_ce", "apgd_dlr", "apgd_t", "square")
+"""Attacks that an evaluation can run; see `attacks.catalogue`."""
 
 
 def setting(
@@ -40,7 +60,12 @@ def setting(
 
 def _check_value(name: str, value: Any, metadata: Any) -> None:
     choices, minimum, maximum = metadata["choices"], metadata["minimum"], metadata["maximum"]
-    for item in value if isinstance(value, tuple) else (value,):
+    items = value if isinstance(value, tuple) else (value,)
+    if len(set(items)) != len(items):
+        raise SfmError(f"Invalid {name} {', '.join(map(str, items))}; expected each only once.")
+    for item in items:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise SfmError(f"Invalid {name} {item!r}; expected a finite number.")
         if choices and item not in choices:
             raise SfmError(f"Unknown {name} {item!r}; expected one of {', '.join(choices)}.")
         if minimum is not None and not item >= minimum:
@@ -102,17 +127,7 @@ class ValidationConfig(Settings):
     allowed_anomalies: tuple[str, ...] = setting(
         ("label_conflict",),
         "Kinds of anomaly that are listed but do not stop the run.",
-        choices=(
-            "empty_class",
-            "wrong_shape",
-            "label_out_of_range",
-            "unreadable_image",
-            "truncated_shard",
-            "value_range",
-            "leakage",
-            "label_conflict",
-            "count_mismatch",
-        ),
+        choices=ANOMALY_KINDS,
     )
 
 
@@ -186,7 +201,7 @@ class EvaluationConfig(Settings):
         1000, "Test images evaluated, the first ones of the split; 0 for all.", minimum=0
     )
     attack_batch_size: int = setting(128, "Images attacked at a time.", minimum=1)
-    attacks: tuple[str, ...] = setting(("fgsm", "pgd"), "Attacks to run.", choices=("fgsm", "pgd"))
+    attacks: tuple[str, ...] = setting(("fgsm", "pgd"), "Attacks to run.", choices=ATTACKS)
     threat_models: tuple[str, ...] = setting(
         ("black_box", "gray_box", "white_box"),
         "What the attacker knows.",
@@ -195,8 +210,12 @@ class EvaluationConfig(Settings):
     epsilons: tuple[float, ...] = setting(
         (8.0, 16.0), "Radii of the L-infinity ball, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS
     )
-    iterations: int = setting(30, "Iterations of PGD.", minimum=1)
-    step_size: float = setting(1.0, "Step of PGD, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS)
+    iterations: int = setting(30, "Iterations of PGD, MIM and Diverse.", minimum=1)
+    apgd_iterations: int = setting(100, "Iterations of the APGD attacks.", minimum=1)
+    square_queries: int = setting(5000, "Queries of the Square attack per image.", minimum=1)
+    step_size: float = setting(
+        1.0, "Step of PGD, MIM and Diverse, in 1/255.", minimum=1e-6, maximum=PIXEL_LEVELS
+    )
     min_clean_accuracy: float = setting(
         0.5, "Clean accuracy of the defended model needed for BLESSED.", minimum=0.0, maximum=1.0
     )
@@ -225,6 +244,14 @@ class ExportConfig(Settings):
     serving_dir: str = setting("", "Folder of served models; empty for <workdir>/serving.")
     model_name: str = setting("sfm_defended", "Name under which the server finds the model.")
     allow_not_blessed: bool = setting(False, "Export a model that evaluation did not bless.")
+
+    def __post_init__(self) -> None:
+        """Raises `SfmError` also for a model name that is no plain folder name."""
+        super().__post_init__()
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.model_name):
+            raise SfmError(
+                f"Invalid model_name {self.model_name!r}; expected letters, digits, '_', '-', '.'."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import Any
 
+from sfm_tf.errors import SfmError
+
 
 def write_bytes(path: pathlib.Path, data: bytes) -> None:
     """Writes `data` to a temporary name beside `path`, syncs it to disk and renames it."""
@@ -32,6 +34,20 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     """
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Returns what `write_json` wrote.
+
+    Raises:
+        SfmError: If the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SfmError(
+            f"Cannot read {path} ({error}); run its stage again with --force."
+        ) from error
 
 
 def sync_folder(folder: pathlib.Path) -> None:

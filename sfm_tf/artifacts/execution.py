@@ -10,6 +10,7 @@ from typing import Any
 from sfm_tf.artifacts.fingerprints import (
     code_version,
     config_values,
+    content_digest,
     fingerprint,
     package_versions,
 )
@@ -27,6 +28,7 @@ class Execution:
         configs: The stage's settings, by section.
         seed: Seed of its random choices.
         inputs: The artifacts it reads, by stage.
+        source: Version of data from outside that it reads; empty where it reads artifacts only.
         resumable: Whether `produce` can go on from what an interrupted execution left.
     """
 
@@ -35,6 +37,7 @@ class Execution:
     configs: Mapping[str, Any]
     seed: int
     inputs: Mapping[str, Artifact]
+    source: str = ""
     resumable: bool = False
 
 
@@ -82,8 +85,16 @@ def _manifest(execution: Execution) -> Manifest:
         "code_version": code_version(execution.module),
         "package_versions": package_versions(),
     }
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return Manifest(fingerprint=fingerprint(known), started=started, wall_seconds=0.0, **known)
+    # Work that was forced leaves other files under the same fingerprint, so what a stage reads
+    # counts by its contents too.
+    contents = {name: a.manifest.content for name, a in execution.inputs.items()}
+    return Manifest(
+        fingerprint=fingerprint({**known, "contents": contents, "source": execution.source}),
+        content="",
+        started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        wall_seconds=0.0,
+        **known,
+    )
 
 
 def _produce(
@@ -98,6 +109,10 @@ def _produce(
         execution.stage, manifest.fingerprint, empty=force or not execution.resumable
     )
     produce(partial)
-    wall_seconds = round(time.monotonic() - start, 3)
-    write_manifest(partial, dataclasses.replace(manifest, wall_seconds=wall_seconds))
+    finished = dataclasses.replace(
+        manifest,
+        content=content_digest(partial),
+        wall_seconds=round(time.monotonic() - start, 3),
+    )
+    write_manifest(partial, finished)
     return run_directory.finish(execution.stage, manifest.fingerprint)

@@ -10,8 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 _LIBRARY_FOLDER = pathlib.Path(__file__).resolve().parents[1]
-_DATA_SUFFIXES = (".j2",)
-_NUMERICAL_PACKAGES = ("adversarial-robustness-toolbox", "keras", "numpy", "tensorflow")
+_BLOCK_BYTES = 2**20
+_NUMERICAL_PACKAGES = (
+    "adversarial-robustness-toolbox",
+    "keras",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "scikit-learn",
+    "scipy",
+    "tensorflow",
+    "tensorflow-datasets",
+)
 
 
 def fingerprint(value: Mapping[str, Any]) -> str:
@@ -25,9 +35,27 @@ def config_values(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def content_digest(folder: pathlib.Path) -> str:
+    """Returns a digest of the names and the contents of all files below `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def package_versions() -> dict[str, str]:
     """Returns the installed versions of the packages that can change a figure."""
-    return {name: importlib.metadata.version(name) for name in _NUMERICAL_PACKAGES}
+    return {name: _version(name) for name in _NUMERICAL_PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # cv2, for one, comes in packages of several names.
 
 
 def code_version(module_name: str) -> str:
@@ -75,7 +103,7 @@ def _source_file(module_name: str) -> pathlib.Path | None:
 
 
 def _data_files(origin: pathlib.Path) -> list[pathlib.Path]:
-    return [p for p in origin.parent.rglob("*") if p.suffix in _DATA_SUFFIXES]
+    return list((origin.parent / "templates").glob("*.j2"))
 
 
 def _library_imports(path: pathlib.Path) -> list[str]:

@@ -24,10 +24,12 @@ class Manifest:
 
     Attributes:
         stage: Name of the stage, such as `train`.
-        fingerprint: SHA-256 of everything below except the times.
+        fingerprint: SHA-256 of what the stage started from: all below but contents and times.
         config: The stage's settings.
         seed: Seed of its random choices.
         inputs: Fingerprints of the artifacts it read, by stage.
+        content: Digest of the artifact's files; it is not part of the fingerprint, but of those of
+            the stages that read the artifact.
         code_version: Digest of the library code it ran.
         package_versions: Installed versions of the numerical packages.
         started: Start of the execution, ISO 8601 in UTC.
@@ -39,6 +41,7 @@ class Manifest:
     config: Mapping[str, Any]
     seed: int
     inputs: Mapping[str, str]
+    content: str
     code_version: str
     package_versions: Mapping[str, str]
     started: str
@@ -56,7 +59,11 @@ def write_manifest(folder: pathlib.Path, manifest: Manifest) -> None:
     execution = {name: getattr(manifest, name) for name in execution_fields}
     value = {
         "schema_version": _SCHEMA_VERSION,
-        "artifact": {"stage": manifest.stage, "fingerprint": manifest.fingerprint},
+        "artifact": {
+            "stage": manifest.stage,
+            "fingerprint": manifest.fingerprint,
+            "content": manifest.content,
+        },
         "execution": {**execution, "wall_seconds": manifest.wall_seconds},
         "events": [*events, output],
     }

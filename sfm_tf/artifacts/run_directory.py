@@ -83,7 +83,8 @@ class RunDirectory:
         pointer = self.root / stage / "latest"
         found = None
         if pointer.exists():
-            found = self.find(stage, pointer.read_text(encoding="utf-8").strip())
+            name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+            found = self.find(stage, name)
         if found is None:
             raise SfmError(
                 f"Stage {stage} has not finished in {self.root}; run "
@@ -117,6 +118,9 @@ class RunDirectory:
         if empty and partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
+        for hidden in partial.rglob(".*"):
+            # Temporary files of a process that was killed; their names never count as finished.
+            hidden.unlink()
         return partial
 
     def finish(self, stage: str, fingerprint: str) -> Artifact:

@@ -31,6 +31,12 @@ NORM = Option(
 POSITIVE = Option(
     lambda value: _is_number(value) and 0.0 < value < math.inf, "a finite number above 0"
 )
+NOT_NEGATIVE = Option(
+    lambda value: _is_number(value) and 0.0 <= value < math.inf, "a finite number of at least 0"
+)
+SHARE = Option(
+    lambda value: _is_number(value) and 0.0 < value <= 1.0, "a number above 0, at most 1"
+)
 COUNT = Option(lambda value: _is_integer(value) and value >= 1, "an integer of at least 1")
 SEED = Option(
     lambda value: _is_integer(value) and 0 <= value < 2**31, "an integer from 0 to 2^31-1"

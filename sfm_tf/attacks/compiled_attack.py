@@ -16,6 +16,9 @@ from sfm_tf.attacks.attack_options import COUNT, FLAG, NORM, POSITIVE, SEED, Opt
 from sfm_tf.attacks.validity import faults
 from sfm_tf.errors import SfmError
 
+NOT_FOUND = -1
+"""In place of a number of iterations: the attack found no adversarial image."""
+
 
 @dataclasses.dataclass(frozen=True)
 class AttackOutcome:
@@ -24,7 +27,8 @@ class AttackOutcome:
     Attributes:
         images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
         loss: Float32 cross-entropy at those images on the attacked model, shape `(batch,)`.
-        iterations: Int32 steps taken to reach those images, shape `(batch,)`.
+        iterations: Int32 steps taken to reach those images, shape `(batch,)`; `NOT_FOUND` where a
+            minimum-norm attack found none and returns the image unchanged.
         zero_gradient: Whether the first gradient had no non-zero entry, shape `(batch,)`. In
             float32 that of the cross-entropy is exactly zero at a confident prediction, which
             stalls the attack without making the model robust.
@@ -34,6 +38,11 @@ class AttackOutcome:
     loss: np.ndarray
     iterations: np.ndarray
     zero_gradient: np.ndarray
+
+    @property
+    def found(self) -> np.ndarray:
+        """Whether there is an image to score, which only minimum-norm attacks may deny."""
+        return self.iterations != NOT_FOUND
 
     @property
     def zero_gradient_share(self) -> float:
@@ -69,7 +78,8 @@ class BatchOutcome(NamedTuple):
 class CompiledAttack(EvasionAttack):
     """An ART attack that sees batches of one fixed size, so that it compiles once.
 
-    A subclass declares `options` and `attack_params` and implements `_attack_batch`.
+    A subclass declares `options` and `attack_params` and implements `_attack_batch`. An attack for
+    the smallest perturbation has an infinite `epsilon`, which is then no option of it.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.

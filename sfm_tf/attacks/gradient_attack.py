@@ -2,18 +2,27 @@
 
 import abc
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from sfm_tf.attacks.attack_options import FLAG, Option
+from sfm_tf.attacks.candidates import (
+    Evaluation,
+    better,
+    evaluate,
+    make_candidate,
+    worst_candidate,
+)
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import LOSSES
+from sfm_tf.attacks.input_gradients import usable_gradient
 from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
-from sfm_tf.errors import SfmError
 
 _IMAGE_AXES = (1, 2, 3)
+_View = Callable[[tf.Tensor], tf.Tensor]
 _LOSS = Option(
     lambda value: isinstance(value, str) and value in LOSSES, f"one of {', '.join(LOSSES)}"
 )
@@ -49,22 +58,7 @@ class _Mode(NamedTuple):
     targeted: bool
     random_start: bool
     keep_best: bool
-
-
-class _Evaluation(NamedTuple):
-    """The attacked model at some images; `objective` is what the attack climbs."""
-
-    objective: tf.Tensor
-    fooled: tf.Tensor
-
-
-class _Candidate(NamedTuple):
-    """Images worth returning, each with the iteration it was reached in."""
-
-    images: tf.Tensor
-    objective: tf.Tensor
-    fooled: tf.Tensor
-    iterations: tf.Tensor
+    gradient_samples: int
 
 
 class GradientAttack(CompiledAttack):
@@ -75,14 +69,22 @@ class GradientAttack(CompiledAttack):
     The loss is summed over the batch, so that no gradient is divided by the batch size.
 
     A subclass says how far to step in `_schedule`. One that steers by more than the last gradient
-    overrides `_initial_memory` and `_search_direction`; one with another loss, `_losses`.
+    overrides `_initial_memory` and `_search_direction`; one with another loss, `_losses`; one that
+    takes the gradient at something random made of the images, `_views` and `uniforms_per_view`.
+
+    Each gradient is the mean over `gradient_samples` looks at every image, side by side in one
+    batch: the expectation over transformation of Athalye et al. 2018 ("Synthesizing robust
+    adversarial examples", section 2.1). It takes a model or views that draw anew for each image of
+    a batch. A subclass with this option declares it; the others look once.
     """
 
     options: ClassVar = {**CompiledAttack.options, "random_start": FLAG, "loss": _LOSS}
     attack_params: ClassVar[list[str]] = list(options)
+    uniforms_per_view: ClassVar[int] = 0
 
     random_start: bool
     loss: str
+    gradient_samples: int = 1
 
     def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
         """Prepares the loop, which is compiled at the first batch."""
@@ -96,9 +98,25 @@ class GradientAttack(CompiledAttack):
         """Returns the steps to take, from the options as they are now."""
 
     def _initial_memory(self, images: tf.Tensor) -> Any:
-        """Returns the tensors, if any, that the attack carries from step to step."""
+        """Returns the tensors, if any, that the attack carries from step to step.
+
+        It runs before the compiled loop, once per batch: options are to be read here, because the
+        loop would keep the value they had when it was compiled.
+        """
         del images
         return ()
+
+    def _views(self, images: tf.Tensor, uniforms: tf.Tensor, memory: Any) -> tf.Tensor:
+        """Returns what the model is shown of `images` when their gradient is taken.
+
+        Args:
+            images: Float32 in [0, 1], shape `(count, height, width, channels)`.
+            uniforms: Float32 in [0, 1), shape `(count, uniforms_per_view)`: drawn anew in each
+                step for each look, from the image's own seed.
+            memory: What `_initial_memory` returned, as the last step left it.
+        """
+        del uniforms, memory
+        return images
 
     def _search_direction(self, gradient: tf.Tensor, memory: Any) -> tuple[tf.Tensor, Any]:
         """Returns what to step along, given the gradient of the objective, and the new memory."""
@@ -115,61 +133,62 @@ class GradientAttack(CompiledAttack):
             tf.constant(schedule.step_size, tf.float32),
             tf.constant(schedule.iterations, tf.int32),
         )
-        mode = _Mode(self.norm, self.loss, self.targeted, self.random_start, schedule.keep_best)
-        return self._compiled_climb(batch, limits, mode)
+        mode = _Mode(
+            self.norm,
+            self.loss,
+            self.targeted,
+            self.random_start,
+            schedule.keep_best,
+            self.gradient_samples,
+        )
+        memory = self._initial_memory(batch.images)
+        return self._compiled_climb(batch, limits, memory, mode)
 
-    def _climb(self, batch: AttackBatch, limits: _Limits, mode: _Mode) -> BatchOutcome:
+    def _climb(self, batch: AttackBatch, limits: _Limits, memory: Any, mode: _Mode) -> BatchOutcome:
         ball = BALLS[mode.norm]
         start = _random_images(batch, ball, limits.epsilon) if mode.random_start else batch.images
+        uniforms = _uniforms(
+            batch.seeds, limits.iterations, mode.gradient_samples, self.uniforms_per_view
+        )
 
         def step(done: tf.Tensor, images: tf.Tensor, memory: Any, best: Any, stuck: Any) -> Any:
-            evaluation, gradient = self._evaluate_with_gradient(images, batch, mode.targeted)
-            best = _better(best, _candidate(images, evaluation, done))
+            view = functools.partial(self._views, uniforms=uniforms[done], memory=memory)
+            evaluation, gradient = self._evaluate_with_gradient(images, view, batch, mode)
+            best = better(best, make_candidate(images, evaluation, done))
             stuck = tf.where(done == 0, _is_zero(gradient), stuck)
             direction, memory = self._search_direction(gradient, memory)
             moved = images + limits.step_size * ball.steepest(direction)
-            change = tf.clip_by_value(moved, 0.0, 1.0) - batch.images
-            return (
-                done + 1,
-                batch.images + ball.project(change, limits.epsilon),
-                memory,
-                best,
-                stuck,
-            )
+            change = ball.project(tf.clip_by_value(moved, 0.0, 1.0) - batch.images, limits.epsilon)
+            return done + 1, batch.images + change, memory, best, stuck
 
-        nothing = _candidate(start, _worst_evaluation(batch.labels), tf.constant(0))
+        nothing = worst_candidate(start)
+        stuck = tf.zeros_like(batch.labels, tf.bool)
         _, images, _, best, stuck = tf.while_loop(
-            lambda done, *_: done < limits.iterations,
-            step,
-            (0, start, self._initial_memory(start), nothing, tf.zeros_like(nothing.fooled)),
+            lambda done, *_: done < limits.iterations, step, (0, start, memory, nothing, stuck)
         )
         # Adding the perturbation can round past the ends of [0, 1].
         images = tf.clip_by_value(images, 0.0, 1.0)
-        last = _candidate(images, self._evaluate(images, batch, mode.targeted), limits.iterations)
-        result = _better(best, last) if mode.keep_best else last
+        last = make_candidate(images, self._evaluate(images, batch, mode), limits.iterations)
+        result = better(best, last) if mode.keep_best else last
         loss = -result.objective if mode.targeted else result.objective
         return BatchOutcome(result.images, loss, result.iterations, stuck)
 
-    def _evaluate(self, images: tf.Tensor, batch: AttackBatch, targeted: bool) -> _Evaluation:
-        logits = self._logits(images)
-        losses = self._losses(logits, batch.labels)
-        hit = tf.argmax(logits, axis=1) == batch.labels
-        return _Evaluation(-losses, hit) if targeted else _Evaluation(losses, ~hit)
+    def _evaluate(
+        self, images: tf.Tensor, batch: AttackBatch, mode: _Mode, view: _View = tf.identity
+    ) -> Evaluation:
+        logits = self._logits(view(tf.repeat(images, mode.gradient_samples, axis=0)))
+        labels = tf.repeat(batch.labels, mode.gradient_samples)
+        losses = self._losses(logits, labels)
+        return evaluate(losses, logits, labels, mode.targeted, mode.gradient_samples)
 
     def _evaluate_with_gradient(
-        self, images: tf.Tensor, batch: AttackBatch, targeted: bool
-    ) -> tuple[_Evaluation, tf.Tensor]:
+        self, images: tf.Tensor, view: _View, batch: AttackBatch, mode: _Mode
+    ) -> tuple[Evaluation, tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(images)
-            evaluation = self._evaluate(images, batch, targeted)
+            evaluation = self._evaluate(images, batch, mode, view)
         gradient = tape.gradient(evaluation.objective, images)
-        if gradient is None:
-            raise SfmError(
-                "The model has no gradient with respect to its input; give each operation without "
-                "one, such as rounding, a surrogate gradient."
-            )
-        usable = tf.math.is_finite(gradient) & (batch.mask != 0.0)
-        return evaluation, tf.where(usable, gradient, 0.0)
+        return evaluation, usable_gradient(gradient, batch.mask)
 
 
 def _random_images(batch: AttackBatch, ball: Ball, epsilon: tf.Tensor) -> tf.Tensor:
@@ -177,25 +196,24 @@ def _random_images(batch: AttackBatch, ball: Ball, epsilon: tf.Tensor) -> tf.Ten
     return tf.clip_by_value(batch.images + batch.mask * points, 0.0, 1.0)
 
 
+def _uniforms(seeds: tf.Tensor, iterations: tf.Tensor, samples: int, count: int) -> tf.Tensor:
+    """Returns a row of `count` numbers for each step and look, `(iterations, looks, count)`.
+
+    All are drawn before the loop, because drawing for one image after another takes long enough
+    not to be done in every step.
+    """
+    looks = tf.shape(seeds)[0] * samples
+    if count == 0:
+        return tf.zeros((iterations, looks, 0))
+    # Apart from the seeds of the random start.
+    seeds = seeds + tf.constant([0, 1 << 29], seeds.dtype)
+    numbers = tf.map_fn(
+        lambda seed: tf.random.stateless_uniform((iterations, samples, count), seed),
+        seeds,
+        fn_output_signature=tf.float32,
+    )
+    return tf.reshape(tf.transpose(numbers, (1, 0, 2, 3)), (iterations, looks, count))
+
+
 def _is_zero(gradient: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(gradient == 0.0, axis=_IMAGE_AXES)
-
-
-def _worst_evaluation(labels: tf.Tensor) -> _Evaluation:
-    shape = tf.shape(labels)
-    return _Evaluation(tf.fill(shape, -float("inf")), tf.fill(shape, False))
-
-
-def _candidate(images: tf.Tensor, evaluation: _Evaluation, iteration: tf.Tensor) -> _Candidate:
-    iterations = tf.fill(tf.shape(evaluation.objective), iteration)
-    return _Candidate(images, evaluation.objective, evaluation.fooled, iterations)
-
-
-def _better(first: _Candidate, second: _Candidate) -> _Candidate:
-    """Picks per image: one that fools the model, then the higher objective, then the first."""
-    fools_alone = second.fooled & ~first.fooled
-    climbs = (second.fooled == first.fooled) & (second.objective > first.objective)
-    take_second = fools_alone | climbs
-    images = tf.where(take_second[:, None, None, None], second.images, first.images)
-    rest = (tf.where(take_second, b, a) for a, b in zip(first[1:], second[1:], strict=True))
-    return _Candidate(images, *rest)

@@ -31,7 +31,8 @@ def faults(
     Args:
         images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
         adversarial_images: What an attack made of them.
-        epsilon: Largest norm allowed of a perturbation, in the units of the pixels.
+        epsilon: Largest norm allowed of a perturbation, in the units of the pixels; `math.inf` for
+            any norm.
         norm: Order of the norm: `math.inf` or 2.
     """
     if adversarial_images.shape != images.shape:

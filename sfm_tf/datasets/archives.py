@@ -53,8 +53,12 @@ class ZipArchive:
         if name not in self._members:
             raise SfmError(f"{self._path} lacks {name}; expected the complete archive.")
         try:
-            # No more than the checked size is ever decompressed, whatever the member claims.
-            return self._file.read(self._members[name])
+            with self._file.open(self._members[name]) as member:
+                # No more than the checked size is ever decompressed, whatever the data would
+                # grow to; the second read reaches the end, where the checksum is compared.
+                data = member.read(self._members[name].file_size)
+                member.read(1)
+                return data
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise SfmError(
                 f"Cannot read {name} of {self._path}: {error}; fetch the archive again."
@@ -75,6 +79,11 @@ def _checked_members(path: pathlib.Path, file: zipfile.ZipFile) -> dict[str, zip
             raise SfmError(
                 f"Member {member.filename} of {path} has {member.file_size} bytes; "
                 f"expected at most {LARGEST_MEMBER_BYTES}."
+            )
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise SfmError(
+                f"Member {member.filename} of {path} is compressed by method "
+                f"{member.compress_type}; expected stored or deflated. Zip the folder again."
             )
         if member.filename in members:
             raise SfmError(f"{path} has two members {member.filename!r}; expected one.")

@@ -155,9 +155,8 @@ def evaluate(
 
 def _check_config(config: EvaluationConfig) -> None:
     for name in ("attacks", "threat_models", "epsilons"):
-        values = getattr(config, name)
-        if not values or len(set(values)) != len(values):
-            raise SfmError(f"Invalid {name} {values!r}; expected one or more, each only once.")
+        if not getattr(config, name):
+            raise SfmError(f"Invalid {name} (); expected one or more.")
 
 
 def _check_precision(name: str, model: keras.Model | None) -> None:

@@ -1,15 +1,12 @@
 """An evaluation on disk: the work of the evaluate stage, and the names of the files it leaves."""
 
-import json
 import pathlib
-from typing import Any
 
 import keras
 import numpy as np
 
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.config import EvaluationConfig
-from sfm_tf.errors import SfmError
 from sfm_tf.evaluation import blessing, metrics, results, runner
 from sfm_tf.models.defended_model import DefendedModel
 
@@ -60,16 +57,3 @@ def write_evaluation(
     write_json(folder / METRICS_FILE, summary)
     blessing.write_blessing(folder, verdict)
     return verdict
-
-
-def read_metrics(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the summary that `write_evaluation` left in `folder`.
-
-    Raises:
-        SfmError: If it is missing or damaged.
-    """
-    path = folder / METRICS_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SfmError(f"Cannot read {path} ({error}); run the evaluation again.") from error

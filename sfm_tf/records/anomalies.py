@@ -14,17 +14,6 @@ from sfm_tf.records import shards
 from sfm_tf.records.example import ENCODED, LABEL, pixel_digest
 from sfm_tf.records.schema import Schema
 
-KINDS = (
-    "empty_class",
-    "wrong_shape",
-    "label_out_of_range",
-    "unreadable_image",
-    "truncated_shard",
-    "value_range",
-    "leakage",
-    "label_conflict",
-    "count_mismatch",
-)
 LISTED_PER_KIND = 100
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -36,7 +25,7 @@ class Anomaly:
     """Something a person should look at before training.
 
     Attributes:
-        kind: One of `KINDS`.
+        kind: One of `config.ANOMALY_KINDS`.
         message: One line about it.
         split: Name of the split; empty where several are meant.
         shard: Name of the file; empty where the whole split is meant.
@@ -128,8 +117,8 @@ class _Inspection:
             message = f"Image has shape {image.shape}; expected {self.schema.image_shape}."
             return place.anomaly("wrong_shape", message)
         first = self.first_places.setdefault(pixel_digest(image), place)
-        if first.split == "train" and place.split != "train":
-            return place.anomaly("leakage", f"Image is also in train: {first}.")
+        if first.split != place.split:
+            return place.anomaly("leakage", f"Image is also in {first.split}: {first}.")
         if first.label != place.label:
             message = f"Image has label {place.label}, but {first.label} in {first}."
             return place.anomaly("label_conflict", message)
@@ -163,8 +152,8 @@ def find_anomalies(folder: pathlib.Path, schema: Schema) -> list[Anomaly]:
     """Looks at every record of every split.
 
     A record gets at most one anomaly, the first of: it cannot be read, its label is no class, its
-    values are not 8-bit, its image has another shape, its pixels are also in train (`leakage`,
-    for validation and test), its pixels have another label elsewhere (`label_conflict`).
+    values are not 8-bit, its image has another shape, its pixels are also in another split
+    (`leakage`, reported in the later one), its pixels have another label (`label_conflict`).
 
     Args:
         folder: Folder of the shards.

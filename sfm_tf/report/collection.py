@@ -1,26 +1,26 @@
 """Gathers what a report shows from the artifacts of the earlier stages."""
 
-import json
-import pathlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.config import EvaluationConfig, ReportConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.blessing import read_blessing
 from sfm_tf.evaluation.results import DEFENDED
-from sfm_tf.evaluation.stored_evaluation import ADVERSARIAL_FOLDER, read_metrics
+from sfm_tf.evaluation.stored_evaluation import ADVERSARIAL_FOLDER, METRICS_FILE
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
+from sfm_tf.records.statistics import STATISTICS_FILE
 from sfm_tf.report.report_inputs import Gallery, Perturbation, ReportInputs
 from sfm_tf.training.loading import load_defended_model
+from sfm_tf.training.model_files import HISTORY_FILE
 
 
 def collect_inputs(
@@ -46,12 +46,12 @@ def collect_inputs(
     return ReportInputs(
         experiment=experiment,
         dataset=records.manifest.config["data"]["dataset"],
-        statistics=_read_json(records.folder / "statistics.json"),
+        statistics=read_json(records.folder / STATISTICS_FILE),
         class_counts={name: counts[name] for name in schema.class_names},
         evaluation=settings,
-        metrics=read_metrics(evaluation.folder),
+        metrics=read_json(evaluation.folder / METRICS_FILE),
         blessing=read_blessing(evaluation.folder),
-        history=_read_json(models.folder / "history.json"),
+        history=read_json(models.folder / HISTORY_FILE),
         manifests=[artifact.manifest for artifact in (records, models, evaluation)],
         gallery=_gallery(load_defended_model(models.folder), shown),
         perturbations=list(_perturbations(evaluation, settings, images, len(shown))),
@@ -65,13 +65,6 @@ def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
     return EvaluationConfig(**lists_as_tuples)
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SfmError(f"Cannot read {path} ({error}); run its stage again.") from error
 
 
 def _gallery(defended: DefendedModel, images: np.ndarray) -> Gallery:

@@ -13,6 +13,17 @@ NOT_RUN = "not run"
 ATTACK_NAMES: Mapping[str, str] = {"fgsm": "FGSM", "pgd": "PGD"}
 """Attacks a table has columns for, whether they were run or not, as the paper writes them."""
 
+_OTHER_ATTACK_NAMES: Mapping[str, str] = {
+    "mim": "MIM",
+    "diverse": "Diverse",
+    "noise": "noise",
+    "apgd_ce": "APGD-CE",
+    "apgd_dlr": "APGD-DLR",
+    "apgd_t": "APGD-T",
+    "square": "Square",
+}
+"""Attacks a table has columns for only where they were run."""
+
 DEFENCE_NAMES: Mapping[str, str] = {UNDEFENDED: "no defence", DEFENDED: "SFM-Defence"}
 """Defences a table has rows for, whether they were measured or not, in the report's words."""
 
@@ -104,7 +115,7 @@ def worst_case_cell(entry: Mapping[str, Any] | None) -> Cell:
 
 def attack_name(attack: str) -> str:
     """Returns an attack's name as the paper writes it."""
-    return ATTACK_NAMES.get(attack, attack.upper())
+    return {**ATTACK_NAMES, **_OTHER_ATTACK_NAMES}.get(attack, attack.upper())
 
 
 def find_entry(entries: Iterable[Mapping[str, Any]], **keys: Any) -> Mapping[str, Any] | None:

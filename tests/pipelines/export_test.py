@@ -12,7 +12,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.training.loading import load_defended_model
 
 
-def test_pushes_the_evaluated_model_once_and_again_where_it_was_deleted(tmp_path):
+def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find_it(tmp_path):
     run_directory = RunDirectory(tmp_path / "run")
     evaluation = testing.make_evaluation(run_directory)
     experiment = experiments.override(
@@ -32,6 +32,10 @@ def test_pushes_the_evaluated_model_once_and_again_where_it_was_deleted(tmp_path
 
     verification = json.loads((artifact.folder / "pushed.json").read_text())["verification"]
     assert (verification["examples"], verification["disagreeing_labels"]) == (12, 0)
+
+    # Another model's version hides this one from a server, so it is pushed again.
+    (tmp_path / "models" / "digits" / "2").mkdir()
+    assert pushed_folder(export(run_directory, experiment, False)).name == "3"
 
     shutil.rmtree(tmp_path / "models")
     assert pushed_folder(export(run_directory, experiment, False)).is_dir()

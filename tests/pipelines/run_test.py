@@ -6,6 +6,14 @@ import sys
 import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
+_EVALUATION = (
+    "--num_examples=16",
+    "--attacks=fgsm",
+    "--epsilons=8",
+    "--min_clean_accuracy=0",
+    "--max_clean_drop=1",
+    "--min_worst_case_accuracy=0",
+)
 _TINY = (
     "--max_train_examples=300",
     "--classifier_width=4",
@@ -14,12 +22,7 @@ _TINY = (
     "--pretraining_epochs=1",
     "--epochs=1",
     "--source_epochs=1",
-    "--num_examples=16",
-    "--attacks=fgsm",
-    "--epsilons=8",
-    "--min_clean_accuracy=0",
-    "--max_clean_drop=1",
-    "--min_worst_case_accuracy=0",
+    *_EVALUATION,
 )
 
 
@@ -48,7 +51,7 @@ def test_runs_every_stage_and_then_finds_them_finished(tmp_path):
     assert second.stdout == first.stdout
     assert second.stderr.count("found finished") == 6, second.stderr
 
-    part = _run(tmp_path / "run", *_TINY, "--from=evaluate", "--until=report")
+    part = _run(tmp_path / "run", *_EVALUATION, "--from=evaluate", "--until=report")
     assert [line.split(":")[0] for line in part.stderr.splitlines()] == ["evaluate", "report"]
 
 
@@ -57,6 +60,8 @@ def test_runs_every_stage_and_then_finds_them_finished(tmp_path):
     [
         (["--from=report", "--until=train"], "Error: --from=report comes after --until=train"),
         (["--from=evaluate"], "Error: Stage train has not finished in"),
+        (["--from=evaluate", "--epochs=5"], "Error: --epochs is of stage train, which --from=eval"),
+        (["--preprocessor=blur_3"], "Error: Unknown"),
         (["--epochs=0"], "Error: Invalid epochs 0; expected at least 1."),
     ],
 )

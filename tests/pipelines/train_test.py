@@ -4,6 +4,7 @@ import pytest
 
 from pipelines.ingest import ingest
 from pipelines.train import train
+from pipelines.validate import validate
 from sfm_tf import experiments
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
@@ -27,6 +28,9 @@ def _digits():
 def test_trains_the_defended_and_the_source_model(tmp_path, capsys):
     run_directory = RunDirectory(tmp_path)
     records = ingest(run_directory, _digits(), False)
+    with pytest.raises(SfmError, match="Stage validate has not finished"):
+        train(run_directory, _digits(), False)
+    validate(run_directory, _digits(), False)
     artifact = train(run_directory, _digits(), False)
     assert load_defended_model(artifact.folder).masker.output_shape == (None, 8, 8, 1)
     assert load_source_model(artifact.folder).output_shape == (None, 10)

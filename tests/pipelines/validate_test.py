@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines.ingest import ingest
-from pipelines.validate import validate
+from pipelines.validate import check_validated, validate
 from sfm_tf import experiments
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
@@ -34,7 +34,10 @@ def test_real_digits_have_no_anomaly(tmp_path):
 def test_a_leaked_image_stops_the_run_naming_its_place_each_time(tmp_path):
     run_directory = RunDirectory(tmp_path)
     _leak_a_training_image(ingest(run_directory, _digits(), False).folder)
-    message = r"1 anomalies, the first one leakage \(shard test-00000-of-00001.*index 0, label \d\)"
+    message = (
+        r"Anomalies in the records: 1, the first one leakage "
+        r"\(shard test-00000-of-00001.*index 0, label \d\)"
+    )
     for _ in range(2):
         with pytest.raises(SfmError, match=message):
             validate(run_directory, _digits(), False)
@@ -45,7 +48,19 @@ def test_an_allowed_kind_does_not_stop_the_run(tmp_path):
     _leak_a_training_image(ingest(run_directory, _digits(), False).folder)
     artifact = validate(run_directory, _digits(allowed_anomalies=("leakage",)), False)
     [anomaly] = json.loads((artifact.folder / "anomalies.json").read_text())
-    assert anomaly["kind"] == "leakage"
+    assert (anomaly["kind"], anomaly["stops"]) == ("leakage", False)
+    check_validated(run_directory, run_directory.latest("ingest"))
+
+
+def test_other_records_than_the_validated_ones_are_not_accepted(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    ingest(run_directory, _digits(), False)
+    validate(run_directory, _digits(), False)
+    other = ingest(run_directory, _digits(seed=1), False)
+    with pytest.raises(
+        SfmError, match="have not been validated; run `python -m pipelines.validate"
+    ):
+        check_validated(run_directory, other)
 
 
 def test_needs_the_records(tmp_path):

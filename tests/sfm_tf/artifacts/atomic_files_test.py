@@ -4,6 +4,7 @@ import os
 import pytest
 
 from sfm_tf.artifacts import atomic_files
+from sfm_tf.errors import SfmError
 
 
 def test_replaces_the_whole_file(tmp_path):
@@ -32,6 +33,14 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         atomic_files.write_json(tmp_path / "value.json", {"accuracy": float("nan")})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", [None, "{", "\xff"])
+def test_a_damaged_file_says_what_to_do(tmp_path, text):
+    if text is not None:
+        (tmp_path / "value.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(SfmError, match=r"Cannot read .*value\.json.*run its stage again"):
+        atomic_files.read_json(tmp_path / "value.json")
 
 
 def test_sync_folder_accepts_a_folder_and_refuses_a_missing_one(tmp_path):

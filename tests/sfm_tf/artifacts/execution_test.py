@@ -72,6 +72,25 @@ def test_every_dependency_changes_the_fingerprint(tmp_path, change):
     assert run_directory.latest("train") == after
 
 
+def test_forced_work_with_other_contents_is_read_anew_downstream(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+
+    def train_on(records, force):
+        ingest = _execution(stage="ingest", configs={"data": _Config(7)})
+        artifact = execute(ingest, run_directory, _write(records), force=force).artifact
+        return execute(_execution(inputs={"ingest": artifact}), run_directory, _write("weights"))
+
+    train_on("old records", False)
+    assert not train_on("new records", True).reused
+    assert train_on("unread", False).reused
+
+
+def test_other_data_from_outside_is_other_work(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    execute(_execution(source="12 files"), run_directory, _write("a"))
+    assert not execute(_execution(source="13 files"), run_directory, _write("b")).reused
+
+
 def test_going_back_to_earlier_settings_makes_them_the_latest_again(tmp_path):
     run_directory = RunDirectory(tmp_path)
     first = execute(_execution(), run_directory, _write("a")).artifact

@@ -54,10 +54,35 @@ def test_code_version_follows_imports_and_nothing_else(tmp_path, monkeypatch, ch
     assert (fingerprints.code_version("sfm_tf.report.document") != before) is differs
 
 
+def test_a_template_does_not_count_for_modules_of_other_packages(tmp_path, monkeypatch):
+    library = _library(tmp_path, monkeypatch)
+    (library / "train.py").write_text("from sfm_tf import metrics\n")
+    before = fingerprints.code_version("sfm_tf.train")
+    (library / "report" / "templates" / "page.j2").write_text("<div>")
+    assert fingerprints.code_version("sfm_tf.train") == before
+
+
+def test_content_digest_follows_names_and_bytes(tmp_path):
+    def digest(files):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return fingerprints.content_digest(folder)
+
+    first = digest({"a": b"alpha", "b/c": b"gamma"})
+    assert digest({"b/c": b"gamma", "a": b"alpha"}) == first
+    assert digest({"a": b"alphA", "b/c": b"gamma"}) != first
+    assert digest({"a": b"alpha", "b/d": b"gamma"}) != first
+    # Bytes that move from one file to the next are another content.
+    assert digest({"a": b"xy", "b": b"z"}) != digest({"a": b"x", "b": b"yz"})
+
+
 def test_code_version_of_the_real_library_reaches_what_is_imported():
     files = {path.name for path in fingerprints._code_files("sfm_tf.artifacts.execution")}
     assert {"execution.py", "manifest.py", "atomic_files.py", "errors.py"} <= files
     assert "experiments.py" not in files
+    assert not {name for name in files if name.endswith(".j2")}
 
 
 if __name__ == "__main__":

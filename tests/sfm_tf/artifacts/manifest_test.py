@@ -13,6 +13,7 @@ def _manifest():
         config={"training": {"epochs": 2}},
         seed=3,
         inputs={"ingest": "cd"},
+        content="0a",
         code_version="ef",
         package_versions={"tensorflow": "2.21.0"},
         started="2026-01-01T00:00:00+00:00",
@@ -28,7 +29,7 @@ def test_round_trip(tmp_path):
 def test_speaks_the_vocabulary_of_ml_metadata(tmp_path):
     write_manifest(tmp_path, _manifest())
     value = json.loads((tmp_path / "manifest.json").read_text())
-    assert value["artifact"] == {"stage": "train", "fingerprint": "ab"}
+    assert value["artifact"] == {"stage": "train", "fingerprint": "ab", "content": "0a"}
     assert value["execution"]["seed"] == 3
     assert value["events"] == [
         {"type": "INPUT", "stage": "ingest", "fingerprint": "cd"},

@@ -16,6 +16,7 @@ def _finish(run_directory, stage, fingerprint, content, inputs=None):
         config={},
         seed=0,
         inputs=inputs or {},
+        content="0a",
         code_version="",
         package_versions={},
         started="",
@@ -92,6 +93,15 @@ def test_partial_work_is_kept_unless_emptied(tmp_path):
     assert (kept / "checkpoint").read_text() == "epoch 1"
     emptied = run_directory.open_partial("train", "a" * 64, empty=True)
     assert list(emptied.iterdir()) == []
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    partial = run_directory.open_partial("train", "a" * 64, empty=False)
+    (partial / "checkpoint").mkdir()
+    (partial / "checkpoint" / ".epoch_00001.npz.17.tmp").write_text("half")
+    run_directory.open_partial("train", "a" * 64, empty=False)
+    assert list((partial / "checkpoint").iterdir()) == []
 
 
 def test_finish_replaces_a_forced_artifact_whole(tmp_path):

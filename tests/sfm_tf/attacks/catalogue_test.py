@@ -3,23 +3,37 @@ import numpy as np
 import pytest
 
 from sfm_tf.attacks.art_classifier import wrap_classifier
+from sfm_tf.attacks.auto_projected_gradient import AutoProjectedGradientDescent
 from sfm_tf.attacks.catalogue import build_attack
 from sfm_tf.attacks.compiled_attack import CompiledAttack
+from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
 from sfm_tf.attacks.fast_gradient import FastGradientMethod
+from sfm_tf.attacks.momentum_iterative import MomentumIterativeMethod
 from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.attacks.square import SquareAttack
+from sfm_tf.attacks.uniform_noise import UniformNoise
+from sfm_tf.config import ATTACKS, EvaluationConfig
 from sfm_tf.errors import SfmError
 
 SHAPE = (4, 4, 1)
 
 
 def _classifier():
-    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
-    return wrap_classifier(keras.Sequential(layers), 3, SHAPE, 8)
+    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(5)]
+    return wrap_classifier(keras.Sequential(layers), 5, SHAPE, 8)
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("fgsm", FastGradientMethod), ("pgd", ProjectedGradientDescent)]
+    ("name", "kind"),
+    [
+        ("fgsm", FastGradientMethod),
+        ("pgd", ProjectedGradientDescent),
+        ("mim", MomentumIterativeMethod),
+        ("diverse", DiverseInputsMethod),
+        ("noise", UniformNoise),
+        ("apgd_ce", AutoProjectedGradientDescent),
+        ("square", SquareAttack),
+    ],
 )
 def test_a_name_stands_for_its_attack(name, kind):
     config = EvaluationConfig(attack_batch_size=5)
@@ -37,10 +51,19 @@ def test_steps_are_configured_in_eight_bit_levels():
 
 
 @pytest.mark.parametrize(
-    "name", EvaluationConfig.__dataclass_fields__["attacks"].metadata["choices"]
+    ("name", "loss"),
+    [("apgd_ce", "cross_entropy"), ("apgd_dlr", "dlr"), ("apgd_t", "targeted_dlr")],
 )
+def test_each_apgd_has_its_loss_and_its_iterations(name, loss):
+    config = EvaluationConfig(apgd_iterations=9)
+    attack = build_attack(name, _classifier(), 8 / 255, config, 0)
+    assert (attack.loss, attack.iterations) == (loss, 9)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_that_can_be_configured_runs(name):
-    attack = build_attack(name, _classifier(), 8 / 255, EvaluationConfig(iterations=2), 0)
+    config = EvaluationConfig(iterations=2, apgd_iterations=5, square_queries=20)
+    attack = build_attack(name, _classifier(), 8 / 255, config, 0)
     assert isinstance(attack, CompiledAttack)
     images = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
     moved = attack.generate(images, np.array([0, 1, 2]))

@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,12 @@ from art.defences.preprocessor import FeatureSqueezing
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from sfm_tf.attacks.art_classifier import wrap_classifier
-from sfm_tf.attacks.compiled_attack import AttackOutcome, BatchOutcome, CompiledAttack
+from sfm_tf.attacks.compiled_attack import (
+    NOT_FOUND,
+    AttackOutcome,
+    BatchOutcome,
+    CompiledAttack,
+)
 from sfm_tf.errors import SfmError
 
 SHAPE = (2, 2, 1)
@@ -37,6 +44,11 @@ def _classifier(activation=None, clip_values=(0.0, 1.0), **options):
     layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, activation)]
     model = keras.Sequential(layers)
     return TensorFlowV2Classifier(model, 3, SHAPE, clip_values=clip_values, **options)
+
+
+def _outcome_at(batch, value):
+    zeros = tf.zeros_like(batch.labels, tf.float32)
+    return BatchOutcome(tf.fill(tf.shape(batch.images), value), zeros, zeros, zeros > 0.0)
 
 
 def _images(count):
@@ -161,6 +173,22 @@ def test_a_preprocessor_outside_tensorflow_is_refused():
 def test_share_of_zero_gradients():
     flags = np.array([True, False, False, True])
     assert AttackOutcome(flags, flags, flags, flags).zero_gradient_share == 0.5
+
+
+def test_an_image_is_found_unless_marked():
+    iterations = np.array([0, NOT_FOUND, 7])
+    outcome = AttackOutcome(iterations, iterations, iterations, iterations)
+    assert outcome.found.tolist() == [True, False, True]
+
+
+def test_without_a_radius_only_the_range_limits_the_images():
+    attack = Shift(_classifier(), **OPTIONS)
+    attack.epsilon = math.inf
+    attack._attack_batch = lambda batch: _outcome_at(batch, 1.0)
+    np.testing.assert_array_equal(attack.generate(_images(2), np.zeros(2, int)), 1.0)
+    attack._attack_batch = lambda batch: _outcome_at(batch, 1.01)
+    with pytest.raises(RuntimeError, match=r"to 1.0099\d* instead of within \[0, 1\]"):
+        attack.generate(_images(2), np.zeros(2, int))
 
 
 def test_takes_the_batched_classifier():

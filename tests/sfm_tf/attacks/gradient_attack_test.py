@@ -46,6 +46,32 @@ class MarginClimb(Climb):
         return -tf.gather(logits, labels, batch_dims=1)
 
 
+class SampledClimb(Climb):
+    gradient_samples = 3
+
+
+class JitteredClimb(Climb):
+    """Sees the image darker or brighter; steps up where it saw it brighter, else down."""
+
+    uniforms_per_view = 1
+
+    def _views(self, images, uniforms, memory):
+        return images + (uniforms - 0.5)[:, :, None, None]
+
+    def _search_direction(self, gradient, memory):
+        return gradient - Exponential.slope * np.exp(0.5), memory
+
+
+class Exponential(keras.Model):
+    """Its loss at label 0 is steeper the brighter the image: `slope` times exp(pixel)."""
+
+    slope = 0.5e-3
+
+    def call(self, images):
+        logit = tf.reduce_sum(2 * self.slope * tf.exp(images), axis=(1, 2, 3))
+        return tf.stack([tf.zeros_like(logit), logit], axis=1)
+
+
 class LinearModel(keras.Model):
     """Logits of fixed weights; counts how often Python runs its forward pass."""
 
@@ -238,6 +264,61 @@ def test_a_subclass_can_carry_momentum():
     moved = _attack(MomentumClimb, model).generate(images, labels)
     expected = _momentum_by_hand(model.kernel, images, labels, 0.1, 0.03, 5)
     np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_several_looks_give_the_mean_of_their_gradients():
+    """A model that draws anew for each image: here, one of three kernels by its position."""
+
+    class Alternating(keras.Model):
+        kernels = np.random.default_rng(3).normal(size=(3, 6, 3)).astype(np.float32)
+        shapes = []
+
+        def call(self, images):
+            self.shapes.append(images.shape)
+            kernels = tf.gather(self.kernels, tf.range(tf.shape(images)[0]) % 3)
+            return tf.einsum("bi,bij->bj", tf.reshape(images, (-1, 6)), kernels)
+
+    images, _ = _samples(8)
+    images, labels = 0.4 * images + 0.3, np.arange(8) % 3
+    model = Alternating()
+    attack = _attack(SampledClimb, model, norm=2)
+    attack.steps = Schedule(0.1, 1, keep_best=False)
+    outcome = attack.run(images, labels)
+    gradient = 0.0
+    for kernel in model.kernels:
+        error = softmax(images.reshape(8, 6) @ kernel, axis=1) - np.eye(3)[labels]
+        gradient = gradient + error @ kernel.T
+    expected = 0.1 * gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
+    np.testing.assert_allclose(outcome.images - images, expected.reshape(images.shape), atol=1e-6)
+    logits = outcome.images.reshape(8, 6) @ model.kernels
+    losses = -np.log(softmax(logits, axis=2))[:, np.arange(8), labels]
+    np.testing.assert_allclose(outcome.loss, losses.mean(axis=0), atol=1e-5)
+    assert (12, *SHAPE) in model.shapes
+
+
+def _steps_up(seed, batch_size, steps):
+    images = np.full((60, 1, 1, 1), 0.5, np.float32)
+    classifier = wrap_classifier(Exponential(), 2, (1, 1, 1), 64)
+    attack = JitteredClimb(classifier, **{**OPTIONS, "seed": seed, "batch_size": batch_size})
+    attack.steps = Schedule(1e-4, steps, keep_best=False)
+    moved = attack.generate(images, np.zeros(60, int)).ravel()
+    return np.round((moved - 0.5) / 1e-4).astype(int)
+
+
+def test_views_differ_from_image_to_image_and_from_step_to_step():
+    first = _steps_up(seed=1, batch_size=60, steps=1)
+    assert set(first) == {-1, 1}
+    assert abs(first.sum()) < 32
+    total = _steps_up(seed=1, batch_size=60, steps=7)
+    # Of seven fair steps up or down, a sum of 7 or -7 has a probability of 1/64.
+    assert {-3, -1, 1, 3} <= set(total) <= set(range(-7, 8, 2))
+    assert np.mean(np.abs(total) == 7) < 0.1
+
+
+def test_views_follow_the_seed_and_not_the_batch_size():
+    expected = _steps_up(seed=1, batch_size=60, steps=7)
+    assert _steps_up(seed=1, batch_size=7, steps=7).tolist() == expected.tolist()
+    assert _steps_up(seed=2, batch_size=60, steps=7).tolist() != expected.tolist()
 
 
 def test_the_stable_loss_moves_confident_predictions_in_the_right_direction():

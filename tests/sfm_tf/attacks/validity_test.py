@@ -31,6 +31,11 @@ def test_a_perturbation_on_the_sphere_is_valid(norm, epsilon):
     assert faults(IMAGES, _moved(0.1, -0.1, 0.1, 0.1), epsilon, norm) == []
 
 
+def test_without_a_radius_any_perturbation_inside_the_range_is_valid():
+    assert faults(IMAGES, _moved(0.5, -0.5, 0.5, -0.5), math.inf, 2.0) == []
+    assert len(faults(IMAGES, _moved(0.51), math.inf, 2.0)) == 1
+
+
 @pytest.mark.parametrize(
     ("adversarial_images", "epsilon", "phrase"),
     [

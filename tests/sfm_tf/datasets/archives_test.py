@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 import zipfile
 
 import pytest
@@ -109,6 +110,27 @@ def test_member_that_lies_about_its_size_is_not_read(tmp_path):
     path.write_bytes(path.read_bytes().replace(size, (10).to_bytes(4, "little")))
     with open_archive(path) as archive, pytest.raises(SfmError, match="Cannot read a of"):
         archive.read("a")
+
+
+def test_member_that_lies_about_its_size_takes_no_more_memory_than_it_claims(tmp_path):
+    size = 200_000_000
+    path = _zip(tmp_path / "a.zip", {"a": bytes(size)})
+    lied = path.read_bytes().replace(size.to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    path.write_bytes(lied)
+    with open_archive(path) as archive:
+        tracemalloc.start()
+        with pytest.raises(SfmError, match="Cannot read a of"):
+            archive.read("a")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_other_compressions_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("a", b"alpha")
+    with pytest.raises(SfmError, match="Member a of .* expected stored or deflated"):
+        open_archive(tmp_path / "a.zip")
 
 
 def test_fingerprint_follows_the_contents(tmp_path):

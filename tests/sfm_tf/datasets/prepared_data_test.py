@@ -10,7 +10,7 @@ from sfm_tf.errors import SfmError
 _IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), dtype=np.uint8)
 
 
-class Numbered(tfds.core.GeneratorBasedBuilder):
+class Numbered(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Images without ids."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -33,7 +33,7 @@ class Numbered(tfds.core.GeneratorBasedBuilder):
             raise self.error
 
 
-class Named(Numbered):
+class Named(Numbered, skip_registration=True):
     """Images with ids."""
 
     def _info(self):

@@ -263,7 +263,7 @@ def test_without_black_box_no_source_is_needed(models, tmp_path):
         ({"images": np.full((COUNT, *SHAPE), 2.0)}, "Divide 8-bit images by 255"),
         ({"labels": np.full(COUNT, 3)}, "expected 0 to 2"),
         ({"config": EvaluationConfig(attacks=())}, "Invalid attacks"),
-        ({"config": EvaluationConfig(epsilons=(8.0, 8.0))}, "each only once"),
+        ({"config": EvaluationConfig(epsilons=())}, "Invalid epsilons"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(models, tmp_path, changes, message):

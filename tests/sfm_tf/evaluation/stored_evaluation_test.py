@@ -4,9 +4,9 @@ import pyarrow.parquet
 import pytest
 
 from sfm_tf import testing
+from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.stored_evaluation import read_metrics
+from sfm_tf.evaluation.stored_evaluation import METRICS_FILE
 
 
 def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
@@ -16,16 +16,13 @@ def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
     assert len(rows) == 2 * (1 + 3) * 12
     clean = [row for row in rows if (row["defence"], row["attack"]) == ("sfm", "clean")]
     accuracy = sum(row["prediction"] == row["label"] for row in clean) / 12
-    [entry] = [entry for entry in read_metrics(folder)["clean"] if entry["defence"] == "sfm"]
+    [entry] = [
+        entry for entry in read_json(folder / METRICS_FILE)["clean"] if entry["defence"] == "sfm"
+    ]
     assert entry["accuracy"] == pytest.approx(accuracy)
     assert f"{accuracy:.4f}" in (folder / "NOT_BLESSED").read_text()
     index = json.loads((folder / "adversarial" / "index.json").read_text())
     assert {entry["threat_model"] for entry in index} == {"black_box", "gray_box", "white_box"}
-
-
-def test_missing_metrics_say_what_to_do(tmp_path):
-    with pytest.raises(SfmError, match=r"Cannot read .*metrics\.json.*run the evaluation again"):
-        read_metrics(tmp_path)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from sfm_tf.records.anomalies import KINDS, Anomaly, find_anomalies
+from sfm_tf.config import ANOMALY_KINDS
+from sfm_tf.records.anomalies import Anomaly, find_anomalies
 from sfm_tf.records.example import ImageRecord, encode_record
 from sfm_tf.records.schema import Schema
 from sfm_tf.records.writing import write_split
@@ -57,7 +58,7 @@ def _encoded_as(encoded, label=0):
 
 def _found(folder, schema=None):
     anomalies = find_anomalies(folder, schema or _schema())
-    assert {anomaly.kind for anomaly in anomalies} <= set(KINDS)
+    assert {anomaly.kind for anomaly in anomalies} <= set(ANOMALY_KINDS)
     return [
         (anomaly.kind, anomaly.split, anomaly.shard, anomaly.index, anomaly.label)
         for anomaly in anomalies

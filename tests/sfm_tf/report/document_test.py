@@ -77,6 +77,7 @@ def report_inputs() -> ReportInputs:
         config={"evaluation": {"iterations": 30}},
         seed=0,
         inputs={},
+        content="0a",
         code_version="0" * 64,
         package_versions={"keras": "3.15.1"},
         started="2025-01-02T03:04:05+00:00",

@@ -53,6 +53,7 @@ INPUTS = ReportInputs(
             config={"training": {"epochs": 2, "augmentation": "none"}},
             seed=3,
             inputs={},
+            content="0a",
             code_version="0" * 64,
             package_versions={"keras": "3.15.1"},
             started="2025-01-02T03:04:05+00:00",

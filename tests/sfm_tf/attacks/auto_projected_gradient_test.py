@@ -1,0 +1,396 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from art.attacks.evasion import AutoProjectedGradientDescent as ArtAutoProjectedGradientDescent
+from scipy.special import log_softmax
+from sklearn.datasets import load_digits
+
+from sfm_tf.attacks.art_classifier import wrap_classifier
+from sfm_tf.attacks.auto_projected_gradient import AutoProjectedGradientDescent
+from sfm_tf.attacks.norm_balls import BALLS as NORM_BALLS
+from sfm_tf.attacks.norm_balls import sample_points
+from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.errors import SfmError
+
+SHAPE = (8, 8, 1)
+LOSSES = ["cross_entropy", "dlr", "targeted_dlr"]
+ART_LOSSES = {"cross_entropy": "cross_entropy", "dlr": "difference_logits_ratio"}
+BALLS = [(math.inf, 0.1), (2, 0.5)]
+
+
+class Linear(keras.Model):
+    """Logits linear in the pixels; counts how often Python runs its forward pass."""
+
+    def __init__(self, class_count):
+        super().__init__()
+        self.kernel = np.random.default_rng(0).normal(size=(64, class_count)).astype(np.float32)
+        self.calls = 0
+
+    def call(self, images):
+        self.calls += 1
+        return tf.reshape(images, (-1, 64)) @ self.kernel
+
+
+class Masked(keras.Model):
+    """The same predictions with logits so far apart that the cross-entropy has no gradient."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def call(self, images):
+        return 1024.0 * self.model(images)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    return (images / 16).reshape(-1, *SHAPE).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def trained_model(digits):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input(SHAPE),
+        keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(digits[0][200:], digits[1][200:], batch_size=64, epochs=6, verbose=0)
+    return model
+
+
+def _samples(model, count=60):
+    """Images well inside [0, 1] with the labels that the model gives them."""
+    images = np.random.default_rng(1).uniform(0.3, 0.7, (count, *SHAPE)).astype(np.float32)
+    return images, np.asarray(model(images)).argmax(axis=1)
+
+
+def _attack(model, class_count=10, **options):
+    classifier = wrap_classifier(model, class_count, SHAPE, 100)
+    return AutoProjectedGradientDescent(
+        classifier, **{"epsilon": 0.1, "iterations": 20, "batch_size": 100, **options}
+    )
+
+
+def _accuracy(model, images, labels):
+    return np.mean(np.asarray(model(images)).argmax(axis=1) == labels)
+
+
+def _norms(change, norm):
+    return np.linalg.norm(change.reshape(len(change), -1).astype(np.float64), norm, axis=1)
+
+
+@pytest.mark.parametrize("iterations", [1, 20])
+def test_finds_the_worst_perturbation_of_a_linear_model(iterations):
+    model = Linear(2)
+    images, labels = _samples(model)
+    slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
+    moved = _attack(model, 2, epsilon=0.2, iterations=iterations).generate(images, labels)
+    np.testing.assert_allclose(moved, images + 0.2 * np.sign(slope), atol=1e-6)
+
+
+class Bumpy(keras.Model):
+    """Two logits with many maxima, so that the way to one depends on every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights_by_class = np.array([[2.0, -1.0], [1.0, 3.0], [-2.0, 1.0], [0.5, 2.0]])
+
+    def call(self, images):
+        waves = tf.sin(12.0 * tf.reshape(images, (-1, 4)))
+        return waves @ self.weights_by_class.astype(np.float32)
+
+    def lead_and_gradient(self, image, label):
+        """The lead of the wrong class, which the cross-entropy of two classes grows with."""
+        weights = self.weights_by_class @ ([-1.0, 1.0] if label == 0 else [1.0, -1.0])
+        waves, slopes = np.sin(12.0 * image.ravel()), 12.0 * np.cos(12.0 * image.ravel())
+        return waves @ weights, (slopes * weights).reshape(image.shape)
+
+
+def _project(image, center, norm, epsilon):
+    change = image - center
+    if norm == 2:
+        change = change * min(1.0, epsilon / np.linalg.norm(change))
+    return np.clip(center + np.clip(change, -epsilon, epsilon), 0.0, 1.0)
+
+
+def _apgd_by_the_book(model, center, label, start, norm, epsilon, checkpoints, iterations):
+    """Algorithm 1 of Croce and Hein 2020 for one image, with the paper's names."""
+    x, f, eta = [start], [model.lead_and_gradient(start, label)[0]], 2.0 * epsilon
+    x_max, f_max, rises, last_w, last_eta, last_f_max = start, f[0], 0, 0, eta, f[0]
+    for k in range(iterations):
+        gradient = model.lead_and_gradient(x[k], label)[1]
+        step = np.sign(gradient) if norm == math.inf else gradient / np.linalg.norm(gradient)
+        z = _project(x[k] + eta * step, center, norm, epsilon)
+        moved = z
+        if k > 0:
+            moved = x[k] + 0.75 * (z - x[k]) + 0.25 * (x[k] - x[k - 1])
+        x.append(_project(moved, center, norm, epsilon))
+        f.append(model.lead_and_gradient(x[-1], label)[0])
+        rises += f[-1] > f[-2]
+        if f[-1] > f_max:
+            x_max, f_max = x[-1], f[-1]
+        if k + 1 in checkpoints:
+            unchanged = last_eta == eta and last_f_max == f_max
+            last_eta, last_f_max = eta, f_max
+            if rises < 0.75 * (k + 1 - last_w) or unchanged:
+                eta, x[-1], f[-1] = eta / 2.0, x_max, f_max
+            rises, last_w = 0, k + 1
+    return x_max if f_max > model.lead_and_gradient(center, label)[0] else center
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.3), (2, 0.5)])
+def test_takes_the_steps_of_the_paper(norm, epsilon):
+    model, shape, count = Bumpy(), (2, 2, 1), 40
+    images = np.random.default_rng(2).uniform(0.0, 1.0, (count, *shape)).astype(np.float32)
+    labels = np.random.default_rng(3).integers(0, 2, count)
+    seeds = [[7, position] for position in range(count)]
+    folded = [tf.random.experimental.stateless_fold_in(seed, 0) for seed in seeds]
+    points = sample_points(NORM_BALLS[norm], tf.TensorShape(shape), tf.stack(folded)).numpy()
+    starts = np.clip(images + epsilon * points, 0.0, 1.0)
+    attack = AutoProjectedGradientDescent(
+        wrap_classifier(model, 2, shape, 64), norm=norm, epsilon=epsilon, iterations=30, seed=7
+    )
+    checkpoints = (7, 13, 18, 21, 24, 27, 28, 30)
+    expected = [
+        _apgd_by_the_book(model, *arguments, norm, epsilon, checkpoints, 30)
+        for arguments in zip(images.astype(np.float64), labels, starts, strict=True)
+    ]
+    distances = np.abs(attack.generate(images, labels) - expected).max(axis=(1, 2, 3))
+    # Where two losses are as good as equal, float32 and float64 may go separate ways.
+    assert np.mean(distances < 1e-3) >= 0.95
+
+
+def test_finds_the_worst_perturbation_of_a_linear_model_in_the_l2_ball():
+    model = Linear(2)
+    images, labels = _samples(model)
+    slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
+    moved = _attack(model, 2, norm=2, epsilon=0.2, iterations=30).generate(images, labels)
+    expected = images + 0.2 * slope / _norms(slope, 2)[:, None, None, None]
+    np.testing.assert_allclose(moved, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_fools_a_linear_model_wherever_it_can_be_fooled(loss):
+    """Class j can win within the ball exactly if z_j + epsilon |w_j - w_y|_1 > z_y."""
+    model = Linear(5)
+    images, labels = _samples(model, 200)
+    logits = np.asarray(model(images))
+    reach = np.abs(model.kernel[:, :, None] - model.kernel[:, None]).sum(axis=0)
+    gains = logits - logits.max(axis=1, keepdims=True) + 0.03 * reach[labels]
+    gains[np.arange(200), labels] = -np.inf
+    gain = gains.max(axis=1)
+    clear = np.abs(gain) > 0.02
+    assert 30 < np.sum(gain > 0) < 170
+    moved = _attack(model, 5, epsilon=0.03, loss=loss).generate(images, labels)
+    fooled = np.asarray(model(moved)).argmax(axis=1) != labels
+    np.testing.assert_array_equal(fooled[clear], gain[clear] > 0)
+
+
+@pytest.mark.parametrize("loss", sorted(ART_LOSSES))
+@pytest.mark.parametrize(("norm", "epsilon"), BALLS)
+def test_is_as_strong_as_art(trained_model, digits, norm, epsilon, loss):
+    images, labels = digits[0][:60], digits[1][:60]
+    attack = _attack(trained_model, norm=norm, epsilon=epsilon, loss=loss, iterations=15)
+    reference = ArtAutoProjectedGradientDescent(
+        attack.estimator,
+        norm=norm,
+        eps=epsilon,
+        eps_step=2 * epsilon,
+        max_iter=15,
+        nb_random_init=1,
+        batch_size=60,
+        loss_type=ART_LOSSES[loss],
+        verbose=False,
+    )
+    accuracy = _accuracy(trained_model, attack.generate(images, labels), labels)
+    expected = _accuracy(trained_model, reference.generate(images, labels), labels)
+    assert 0.2 < expected < 0.7
+    assert expected - 0.1 <= accuracy <= expected + 0.05
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), BALLS)
+def test_is_at_least_as_strong_as_pgd_of_as_many_steps(trained_model, digits, norm, epsilon):
+    images, labels = digits[0][:100], digits[1][:100]
+    attack = _attack(trained_model, norm=norm, epsilon=epsilon)
+    reference = ProjectedGradientDescent(
+        attack.estimator,
+        norm=norm,
+        epsilon=epsilon,
+        step_size=epsilon / 4,
+        iterations=20,
+        random_start=True,
+        keep_best=True,
+        loss="stable_cross_entropy",
+    )
+    expected = _accuracy(trained_model, reference.generate(images, labels), labels)
+    clean = _accuracy(trained_model, images, labels)
+    accuracies = [clean]
+    for loss in ("cross_entropy", "targeted_dlr"):
+        attack.set_params(loss=loss)
+        accuracies.append(_accuracy(trained_model, attack.generate(images, labels), labels))
+    assert max(accuracies[1:]) <= expected < clean - 0.2
+    assert accuracies[2] <= accuracies[1]
+
+
+@pytest.mark.parametrize("loss", ["dlr", "targeted_dlr"])
+def test_masked_gradients_do_not_stop_it(trained_model, digits, loss):
+    """A model known to be no more robust validates the attack (Carlini et al. 2019)."""
+    images, labels = digits[0][:100], digits[1][:100]
+    masked = Masked(trained_model)
+    attack = _attack(masked, epsilon=0.15, loss=loss)
+    blinded = ProjectedGradientDescent(
+        attack.estimator, epsilon=0.15, step_size=0.04, iterations=20
+    ).run(images, labels)
+    clean = _accuracy(masked, images, labels)
+    assert blinded.zero_gradient_share > 0.8
+    assert _accuracy(masked, blinded.images, labels) > clean - 0.1
+    outcome = attack.run(images, labels)
+    unmasked = _attack(trained_model, epsilon=0.15, loss=loss).generate(images, labels)
+    accuracy = _accuracy(masked, outcome.images, labels)
+    assert accuracy == pytest.approx(_accuracy(trained_model, unmasked, labels), abs=0.02)
+    assert accuracy < clean - 0.5
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "targeted_dlr"])
+@pytest.mark.parametrize(("norm", "epsilon"), BALLS)
+def test_stays_in_the_ball_and_its_diagnostics_hold(trained_model, digits, norm, epsilon, loss):
+    images, labels = digits[0][:50], digits[1][:50]
+    outcome = _attack(
+        trained_model, norm=norm, epsilon=epsilon, loss=loss, iterations=10, restarts=2
+    ).run(images, labels)
+    assert _norms(outcome.images - images, norm).max() <= epsilon + 1e-6
+    assert outcome.images.min() >= 0.0
+    assert outcome.images.max() <= 1.0
+    logits = np.asarray(trained_model(outcome.images), np.float64)
+    expected = -log_softmax(logits, axis=1)[np.arange(50), labels]
+    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-3, atol=1e-5)
+    runs = 2 * (9 if loss == "targeted_dlr" else 1)
+    assert outcome.iterations.max() <= 10 * runs
+    assert outcome.zero_gradient_share < 0.2
+
+
+def test_images_do_not_depend_on_the_batch_size(trained_model, digits):
+    images, labels = digits[0][:45], digits[1][:45]
+    attack = _attack(trained_model, loss="targeted_dlr", iterations=5, restarts=2)
+    expected = attack.generate(images, labels)
+    attack.set_params(batch_size=7)
+    other = np.abs(attack.generate(images, labels) - expected).max(axis=(1, 2, 3))
+    # A sign of a gradient next to zero may follow the rounding of the convolution.
+    assert np.mean(other < 1e-5) > 0.9
+
+
+def test_more_runs_never_fool_less(trained_model, digits):
+    images, labels = digits[0][:100], digits[1][:100]
+    attack = _attack(trained_model, loss="dlr", iterations=5)
+    accuracies = []
+    for restarts in (1, 2, 8):
+        attack.set_params(restarts=restarts)
+        outcome = attack.run(images, labels)
+        accuracies.append(_accuracy(trained_model, outcome.images, labels))
+        assert outcome.iterations.max() <= 5 * restarts
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[-1] < accuracies[0]
+    assert outcome.iterations.max() > 10
+
+
+def test_later_runs_leave_fooled_images_alone(trained_model, digits):
+    images, labels = digits[0][:60], digits[1][:60]
+    attack = _attack(trained_model, iterations=5)
+    first = attack.generate(images, labels)
+    attack.set_params(restarts=3)
+    later = attack.run(images, labels)
+    fooled = np.asarray(trained_model(first)).argmax(axis=1) != labels
+    assert 10 < fooled.sum() < 60
+    np.testing.assert_array_equal(later.images[fooled], first[fooled])
+    assert later.iterations[fooled].max() <= 5
+
+
+def test_an_image_that_cannot_be_made_worse_stays_as_it_is():
+    """At the corner of [0, 1] that the label's logit falls towards, every step is a step back."""
+    model = Linear(2)
+    slope = (model.kernel[:, 1] - model.kernel[:, 0]).reshape(1, *SHAPE)
+    corner = (slope > 0).astype(np.float32)
+    outcome = _attack(model, 2, epsilon=0.05).run(corner, np.array([0]))
+    np.testing.assert_array_equal(outcome.images, corner)
+    assert outcome.iterations.tolist() == [0]
+
+
+def test_random_starts_follow_the_seed(trained_model, digits):
+    images, labels = digits[0][:20], digits[1][:20]
+    attack = _attack(trained_model, iterations=2)
+    first = attack.generate(images, labels)
+    np.testing.assert_array_equal(attack.generate(images, labels), first)
+    attack.set_params(seed=1)
+    assert np.abs(attack.generate(images, labels) - first).max() > 0.01
+
+
+def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
+    images, labels = digits[0][:20], digits[1][:20]
+    mask = np.zeros((1, *SHAPE))
+    mask[:, :4] = 1
+    for norm in (math.inf, 2):
+        moved = _attack(trained_model, norm=norm).generate(images, labels, mask=mask)
+        np.testing.assert_array_equal(moved[:, 4:], images[:, 4:])
+        assert np.abs(moved[:, :4] - images[:, :4]).max() > 0.05
+
+
+def test_other_numbers_do_not_compile_anew():
+    model = Linear(5)
+    images, labels = _samples(model, 10)
+    attack = _attack(model, 5)
+    attack.generate(images, labels)
+    calls = model.calls
+    for options in ({"epsilon": 0.2}, {"rho": 0.5}, {"restarts": 2}, {"seed": 3}):
+        attack.set_params(**options)
+        attack.generate(images, labels)
+    assert model.calls == calls
+
+
+def test_takes_exactly_its_own_options():
+    expected = {"norm", "epsilon", "loss", "iterations", "restarts", "target_classes", "rho"}
+    attack = _attack(Linear(10))
+    assert set(attack.attack_params) == expected | {"batch_size", "seed"}
+    assert attack.targeted is False
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("loss", "hinge", "one of cross_entropy, dlr, targeted_dlr"),
+        ("restarts", 0, "an integer of at least 1"),
+        ("iterations", 0, "an integer of at least 1"),
+        ("target_classes", 1.5, "an integer of at least 1"),
+        ("rho", 1.5, "a number above 0"),
+        ("norm", 1, "'inf', math.inf or 2"),
+    ],
+)
+def test_bad_options_are_refused(option, value, expected):
+    message = f"Invalid {option} {value!r} of AutoProjectedGradientDescent; expected {expected}"
+    with pytest.raises(SfmError, match=message):
+        _attack(Linear(10), **{option: value})
+
+
+@pytest.mark.parametrize(("loss", "fewest"), [("dlr", 3), ("targeted_dlr", 4)])
+def test_a_loss_that_needs_more_classes_is_refused(loss, fewest):
+    message = f"{loss} loss of a model of {fewest - 1} classes; expected at least {fewest}"
+    with pytest.raises(SfmError, match=message):
+        _attack(Linear(fewest - 1), fewest - 1, loss=loss)
+    attack = _attack(Linear(fewest - 1), fewest - 1)
+    with pytest.raises(SfmError, match=message):
+        attack.set_params(epsilon=0.3, loss=loss)
+    assert attack.epsilon == 0.1
+    _attack(Linear(fewest), fewest, loss=loss)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

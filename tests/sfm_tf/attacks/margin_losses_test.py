@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.attacks.margin_losses import (
+    check_class_count,
+    difference_of_logits_ratio,
+    margin,
+    targeted_difference_of_logits_ratio,
+    without_label,
+)
+from sfm_tf.errors import SfmError
+
+LOGITS = np.array([[5.0, 1.0, 3.0, -2.0], [5.0, 1.0, 3.0, -2.0], [0.5, 4.0, 4.5, 0.0]], np.float32)
+LABELS = np.array([0, 2, 1])
+TARGETS = np.array([2, 0, 3])
+
+
+def _random_logits(count=200):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(count, 6)).astype(np.float32)
+    return logits, random.integers(0, 6, count), random.integers(0, 6, count)
+
+
+def test_margin_by_hand():
+    values = margin(tf.constant(LOGITS), tf.constant(LABELS))
+    np.testing.assert_allclose(values, [5 - 3, 3 - 5, 4 - 4.5])
+
+
+def test_margin_is_negative_exactly_where_the_prediction_is_wrong():
+    logits, labels, _ = _random_logits()
+    values = margin(tf.constant(logits), tf.constant(labels)).numpy()
+    np.testing.assert_array_equal(values < 0, logits.argmax(axis=1) != labels)
+
+
+def test_without_label_leaves_the_others():
+    logits = without_label(tf.constant(LOGITS), tf.constant(LABELS)).numpy()
+    assert logits.tolist()[1] == [5.0, 1.0, -np.inf, -2.0]
+
+
+def test_dlr_by_hand():
+    """Row 1: -(5 - 3) / (5 - 1); row 2: -(3 - 5) / (5 - 1); row 3: -(4 - 4.5) / (4.5 - 0.5)."""
+    values = difference_of_logits_ratio(tf.constant(LOGITS), tf.constant(LABELS))
+    np.testing.assert_allclose(values, [-0.5, 0.5, 0.125], rtol=1e-6)
+
+
+def test_targeted_dlr_by_hand():
+    """Rows 1, 2: -/+(5 - 3) / (5 - (1 - 2) / 2); row 3: -(4 - 0) / (4.5 - (0.5 + 0) / 2)."""
+    arguments = (tf.constant(array) for array in (LOGITS, LABELS, TARGETS))
+    values = targeted_difference_of_logits_ratio(*arguments)
+    np.testing.assert_allclose(values, [-2 / 5.5, 2 / 5.5, -4 / 4.25], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3, 1e6])
+def test_neither_ratio_depends_on_scale_or_offset(scale):
+    logits, labels, targets = _random_logits()
+    other = (scale * (logits.astype(np.float64) + 1.0)).astype(np.float32)
+    for loss, arguments in (
+        (difference_of_logits_ratio, (labels,)),
+        (targeted_difference_of_logits_ratio, (labels, targets)),
+    ):
+        expected = loss(tf.constant(logits), *map(tf.constant, arguments))
+        values = loss(tf.constant(other), *map(tf.constant, arguments))
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_dlr_equals_its_definition_by_sorting():
+    logits, labels, targets = _random_logits()
+    ordered = np.sort(logits.astype(np.float64), axis=1)
+    rows = np.arange(len(labels))
+    others = np.where(np.eye(6, dtype=bool)[labels], -np.inf, logits).max(axis=1)
+    plain = -(logits[rows, labels] - others) / (ordered[:, -1] - ordered[:, -3])
+    scale = ordered[:, -1] - (ordered[:, -3] + ordered[:, -4]) / 2
+    targeted = -(logits[rows, labels] - logits[rows, targets]) / scale
+    tensors = tuple(tf.constant(array) for array in (logits, labels, targets))
+    np.testing.assert_allclose(difference_of_logits_ratio(*tensors[:2]), plain, rtol=1e-4)
+    np.testing.assert_allclose(targeted_difference_of_logits_ratio(*tensors), targeted, rtol=1e-4)
+
+
+def test_gradient_of_dlr_by_hand():
+    """Label 0 of (5, 1, 3, -2): -(z0 - z2) / (z0 - z1), so with a = 2 and b = 4 ...
+
+    dz0: -1/b + a/b^2 = -1/8; dz2: 1/b = 1/4; dz1: -a/b^2 = -1/8.
+    """
+    logits = tf.constant(LOGITS[:1])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = difference_of_logits_ratio(logits, tf.constant(LABELS[:1]))
+    np.testing.assert_allclose(tape.gradient(loss, logits), [[-0.125, -0.125, 0.25, 0]], rtol=1e-6)
+
+
+def test_equal_logits_have_a_finite_loss():
+    logits, labels = tf.zeros((1, 4)), tf.constant([1])
+    assert difference_of_logits_ratio(logits, labels).numpy().tolist() == [0.0]
+    assert targeted_difference_of_logits_ratio(logits, labels, labels).numpy().tolist() == [0.0]
+
+
+def test_too_few_classes_are_refused():
+    labels = tf.zeros(2, tf.int64)
+    with pytest.raises(SfmError, match="DLR loss of a model of 2 classes; expected at least 3"):
+        difference_of_logits_ratio(tf.zeros((2, 2)), labels)
+    with pytest.raises(SfmError, match="targeted DLR loss of a model of 3 classes; .* least 4"):
+        targeted_difference_of_logits_ratio(tf.zeros((2, 3)), labels, labels)
+
+
+def test_enough_classes_pass():
+    check_class_count("dlr", 3, 3)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
