@@ -78,13 +78,14 @@ class Fitting:
         training: dict[str, float] = {}
         for phase_index in range(len(epoch.phases)):
             training.update(self._run_pass(index, phase_index, validation))
-        measured = self.trainer.evaluate(
-            evaluation_batches(
-                self.validation.images, self.validation.labels, self.config.batch_size
-            ),
-            return_dict=True,
-            verbose=0,
+        batches = evaluation_batches(
+            self.validation.images, self.validation.labels, self.config.batch_size
         )
+        # Keras before 3.13 gives tensors.
+        measured = {
+            name: float(value)
+            for name, value in self.trainer.evaluate(batches, return_dict=True, verbose=0).items()
+        }
         check_finite(measured, f"the validation after epoch {index + 1} of {epoch.stage}")
         if "mask_mean" in measured and (warning := describe_collapse(measured)):
             logging.warning("Epoch %d of %s: %s", index + 1, epoch.stage, warning)
