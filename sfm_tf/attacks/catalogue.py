@@ -1,7 +1,7 @@
 """The attacks that an evaluation can name."""
 
-import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
@@ -16,116 +16,39 @@ from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.config import PIXEL_LEVELS, EvaluationConfig
 from sfm_tf.errors import SfmError
 
-AttackBuilder = Callable[[TensorFlowV2Classifier, float, EvaluationConfig, int], CompiledAttack]
-
 # Confident models look robust to a gradient that float32 has rounded away.
 _LOSS = "stable_cross_entropy"
 
 
-def _fgsm(
-    estimator: TensorFlowV2Classifier, epsilon: float, config: EvaluationConfig, seed: int
-) -> CompiledAttack:
-    return FastGradientMethod(
-        estimator,
-        epsilon=epsilon,
-        loss=_LOSS,
-        batch_size=config.attack_batch_size,
-        seed=seed,
-    )
+def _steps(config: EvaluationConfig) -> dict[str, Any]:
+    return {
+        "step_size": config.step_size / PIXEL_LEVELS,
+        "iterations": config.iterations,
+        "loss": _LOSS,
+    }
 
 
-def _pgd(
-    estimator: TensorFlowV2Classifier, epsilon: float, config: EvaluationConfig, seed: int
-) -> CompiledAttack:
-    return ProjectedGradientDescent(
-        estimator,
-        epsilon=epsilon,
-        step_size=config.step_size / PIXEL_LEVELS,
-        iterations=config.iterations,
-        random_start=True,
-        keep_best=True,
-        loss=_LOSS,
-        batch_size=config.attack_batch_size,
-        seed=seed,
-    )
+def _apgd(loss: str) -> Callable[[EvaluationConfig], dict[str, Any]]:
+    return lambda config: {"loss": loss, "iterations": config.apgd_iterations, "restarts": 1}
 
 
-def _mim(
-    estimator: TensorFlowV2Classifier, epsilon: float, config: EvaluationConfig, seed: int
-) -> CompiledAttack:
-    return MomentumIterativeMethod(
-        estimator,
-        epsilon=epsilon,
-        step_size=config.step_size / PIXEL_LEVELS,
-        iterations=config.iterations,
-        keep_best=True,
-        loss=_LOSS,
-        batch_size=config.attack_batch_size,
-        seed=seed,
-    )
-
-
-def _diverse(
-    estimator: TensorFlowV2Classifier, epsilon: float, config: EvaluationConfig, seed: int
-) -> CompiledAttack:
-    return DiverseInputsMethod(
-        estimator,
-        epsilon=epsilon,
-        step_size=config.step_size / PIXEL_LEVELS,
-        iterations=config.iterations,
-        loss=_LOSS,
-        batch_size=config.attack_batch_size,
-        seed=seed,
-    )
-
-
-def _noise(
-    estimator: TensorFlowV2Classifier, epsilon: float, config: EvaluationConfig, seed: int
-) -> CompiledAttack:
-    return UniformNoise(estimator, epsilon=epsilon, batch_size=config.attack_batch_size, seed=seed)
-
-
-def _apgd(
-    loss: str,
-    estimator: TensorFlowV2Classifier,
-    epsilon: float,
-    config: EvaluationConfig,
-    seed: int,
-) -> CompiledAttack:
-    return AutoProjectedGradientDescent(
-        estimator,
-        epsilon=epsilon,
-        loss=loss,
-        iterations=config.apgd_iterations,
-        restarts=1,
-        batch_size=config.attack_batch_size,
-        seed=seed,
-    )
-
-
-def _square(
-    estimator: TensorFlowV2Classifier, epsilon: float, config: EvaluationConfig, seed: int
-) -> CompiledAttack:
-    return SquareAttack(
-        estimator,
-        epsilon=epsilon,
-        queries=config.square_queries,
-        batch_size=config.attack_batch_size,
-        seed=seed,
-    )
-
-
-_BUILDERS: Mapping[str, AttackBuilder] = {
-    "fgsm": _fgsm,
-    "pgd": _pgd,
-    "mim": _mim,
-    "diverse": _diverse,
-    "noise": _noise,
-    "apgd_ce": functools.partial(_apgd, "cross_entropy"),
-    "apgd_dlr": functools.partial(_apgd, "dlr"),
-    "apgd_t": functools.partial(_apgd, "targeted_dlr"),
-    "square": _square,
+_ATTACKS: Mapping[
+    str, tuple[type[CompiledAttack], Callable[[EvaluationConfig], dict[str, Any]]]
+] = {
+    "fgsm": (FastGradientMethod, lambda config: {"loss": _LOSS}),
+    "pgd": (
+        ProjectedGradientDescent,
+        lambda config: {**_steps(config), "random_start": True, "keep_best": True},
+    ),
+    "mim": (MomentumIterativeMethod, lambda config: {**_steps(config), "keep_best": True}),
+    "diverse": (DiverseInputsMethod, _steps),
+    "noise": (UniformNoise, lambda config: {}),
+    "apgd_ce": (AutoProjectedGradientDescent, _apgd("cross_entropy")),
+    "apgd_dlr": (AutoProjectedGradientDescent, _apgd("dlr")),
+    "apgd_t": (AutoProjectedGradientDescent, _apgd("targeted_dlr")),
+    "square": (SquareAttack, lambda config: {"queries": config.square_queries}),
 }
+"""Each attack's class, and its options beside those that all attacks have."""
 
 
 def build_attack(
@@ -152,6 +75,13 @@ def build_attack(
     Raises:
         SfmError: If there is no such attack, or a setting is outside its limits.
     """
-    if name not in _BUILDERS:
-        raise SfmError(f"Unknown attack {name!r}; expected one of {', '.join(_BUILDERS)}.")
-    return _BUILDERS[name](estimator, epsilon, config, seed)
+    if name not in _ATTACKS:
+        raise SfmError(f"Unknown attack {name!r}; expected one of {', '.join(_ATTACKS)}.")
+    attack, options = _ATTACKS[name]
+    return attack(
+        estimator,
+        epsilon=epsilon,
+        batch_size=config.attack_batch_size,
+        seed=seed,
+        **options(config),
+    )
