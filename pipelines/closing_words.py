@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from pipelines.export import pushed_folder
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
-from sfm_tf.evaluation.stored_evaluation import METRICS_FILE
-from sfm_tf.report.collection import evaluation_settings
+from sfm_tf.evaluation.stored_evaluation import METRICS_FILE, evaluation_settings
 from sfm_tf.report.statements import THREAT_MODEL_NAMES
 from sfm_tf.report.tables import accuracy_table, render_text
 

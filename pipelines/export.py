@@ -18,9 +18,9 @@ from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment, ExportConfig
 from sfm_tf.evaluation.blessing import read_blessing
+from sfm_tf.evaluation.stored_evaluation import evaluation_settings
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
-from sfm_tf.report.collection import evaluation_settings
 from sfm_tf.serving.pushing import push_blessed
 from sfm_tf.serving.versions import next_version
 from sfm_tf.training.loading import load_defended_model

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation import blessing, metrics, results, runner
 from sfm_tf.models.defended_model import DefendedModel
@@ -57,3 +58,12 @@ def write_evaluation(
     write_json(folder / METRICS_FILE, summary)
     blessing.write_blessing(folder, verdict)
     return verdict
+
+
+def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
+    """Returns the settings that an evaluation ran with."""
+    values = evaluation.manifest.config["evaluation"]
+    lists_as_tuples = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return EvaluationConfig(**lists_as_tuples)

@@ -13,7 +13,11 @@ from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.blessing import read_blessing
 from sfm_tf.evaluation.results import DEFENDED
-from sfm_tf.evaluation.stored_evaluation import ADVERSARIAL_FOLDER, METRICS_FILE
+from sfm_tf.evaluation.stored_evaluation import (
+    ADVERSARIAL_FOLDER,
+    METRICS_FILE,
+    evaluation_settings,
+)
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
@@ -56,15 +60,6 @@ def collect_inputs(
         gallery=_gallery(load_defended_model(models.folder), shown),
         perturbations=list(_perturbations(evaluation, settings, images, len(shown))),
     )
-
-
-def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
-    """Returns the settings that an evaluation ran with."""
-    values = evaluation.manifest.config["evaluation"]
-    lists_as_tuples = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return EvaluationConfig(**lists_as_tuples)
 
 
 def _gallery(defended: DefendedModel, images: np.ndarray) -> Gallery:

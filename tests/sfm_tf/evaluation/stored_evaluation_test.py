@@ -6,7 +6,7 @@ import pytest
 from sfm_tf import testing
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.evaluation.stored_evaluation import METRICS_FILE
+from sfm_tf.evaluation.stored_evaluation import METRICS_FILE, evaluation_settings
 
 
 def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
@@ -23,6 +23,11 @@ def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
     assert f"{accuracy:.4f}" in (folder / "NOT_BLESSED").read_text()
     index = json.loads((folder / "adversarial" / "index.json").read_text())
     assert {entry["threat_model"] for entry in index} == {"black_box", "gray_box", "white_box"}
+
+
+def test_settings_are_those_the_evaluation_ran_with(tmp_path):
+    settings = evaluation_settings(testing.make_evaluation(RunDirectory(tmp_path)))
+    assert (settings.num_examples, settings.attacks, settings.epsilons) == (12, ("fgsm",), (16.0,))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from sfm_tf.config import ReportConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
-from sfm_tf.report.collection import collect_inputs, evaluation_settings
+from sfm_tf.report.collection import collect_inputs
 
 
 @pytest.fixture(name="artifacts", scope="module")
@@ -44,11 +44,6 @@ def test_shows_each_threat_models_perturbation_of_those_images(artifacts):
         np.testing.assert_array_equal(perturbation.images, inputs.gallery.images)
         distance = np.abs(perturbation.adversarial_images - perturbation.images).max()
         assert 0.0 < distance <= 16 / 255 + 1e-6
-
-
-def test_settings_are_those_the_evaluation_ran_with(artifacts):
-    settings = evaluation_settings(artifacts[2])
-    assert (settings.num_examples, settings.attacks, settings.epsilons) == (12, ("fgsm",), (16.0,))
 
 
 def test_a_deleted_set_says_what_to_do(tmp_path):
