@@ -6,7 +6,7 @@ from pipelines.export import pushed_folder
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.evaluation.stored_evaluation import METRICS_FILE, evaluation_settings
-from sfm_tf.report.statements import THREAT_MODEL_NAMES
+from sfm_tf.report.statements import shown_threat_models
 from sfm_tf.report.tables import accuracy_table, render_text
 
 _SERVING_PORT = 8501  # TensorFlow Serving's REST port.
@@ -17,7 +17,7 @@ def _tables(evaluation: Artifact) -> str:
     settings = evaluation_settings(evaluation)
     tables = [
         accuracy_table(metrics, name, f"Accuracy, {title}, 95% interval", settings.epsilons)
-        for name, title in THREAT_MODEL_NAMES.items()
+        for name, title in shown_threat_models(settings).items()
     ]
     return "\n\n".join(render_text(table.transposed()) for table in tables)
 

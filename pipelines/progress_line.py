@@ -12,9 +12,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 class ProgressLine:
     """Shows how far a stage is; use as a context manager."""
 
-    def __init__(self, stage: str) -> None:
-        """Names the stage that the line begins with."""
-        self._stage = stage
+    def __init__(self, stage: str, unit: str = "") -> None:
+        """Names the stage that the line begins with, and what it counts, to tell their rate."""
+        self._stage, self._unit = stage, unit
+        self._rate_start = (0.0, 0)
         self._bar: tqdm | None = None
         self._phase = self._waiting = ""
         self._last_print = time.monotonic()
@@ -52,14 +53,21 @@ class ProgressLine:
         if phase != self._phase or self._bar is None:
             self._close()
             self._phase = phase
-            self._bar = tqdm(total=total, desc=f"{self._stage}: {phase}", leave=False)
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                desc=f"{self._stage}: {phase}",
+                leave=False,
+                unit=f" {self._unit}" if self._unit else "it",
+            )
         self._bar.total = total
         self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def _print(self, phase: str, done: int, total: int | None, figures: str) -> None:
         count = f"{done}" if total is None else f"{done}/{total}"
-        line = f"{self._stage}: {phase} {count} {figures}".rstrip()
+        speed = self._speed(phase, done, total)
+        line = " ".join(f"{self._stage}: {phase} {count} {speed} {figures}".split())
         if phase != self._phase:
             self._print_waiting()
         is_due = time.monotonic() - self._last_print >= _SECONDS_BETWEEN_LINES
@@ -67,6 +75,18 @@ class ProgressLine:
         if phase != self._phase or is_due:
             self._print_waiting()
         self._phase = phase
+
+    def _speed(self, phase: str, done: int, total: int | None) -> str:
+        """Returns units per second and the seconds left, once there are any in this phase."""
+        now = time.monotonic()
+        if phase != self._phase:
+            self._rate_start = (now, done)
+        start, first = self._rate_start
+        if not self._unit or done == first or now == start:
+            return ""
+        rate = (done - first) / (now - start)
+        left = "" if total is None else f", {(total - done) / rate:.0f} s left"
+        return f"{self._unit}, {rate:.3g} {self._unit}/s{left}"
 
     def _print_waiting(self) -> None:
         """Prints the latest line that was held back, the last one of its phase among them."""

@@ -25,13 +25,15 @@ flag_definitions.define_flags(["report"], MODULE)
 def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
     """Returns the report on the latest evaluation."""
     evaluation = run_directory.latest("evaluate")
-    models = run_directory.input_of(evaluation, "train")
-    records = run_directory.input_of(evaluation, "ingest")
+    inputs = {
+        stage: run_directory.input_of(evaluation, stage) for stage in evaluation.manifest.inputs
+    }
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("tables and figures", 0, 1)
-        inputs = collect_inputs(experiment.name, records, models, evaluation, experiment.report)
-        build_report(inputs, folder)
+        records, models = inputs["ingest"], inputs.get("train")
+        collected = collect_inputs(experiment.name, records, models, evaluation, experiment.report)
+        build_report(collected, folder)
         progress.update("tables and figures", 1, 1)
 
     execution = Execution(
@@ -39,7 +41,7 @@ def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         module=MODULE,
         configs={"report": experiment.report},
         seed=experiment.seed,
-        inputs={"ingest": records, "train": models, "evaluate": evaluation},
+        inputs={**inputs, "evaluate": evaluation},
     )
     return execute_stage(execution, run_directory, produce, force)
 

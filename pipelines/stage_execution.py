@@ -15,9 +15,18 @@ def execute_stage(
     run_directory: RunDirectory,
     produce: Callable[[pathlib.Path, ProgressLine], None],
     force: bool,
+    unit: str = "",
 ) -> Artifact:
-    """Returns the stage's artifact, made now or found finished, and says which."""
-    with ProgressLine(execution.stage) as progress:
+    """Returns the stage's artifact, made now or found finished, and says which.
+
+    Args:
+        execution: What is to be done.
+        run_directory: Where artifacts are kept.
+        produce: Writes the artifact's files, telling the progress line of it.
+        force: Whether to do the work again even where the artifact is there.
+        unit: What the progress line counts, if it is to tell their rate.
+    """
+    with ProgressLine(execution.stage, unit) as progress:
         outcome = execute(
             execution, run_directory, lambda folder: produce(folder, progress), force=force
         )

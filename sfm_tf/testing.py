@@ -8,11 +8,11 @@ from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import DataConfig, EvaluationConfig, ModelConfig
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.evaluation.stored_evaluation import write_evaluation
+from sfm_tf.evaluation.subjects import load_subjects
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
 from sfm_tf.training import model_files
 from sfm_tf.training.blueprint import Blueprint, Seeds, read_channel_statistics
-from sfm_tf.training.loading import load_defended_model, load_source_model
 
 _MODULE = "sfm_tf.testing"
 
@@ -74,10 +74,18 @@ def make_evaluation(
     def produce(folder: pathlib.Path) -> None:
         schema = read_schema(records.folder)
         images, labels = load_split(records.folder, "test", schema, num_examples)
-        defended = load_defended_model(models.folder)
-        source = load_source_model(models.folder)
+        subjects = load_subjects(config, models.folder, schema)
+        store = run_directory.shared_folder("evaluate", "adversarial")
         write_evaluation(
-            defended, source, images, labels, config, 0, folder, lambda phrase, done, total: None
+            subjects.models,
+            subjects.source,
+            images,
+            labels,
+            config,
+            0,
+            folder,
+            store,
+            lambda phrase, done, total: None,
         )
 
     execution = Execution(

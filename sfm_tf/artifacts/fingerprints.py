@@ -35,12 +35,14 @@ def config_values(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def content_digest(folder: pathlib.Path) -> str:
-    """Returns a digest of the names and the contents of all files below `folder`."""
+def content_digest(path: pathlib.Path) -> str:
+    """Returns a digest of a file, or of the names and the contents of all files below a folder."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        with open(path, "rb") as file:
+    files = [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]
+    for found in sorted(files):
+        name = found.relative_to(path).as_posix()
+        digest.update(f"{name} {found.stat().st_size}\n".encode())
+        with open(found, "rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     return digest.hexdigest()

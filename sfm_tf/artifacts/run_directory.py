@@ -3,6 +3,7 @@
     <workdir>/experiment.json                the experiment that owns the directory
     <workdir>/<stage>/<fingerprint>/         a finished artifact with its manifest.json
     <workdir>/<stage>/<fingerprint>.partial/ work that was not finished, to be resumed
+    <workdir>/<stage>/<name>/                what executions of a stage share, such as adversarial
     <workdir>/<stage>/latest                 the fingerprint of the artifact to read next
 
 An artifact is never overwritten by one of other settings: both stay, each under its fingerprint.
@@ -98,14 +99,23 @@ class RunDirectory:
         Raises:
             SfmError: If it was deleted.
         """
+        maker = artifact.manifest.stage
+        if stage not in artifact.manifest.inputs:
+            raise SfmError(
+                f"{artifact.folder} was made without stage {stage}; run stages {stage} and {maker} "
+                "first."
+            )
         found = self.find(stage, artifact.manifest.inputs[stage])
         if found is None:
-            maker = artifact.manifest.stage
             raise SfmError(
                 f"The {stage} artifact that {artifact.folder} was made from is gone; run stage "
                 f"{stage} and then {maker} again."
             )
         return found
+
+    def shared_folder(self, stage: str, name: str) -> pathlib.Path:
+        """Returns the folder `name` that all executions of `stage` share; it may not be there."""
+        return self.root / stage / name
 
     def set_latest(self, artifact: Artifact) -> None:
         """Makes `artifact` what later stages read."""

@@ -1,7 +1,6 @@
 """Projected gradient ascent that chooses its own step sizes: APGD."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -9,16 +8,11 @@ import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from sfm_tf.attacks.attack_options import COUNT, NORM, POSITIVE, SEED, SHARE, Option
-from sfm_tf.attacks.candidates import (
-    Candidate,
-    better,
-    evaluate,
-    make_candidate,
-    worst_candidate,
-)
+from sfm_tf.attacks.candidates import Candidate, Evaluation, better, evaluate, make_candidate
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import stable_cross_entropy
 from sfm_tf.attacks.input_gradients import usable_gradient
+from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.margin_losses import (
     check_class_count,
     difference_of_logits_ratio,
@@ -26,12 +20,11 @@ from sfm_tf.attacks.margin_losses import (
     targeted_difference_of_logits_ratio,
     without_label,
 )
-from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
-from sfm_tf.attacks.selection import choose
-from sfm_tf.attacks.step_pacing import Pace, adapt, checkpoint_windows, initial_pace
-
-# Croce and Hein 2020, Algorithm 1: alpha, the weight of the new step beside the one before.
-_NEW_STEP_WEIGHT = 0.75
+from sfm_tf.attacks.norm_balls import BALLS, sample_points
+from sfm_tf.attacks.paced_ascent import Limits, Point, ascend
+from sfm_tf.attacks.seeds import numbered
+from sfm_tf.attacks.step_pacing import checkpoint_windows
+from sfm_tf.attacks.unfinished import advance_unfinished
 
 
 class _Loss(NamedTuple):
@@ -58,48 +51,23 @@ _LOSS = Option(
 )
 
 
-class _Limits(NamedTuple):
-    """What can change without compiling anew, except for the number of `windows`."""
-
-    epsilon: tf.Tensor
-    rho: tf.Tensor
-    restarts: tf.Tensor
-    windows: tf.Tensor
-
-
 class _Mode(NamedTuple):
     """What the compiled search is specialised for."""
 
     norm: float | str
     loss: str
     target_count: int
+    looks: int
 
 
-class _Point(NamedTuple):
-    """An iterate: its images, the loss there and the gradient of that."""
+class _Aim(NamedTuple):
+    """The images of a run and, for each, the class it goes for if the loss is targeted."""
 
-    images: tf.Tensor
-    objective: tf.Tensor
-    gradient: tf.Tensor
-
-
-class _Climb(NamedTuple):
-    """The state of one run.
-
-    `images` are evaluated next, `last` is the point they were reached from, `top` the one of the
-    highest objective, `best` the most damaging one, and `is_stuck` tells which images had a
-    gradient of zero to begin with.
-    """
-
-    images: tf.Tensor
-    last: _Point
-    top: _Point
-    pace: Pace
-    best: Candidate
-    is_stuck: tf.Tensor
+    batch: AttackBatch
+    targets: tf.Tensor
 
 
-class AutoProjectedGradientDescent(CompiledAttack):
+class AutoProjectedGradientDescent(KeywordOptions, CompiledAttack):
     """Momentum, and steps that halve where progress stalls: APGD.
 
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -107,9 +75,13 @@ class AutoProjectedGradientDescent(CompiledAttack):
     begin with. A checkpoint that halves it also takes the image back to its best iterate.
 
     Every run starts at a random point of the ball. The first one takes all its steps for all
-    images; further ones count only for images that the model still classifies as labelled.
-    Returned is, per image, the iterate that the model gets most wrong by the margin of its logits,
-    or least right; the image itself is one of them.
+    images; further ones only see those that the model still classifies as labelled. Returned is,
+    per image, the iterate that the model gets most wrong by the margin of its logits, or least
+    right; the image itself is one of them.
+
+    Each gradient is the mean over `gradient_samples` looks at every image, side by side in one
+    batch, as in `GradientAttack`: the expectation over transformation, for a model that draws anew
+    for each image of a batch. An image is then done with when the model is wrong in every look.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.
@@ -122,6 +94,7 @@ class AutoProjectedGradientDescent(CompiledAttack):
         target_classes: How many classes `targeted_dlr` goes for, those that the model deems most
             likely on the image itself first; a model may have fewer.
         rho: Share of the steps between two checkpoints in which the loss must rise.
+        gradient_samples: How often the model looks at each iterate, 20 in AutoAttack's `rand`.
         batch_size: Images attacked at a time.
         seed: Seed of the random starts.
     """
@@ -134,46 +107,34 @@ class AutoProjectedGradientDescent(CompiledAttack):
         "restarts": COUNT,
         "target_classes": COUNT,
         "rho": SHARE,
+        "gradient_samples": COUNT,
         "batch_size": COUNT,
         "seed": SEED,
     }
-    attack_params: ClassVar[list[str]] = list(options)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **KeywordOptions.defaults,
+        "loss": "cross_entropy",
+        "iterations": 100,
+        "restarts": 1,
+        "target_classes": 9,
+        "rho": 0.75,
+        "gradient_samples": 1,
+    }
 
     loss: str
     iterations: int
     restarts: int
     target_classes: int
     rho: float
+    gradient_samples: int
 
-    def __init__(
-        self,
-        estimator: TensorFlowV2Classifier,
-        *,
-        norm: float | str = math.inf,
-        epsilon: float,
-        loss: str = "cross_entropy",
-        iterations: int = 100,
-        restarts: int = 1,
-        target_classes: int = 9,
-        rho: float = 0.75,
-        batch_size: int = 128,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
         """Sets the options and prepares the search, which is compiled at the first batch."""
-        super().__init__(
-            estimator,
-            norm=norm,
-            epsilon=epsilon,
-            loss=loss,
-            iterations=iterations,
-            restarts=restarts,
-            target_classes=target_classes,
-            rho=rho,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        # A partial, because TensorFlow counts compilations by the code of a function.
-        self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
+        super().__init__(estimator, **options)
+        # Partials, because TensorFlow counts compilations by the code of a function.
+        self._compiled_look = tf.function(functools.partial(self._look), autograph=False)
+        self._compiled_climb = tf.function(functools.partial(self._climb), autograph=False)
+        self._compiled_loss = tf.function(functools.partial(self._loss), autograph=False)
 
     def set_params(self, **options: Any) -> None:
         """Sets options by name, all or none.
@@ -188,113 +149,70 @@ class AutoProjectedGradientDescent(CompiledAttack):
         super().set_params(**options)
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
-        limits = _Limits(
+        limits = Limits(
             tf.constant(self.epsilon, tf.float32),
             tf.constant(self.rho, tf.float32),
-            tf.constant(self.restarts, tf.int32),
             tf.constant(checkpoint_windows(self.iterations)),
         )
         most = min(self.target_classes, self.estimator.nb_classes - 1)
         target_count = most if _LOSSES[self.loss].targeted else 1
-        return self._compiled_search(batch, limits, _Mode(self.norm, self.loss, target_count))
-
-    def _search(self, batch: AttackBatch, limits: _Limits, mode: _Mode) -> BatchOutcome:
-        logits = self._logits(batch.images)
-        targets = tf.math.top_k(without_label(logits, batch.labels), mode.target_count).indices
-        unchanged = _candidate(batch.images, logits, batch.labels, tf.constant(0))
-
-        def climb_again(run: tf.Tensor, best: Candidate, is_stuck: tf.Tensor) -> Any:
-            target = tf.gather(targets, run // limits.restarts, axis=1)
-            climb = self._climb(batch, target, run, limits, mode)
-            counts = (run == 0) | (best.fooled == 0.0)
-            best = choose(counts, better(best, climb.best), best)
-            return run + 1, best, tf.where(run == 0, climb.is_stuck, is_stuck)
-
-        def is_unfinished(run: tf.Tensor, best: Candidate, is_stuck: tf.Tensor) -> tf.Tensor:
-            del is_stuck
-            runs = limits.restarts * mode.target_count
-            return (run == 0) | ((run < runs) & tf.reduce_any(best.fooled == 0.0))
-
-        nobody = tf.zeros_like(batch.labels, tf.bool)
-        _, best, is_stuck = tf.while_loop(is_unfinished, climb_again, (0, unchanged, nobody))
-        loss = stable_cross_entropy(self._logits(best.images), batch.labels)
+        mode = _Mode(self.norm, self.loss, target_count, self.gradient_samples)
+        best, targets = self._compiled_look(batch, mode)
+        is_stuck = tf.zeros_like(batch.labels, tf.bool)
+        for run in range(target_count * self.restarts):
+            climb = functools.partial(
+                self._compiled_climb, run=tf.constant(run), limits=limits, mode=mode
+            )
+            aim = _Aim(batch, targets[:, run // self.restarts])
+            is_done = (best.fooled == 1.0) & (run > 0)
+            best, is_stuck = advance_unfinished(
+                climb, aim, (best, is_stuck), is_done, self.batch_size
+            )
+        loss = self._compiled_loss(best.images, batch.labels, mode)
         return BatchOutcome(best.images, loss, best.iterations, is_stuck)
 
+    def _look(self, batch: AttackBatch, mode: _Mode) -> tuple[Candidate, tf.Tensor]:
+        """Returns the images themselves as candidates, and each one's most likely wrong classes."""
+        logits = self._logits(tf.repeat(batch.images, mode.looks, axis=0))
+        evaluation = _damage(logits, tf.repeat(batch.labels, mode.looks), mode)
+        mean = tf.reduce_mean(tf.reshape(logits, (-1, mode.looks, logits.shape[1])), axis=1)
+        targets = tf.math.top_k(without_label(mean, batch.labels), mode.target_count).indices
+        return make_candidate(batch.images, evaluation, tf.constant(0)), targets
+
     def _climb(
-        self, batch: AttackBatch, targets: tf.Tensor, run: tf.Tensor, limits: _Limits, mode: _Mode
-    ) -> _Climb:
-        ball = BALLS[mode.norm]
-        steps = tf.shape(limits.windows)[0] - 1
+        self,
+        aim: _Aim,
+        state: tuple[Candidate, tf.Tensor],
+        run: tf.Tensor,
+        limits: Limits,
+        mode: _Mode,
+    ) -> tuple[Candidate, tf.Tensor]:
+        batch, (best, is_stuck), ball = aim.batch, state, BALLS[mode.norm]
+        points = sample_points(ball, batch.images.shape[1:], numbered(batch.seeds, run))
+        points *= limits.epsilon * batch.mask
+        start = tf.clip_by_value(batch.images + points, 0.0, 1.0)
+        first_iteration = run * (tf.shape(limits.windows)[0] - 1)
+        evaluate_here = functools.partial(self._evaluate, aim=aim, mode=mode)
+        climb = ascend(start, batch, ball, limits, evaluate_here, first_iteration)
+        is_stuck = tf.where(run == 0, climb.is_stuck, is_stuck)
+        return better(best, climb.best), is_stuck
 
-        def step(done: tf.Tensor, climb: _Climb) -> tuple[tf.Tensor, _Climb]:
-            point, logits = self._evaluate(climb.images, batch, targets, mode.loss)
-            candidate = _candidate(climb.images, logits, batch.labels, run * steps + done)
-            top = choose(point.objective > climb.top.objective, point, climb.top)
-            rose = point.objective > climb.last.objective
-            pace, halved = adapt(climb.pace, rose, top.objective, limits.windows[done], limits.rho)
-            point = choose(halved, top, point)
-            weight = tf.where(done == 0, 1.0, _NEW_STEP_WEIGHT)
-            images = _moved(point, climb.last.images, pace.step_size, weight, batch, ball, limits)
-            is_zero = tf.reduce_all(point.gradient == 0.0, axis=(1, 2, 3))
-            is_stuck = tf.where(done == 0, is_zero, climb.is_stuck)
-            best = better(climb.best, candidate)
-            return done + 1, _Climb(images, point, top, pace, best, is_stuck)
-
-        # One turn more than steps: the last iterate is evaluated, too.
-        start = _start(batch, run, ball, limits)
-        _, climb = tf.while_loop(lambda done, _: done <= steps, step, (0, start))
-        return climb
-
-    def _evaluate(
-        self, images: tf.Tensor, batch: AttackBatch, targets: tf.Tensor, loss: str
-    ) -> tuple[_Point, tf.Tensor]:
+    def _evaluate(self, images: tf.Tensor, aim: _Aim, mode: _Mode) -> tuple[Point, Evaluation]:
+        labels, targets = (tf.repeat(v, mode.looks) for v in (aim.batch.labels, aim.targets))
         with tf.GradientTape() as tape:
             tape.watch(images)
-            logits = self._logits(images)
-            objective = _LOSSES[loss].values(logits, batch.labels, targets)
-        gradient = usable_gradient(tape.gradient(objective, images), batch.mask)
-        return _Point(images, objective, gradient), logits
+            logits = self._logits(tf.repeat(images, mode.looks, axis=0))
+            losses = _LOSSES[mode.loss].values(logits, labels, targets)
+            objective = tf.reduce_mean(tf.reshape(losses, (-1, mode.looks)), axis=1)
+        gradient = usable_gradient(tape.gradient(objective, images), aim.batch.mask)
+        return Point(images, objective, gradient), _damage(logits, labels, mode)
+
+    def _loss(self, images: tf.Tensor, labels: tf.Tensor, mode: _Mode) -> tf.Tensor:
+        logits = self._logits(tf.repeat(images, mode.looks, axis=0))
+        losses = stable_cross_entropy(logits, tf.repeat(labels, mode.looks))
+        return tf.reduce_mean(tf.reshape(losses, (-1, mode.looks)), axis=1)
 
 
-def _candidate(
-    images: tf.Tensor, logits: tf.Tensor, labels: tf.Tensor, iteration: tf.Tensor
-) -> Candidate:
-    # By its margin, which compares what runs of different targets have found.
-    evaluation = evaluate(-margin(logits, labels), logits, labels, targeted=False)
-    return make_candidate(images, evaluation, iteration)
-
-
-def _start(batch: AttackBatch, run: tf.Tensor, ball: Ball, limits: _Limits) -> _Climb:
-    seeds = tf.map_fn(lambda seed: tf.random.experimental.stateless_fold_in(seed, run), batch.seeds)
-    points = limits.epsilon * sample_points(ball, batch.images.shape[1:], seeds)
-    images = tf.clip_by_value(batch.images + batch.mask * points, 0.0, 1.0)
-    infinite = tf.fill(tf.shape(batch.labels), math.inf)
-    nowhere = tf.zeros_like(images)
-    return _Climb(
-        images,
-        last=_Point(images, infinite, nowhere),
-        top=_Point(images, -infinite, nowhere),
-        pace=initial_pace(2.0 * limits.epsilon, tf.shape(batch.labels)),
-        best=worst_candidate(images),
-        is_stuck=tf.zeros_like(batch.labels, tf.bool),
-    )
-
-
-def _moved(
-    point: _Point,
-    last_images: tf.Tensor,
-    step_size: tf.Tensor,
-    weight: tf.Tensor,
-    batch: AttackBatch,
-    ball: Ball,
-    limits: _Limits,
-) -> tf.Tensor:
-    def allowed(images: tf.Tensor) -> tf.Tensor:
-        change = ball.project(images - batch.images, limits.epsilon)
-        # Clipping brings no pixel further from the image, so this stays in the ball.
-        return tf.clip_by_value(batch.images + change, 0.0, 1.0)
-
-    step = step_size[:, None, None, None] * ball.steepest(point.gradient)
-    new_change = allowed(point.images + step) - point.images
-    last_change = point.images - last_images
-    return allowed(point.images + weight * new_change + (1.0 - weight) * last_change)
+def _damage(logits: tf.Tensor, labels: tf.Tensor, mode: _Mode) -> Evaluation:
+    # By the margin, which compares what runs of different targets have found.
+    return evaluate(-margin(logits, labels), logits, labels, targeted=False, looks=mode.looks)

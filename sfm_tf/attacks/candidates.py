@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from sfm_tf.attacks.selection import choose
+
 
 class Evaluation(NamedTuple):
     """The attacked model at some images.
@@ -72,7 +74,4 @@ def better(first: Candidate, second: Candidate) -> Candidate:
     """
     fools_more = second.fooled > first.fooled
     climbs = (second.fooled == first.fooled) & (second.objective > first.objective)
-    take_second = fools_more | climbs
-    images = tf.where(take_second[:, None, None, None], second.images, first.images)
-    rest = (tf.where(take_second, b, a) for a, b in zip(first[1:], second[1:], strict=True))
-    return Candidate(images, *rest)
+    return choose(fools_more | climbs, second, first)

@@ -1,14 +1,20 @@
-"""The attacks that an evaluation can name."""
+"""The attacks that an evaluation can name, cheap ones first."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
+from sfm_tf.attacks.adaptive import OBJECTIVES, AdaptiveGradientDescent
+from sfm_tf.attacks.auto_attack import AutoAttack
 from sfm_tf.attacks.auto_projected_gradient import AutoProjectedGradientDescent
+from sfm_tf.attacks.carlini_wagner import CarliniWagner
 from sfm_tf.attacks.compiled_attack import CompiledAttack
 from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
+from sfm_tf.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
 from sfm_tf.attacks.fast_gradient import FastGradientMethod
+from sfm_tf.attacks.hop_skip_jump import HopSkipJump
 from sfm_tf.attacks.momentum_iterative import MomentumIterativeMethod
 from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
 from sfm_tf.attacks.square import SquareAttack
@@ -19,36 +25,112 @@ from sfm_tf.errors import SfmError
 # Confident models look robust to a gradient that float32 has rounded away.
 _LOSS = "stable_cross_entropy"
 
+NORMS: Mapping[str, float] = {"inf": math.inf, "2": 2}
+"""The orders of norms by their names among the settings."""
+
+Options = Callable[[EvaluationConfig], dict[str, Any]]
+
+
+class AttackKind(NamedTuple):
+    """An attack of the catalogue.
+
+    Attributes:
+        attack: Its class.
+        options: Its options, beside those that all attacks have.
+        is_bounded: Whether it looks in a ball, rather than for the smallest perturbation.
+        is_slow: Whether it takes minutes per image, so that only a few are attacked.
+    """
+
+    attack: type[CompiledAttack]
+    options: Options
+    is_bounded: bool = True
+    is_slow: bool = False
+
 
 def _steps(config: EvaluationConfig) -> dict[str, Any]:
     return {
         "step_size": config.step_size / PIXEL_LEVELS,
         "iterations": config.iterations,
+        "gradient_samples": config.gradient_samples,
+        "stop_when_fooled": config.robust_accuracy_only,
         "loss": _LOSS,
     }
 
 
-def _apgd(loss: str) -> Callable[[EvaluationConfig], dict[str, Any]]:
-    return lambda config: {"loss": loss, "iterations": config.apgd_iterations, "restarts": 1}
+def _random_start(config: EvaluationConfig) -> dict[str, Any]:
+    return {**_steps(config), "random_start": True, "keep_best": True}
 
 
-_ATTACKS: Mapping[
-    str, tuple[type[CompiledAttack], Callable[[EvaluationConfig], dict[str, Any]]]
-] = {
-    "fgsm": (FastGradientMethod, lambda config: {"loss": _LOSS}),
-    "pgd": (
+def _carlini_wagner(config: EvaluationConfig) -> dict[str, Any]:
+    return {
+        "binary_search_steps": config.cw_searches,
+        "iterations": config.cw_iterations,
+        "learning_rate": config.cw_learning_rate,
+        "initial_constant": config.cw_initial_constant,
+    }
+
+
+def _apgd(loss: str) -> Options:
+    return lambda config: {
+        "loss": loss,
+        "iterations": config.apgd_iterations,
+        "gradient_samples": config.gradient_samples,
+    }
+
+
+def _auto_attack(version: str) -> Options:
+    return lambda config: {
+        "version": version,
+        "iterations": config.apgd_iterations,
+        "queries": config.square_queries,
+    }
+
+
+def _adaptive(objective: str) -> Options:
+    return lambda config: {**_random_start(config), "objective": objective}
+
+
+ATTACK_KINDS: Mapping[str, AttackKind] = {
+    "noise": AttackKind(UniformNoise, lambda config: {}),
+    "fgsm": AttackKind(FastGradientMethod, lambda config: {"loss": _LOSS}),
+    "pgd": AttackKind(
         ProjectedGradientDescent,
-        lambda config: {**_steps(config), "random_start": True, "keep_best": True},
+        lambda config: {**_random_start(config), "restarts": config.restarts},
     ),
-    "mim": (MomentumIterativeMethod, lambda config: {**_steps(config), "keep_best": True}),
-    "diverse": (DiverseInputsMethod, _steps),
-    "noise": (UniformNoise, lambda config: {}),
-    "apgd_ce": (AutoProjectedGradientDescent, _apgd("cross_entropy")),
-    "apgd_dlr": (AutoProjectedGradientDescent, _apgd("dlr")),
-    "apgd_t": (AutoProjectedGradientDescent, _apgd("targeted_dlr")),
-    "square": (SquareAttack, lambda config: {"queries": config.square_queries}),
+    "mim": AttackKind(
+        MomentumIterativeMethod, lambda config: {**_steps(config), "keep_best": True}
+    ),
+    "diverse": AttackKind(DiverseInputsMethod, _steps),
+    **{
+        f"adaptive_{objective}": AttackKind(AdaptiveGradientDescent, _adaptive(objective))
+        for objective in OBJECTIVES
+    },
+    "cw": AttackKind(CarliniWagner, _carlini_wagner, is_bounded=False),
+    "apgd_ce": AttackKind(AutoProjectedGradientDescent, _apgd("cross_entropy")),
+    "apgd_dlr": AttackKind(AutoProjectedGradientDescent, _apgd("dlr")),
+    "fab_t": AttackKind(
+        FastAdaptiveBoundary,
+        lambda config: {"iterations": config.apgd_iterations},
+        is_bounded=False,
+    ),
+    "apgd_t": AttackKind(AutoProjectedGradientDescent, _apgd("targeted_dlr")),
+    "square": AttackKind(SquareAttack, lambda config: {"queries": config.square_queries}),
+    "autoattack": AttackKind(AutoAttack, _auto_attack("standard")),
+    "autoattack_rand": AttackKind(AutoAttack, _auto_attack("rand")),
+    "hop_skip_jump": AttackKind(
+        # Each image is kept as soon as it is done, for it takes seconds.
+        HopSkipJump,
+        lambda config: {"batch_size": 1},
+        is_bounded=False,
+        is_slow=True,
+    ),
 }
-"""Each attack's class, and its options beside those that all attacks have."""
+"""The attacks by name, in the order an evaluation runs them."""
+
+
+def attack_rank(name: str) -> int:
+    """Returns the place of an attack among all, cheap ones first."""
+    return list(ATTACK_KINDS).index(name)
 
 
 def build_attack(
@@ -65,23 +147,26 @@ def build_attack(
     worst case; for the images that ART makes, use the classes with their own defaults.
 
     Args:
-        name: One of `config.ATTACKS`.
+        name: A key of `ATTACK_KINDS`.
         estimator: The model to attack.
-        epsilon: Radius of the L-infinity ball in [0, 1]: the configured one over 255. For another
-            radius, `set_params(epsilon=...)` spares a second compilation.
-        config: Iterations, step size and batch size.
-        seed: Seed of the random start.
+        epsilon: Radius of the ball, in the units of the pixels. For another one,
+            `set_params(epsilon=...)` spares a second compilation. An attack for the smallest
+            perturbation has none.
+        config: Norm, iterations, step size and batch size.
+        seed: Seed of everything random.
 
     Raises:
         SfmError: If there is no such attack, or a setting is outside its limits.
     """
-    if name not in _ATTACKS:
-        raise SfmError(f"Unknown attack {name!r}; expected one of {', '.join(_ATTACKS)}.")
-    attack, options = _ATTACKS[name]
-    return attack(
-        estimator,
-        epsilon=epsilon,
-        batch_size=config.attack_batch_size,
-        seed=seed,
-        **options(config),
-    )
+    if name not in ATTACK_KINDS:
+        raise SfmError(f"Unknown attack {name!r}; expected one of {', '.join(ATTACK_KINDS)}.")
+    kind = ATTACK_KINDS[name]
+    shared = {
+        "norm": NORMS[config.norm],
+        "epsilon": epsilon,
+        "batch_size": config.attack_batch_size,
+        "seed": seed,
+    }
+    # CW has one norm and draws nothing; an attack for the smallest perturbation has no radius.
+    known = {option: value for option, value in shared.items() if option in kind.attack.options}
+    return kind.attack(estimator, **{**known, **kind.options(config)})

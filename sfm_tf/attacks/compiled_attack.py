@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.art_classifier import CLIP_VALUES, classifier_logits
 from sfm_tf.attacks.attack_inputs import check_images, check_labels, check_logits, check_mask
 from sfm_tf.attacks.attack_options import COUNT, FLAG, NORM, POSITIVE, SEED, Option, check_options
+from sfm_tf.attacks.buckets import bucket_size, fill_up
 from sfm_tf.attacks.validity import faults
 from sfm_tf.errors import SfmError
 
@@ -48,6 +49,13 @@ class AttackOutcome:
     def zero_gradient_share(self) -> float:
         """Share of the images whose first gradient was zero, in [0, 1]."""
         return float(np.mean(self.zero_gradient))
+
+
+def join_outcomes(outcomes: Sequence[AttackOutcome]) -> AttackOutcome:
+    """Returns the outcomes of consecutive images as one."""
+    names = [field.name for field in dataclasses.fields(AttackOutcome)]
+    parts = {name: [getattr(outcome, name) for outcome in outcomes] for name in names}
+    return AttackOutcome(**{name: np.concatenate(arrays) for name, arrays in parts.items()})
 
 
 class AttackBatch(NamedTuple):
@@ -133,18 +141,35 @@ class CompiledAttack(EvasionAttack):
         return self.run(x, y, mask).images
 
     def run(
-        self, images: np.ndarray, labels: np.ndarray | None = None, mask: np.ndarray | None = None
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
     ) -> AttackOutcome:
-        """Attacks every image and checks the result.
+        """Attacks every image and checks the result; see `batches`."""
+        return join_outcomes(list(self.batches(images, labels, mask, positions)))
+
+    def batches(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+    ) -> Iterator[AttackOutcome]:
+        """Attacks batch after batch, checks each result and yields it.
 
         Args:
             images: Numbers in [0, 1], shape `(batch, height, width, channels)`.
             labels: Class indices `(batch,)` or one-hot rows; None for the model's predictions,
                 which a targeted attack does not allow.
             mask: Numbers that broadcast to the images' shape; zero where a pixel must not change.
+            positions: Integers `(batch,)` that, with the attack's seed, seed each image; by default
+                0, 1, 2 and so on. Part of a data set is attacked as in the whole one if its images
+                come with their positions there.
 
-        Returns:
-            The adversarial images with their diagnostics.
+        Yields:
+            The adversarial images of the next `batch_size` images with their diagnostics.
 
         Raises:
             SfmError: If an argument is not as described or the model does not return logits.
@@ -154,14 +179,20 @@ class CompiledAttack(EvasionAttack):
         check_logits(self.estimator.predict(images[: self.batch_size]), self.estimator.nb_classes)
         labels = self._labels(images, labels)
         mask = check_mask(mask, images.shape)
-        size = min(self.batch_size, len(images))
-        outcomes = [
-            self._run_batch(images, labels, mask, np.arange(start, start + size))
-            for start in range(0, len(images), size)
-        ]
-        outcome = AttackOutcome(*(np.concatenate(parts) for parts in zip(*outcomes, strict=True)))
-        self._check_outcome(images, outcome)
-        return outcome
+        positions = np.arange(len(images)) if positions is None else np.asarray(positions)
+        size = bucket_size(len(images), self.batch_size)
+        for start in range(0, len(images), size):
+            # The last batch is filled up with its last image: another shape would compile anew.
+            rows = fill_up(np.arange(start, min(start + size, len(images))), size)
+            seeds = np.stack([np.full_like(rows, self.seed), positions[rows]], axis=1)
+            batch = (images[rows], labels[rows], mask[rows], seeds.astype(np.int32))
+            tensors = self._attack_batch(AttackBatch(*(tf.constant(array) for array in batch)))
+            count = len(images) - start
+            outcome = AttackOutcome(*(tensor.numpy()[:count] for tensor in tensors))
+            self._check_outcome(
+                images[start : start + size], positions[start : start + size], outcome
+            )
+            yield outcome
 
     @abc.abstractmethod
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
@@ -179,23 +210,14 @@ class CompiledAttack(EvasionAttack):
         chunks = [images[start : start + self.batch_size] for start in starts]
         return np.concatenate([np.argmax(self.estimator.predict(c), axis=1) for c in chunks])
 
-    def _run_batch(
-        self, images: np.ndarray, labels: np.ndarray, mask: np.ndarray, positions: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        # The last batch is filled up with its last image: another shape would compile anew.
-        filled = np.minimum(positions, len(images) - 1)
-        seeds = np.stack([np.full_like(filled, self.seed), filled], axis=1).astype(np.int32)
-        batch = (images[filled], labels[filled], mask[filled], seeds)
-        outcome = self._attack_batch(AttackBatch(*(tf.constant(array) for array in batch)))
-        count = len(images) - positions[0]
-        return tuple(tensor.numpy()[:count] for tensor in outcome)
-
-    def _check_outcome(self, images: np.ndarray, outcome: AttackOutcome) -> None:
+    def _check_outcome(
+        self, images: np.ndarray, positions: np.ndarray, outcome: AttackOutcome
+    ) -> None:
         broken = ~np.isfinite(outcome.loss)
         if broken.any():
             raise SfmError(
                 f"The model's loss is NaN or infinite for {broken.sum()} of {len(images)} attacked "
-                f"images, first image {int(np.argmax(broken))}; expected finite logits."
+                f"images, first image {positions[np.argmax(broken)]}; expected finite logits."
             )
         found = faults(images, outcome.images, self.epsilon, float(self.norm))
         if found:

@@ -2,7 +2,8 @@
 
 import abc
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from sfm_tf.attacks.attack_options import FLAG, Option
 from sfm_tf.attacks.candidates import (
+    Candidate,
     Evaluation,
     better,
     evaluate,
@@ -19,7 +21,10 @@ from sfm_tf.attacks.candidates import (
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import LOSSES
 from sfm_tf.attacks.input_gradients import usable_gradient
+from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
+from sfm_tf.attacks.seeds import numbered, uniforms_by_step
+from sfm_tf.attacks.selection import choose
 
 _IMAGE_AXES = (1, 2, 3)
 _View = Callable[[tf.Tensor], tf.Tensor]
@@ -35,19 +40,46 @@ class Schedule(NamedTuple):
         step_size: Norm of one step, in the units of the pixels.
         iterations: Number of steps.
         keep_best: Whether to return each image's most damaging iterate in place of the last.
+        stop_when_fooled: Whether to return an image's first iterate that fools the model, if any.
     """
 
     step_size: float
     iterations: int
     keep_best: bool
+    stop_when_fooled: bool = False
 
 
-class _Limits(NamedTuple):
-    """What can change without compiling anew: scalar tensors."""
+class Limits(NamedTuple):
+    """What can change without compiling anew: scalar tensors.
+
+    `run` tells apart several runs, each with random numbers of its own. With `stop_when_fooled` the
+    loop pauses as soon as no more than `enough` images are still to be fooled.
+    """
 
     epsilon: tf.Tensor
     step_size: tf.Tensor
     iterations: tf.Tensor
+    random_start: tf.Tensor
+    run: tf.Tensor
+    enough: tf.Tensor
+
+
+class Ascent(NamedTuple):
+    """How far the attack of a batch has come.
+
+    Attributes:
+        done: Int32 scalar: number of steps taken.
+        images: Float32 `(batch, height, width, channels)`: the iterates.
+        memory: What the attack carries from step to step.
+        best: What to return, once all steps are done.
+        is_stuck: Bool `(batch,)`: whether the first gradient was zero.
+    """
+
+    done: tf.Tensor
+    images: tf.Tensor
+    memory: Any
+    best: Candidate
+    is_stuck: tf.Tensor
 
 
 class _Mode(NamedTuple):
@@ -56,12 +88,12 @@ class _Mode(NamedTuple):
     norm: float | str
     loss: str
     targeted: bool
-    random_start: bool
     keep_best: bool
+    stop_when_fooled: bool
     gradient_samples: int
 
 
-class GradientAttack(CompiledAttack):
+class GradientAttack(KeywordOptions, CompiledAttack):
     """Repeats: step along the gradient of the loss, clip to [0, 1], project on the ball.
 
     The order and the arithmetic are those of ART's `ProjectedGradientDescentTensorFlowV2`. The
@@ -78,8 +110,16 @@ class GradientAttack(CompiledAttack):
     a batch. A subclass with this option declares it; the others look once.
     """
 
-    options: ClassVar = {**CompiledAttack.options, "random_start": FLAG, "loss": _LOSS}
-    attack_params: ClassVar[list[str]] = list(options)
+    options: ClassVar[Mapping[str, Option]] = {
+        **CompiledAttack.options,
+        "random_start": FLAG,
+        "loss": _LOSS,
+    }
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **KeywordOptions.defaults,
+        "random_start": False,
+        "loss": "cross_entropy",
+    }
     uniforms_per_view: ClassVar[int] = 0
 
     random_start: bool
@@ -87,7 +127,7 @@ class GradientAttack(CompiledAttack):
     gradient_samples: int = 1
 
     def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
-        """Prepares the loop, which is compiled at the first batch."""
+        """Sets the options and prepares the loop, which is compiled at the first batch."""
         super().__init__(estimator, **options)
         # A partial, because TensorFlow counts compilations by the code of a function and would warn
         # of too many when a program attacks many models.
@@ -101,7 +141,8 @@ class GradientAttack(CompiledAttack):
         """Returns the tensors, if any, that the attack carries from step to step.
 
         It runs before the compiled loop, once per batch: options are to be read here, because the
-        loop would keep the value they had when it was compiled.
+        loop would keep the value they had when it was compiled. A tensor is a scalar or has a row
+        for each image.
         """
         del images
         return ()
@@ -127,51 +168,85 @@ class GradientAttack(CompiledAttack):
         return LOSSES[self.loss](logits, labels)
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
+        ascent = self._compiled_climb(batch, self._begin(batch), self._limits(), self._mode())
+        return self._outcome(ascent.best, ascent.is_stuck)
+
+    def _begin(self, batch: AttackBatch) -> Ascent:
+        memory = self._initial_memory(batch.images)
+        nobody = tf.zeros_like(batch.labels, tf.bool)
+        return Ascent(tf.constant(0), batch.images, memory, worst_candidate(batch.images), nobody)
+
+    def _limits(self, run: int = 0) -> Limits:
         schedule = self._schedule()
-        limits = _Limits(
+        return Limits(
             tf.constant(self.epsilon, tf.float32),
             tf.constant(schedule.step_size, tf.float32),
             tf.constant(schedule.iterations, tf.int32),
+            # A second run from the image itself would be the first one again.
+            tf.constant(self.random_start or run > 0),
+            tf.constant(run),
+            tf.constant(0),
         )
-        mode = _Mode(
-            self.norm,
-            self.loss,
-            self.targeted,
-            self.random_start,
-            schedule.keep_best,
-            self.gradient_samples,
-        )
-        memory = self._initial_memory(batch.images)
-        return self._compiled_climb(batch, limits, memory, mode)
 
-    def _climb(self, batch: AttackBatch, limits: _Limits, memory: Any, mode: _Mode) -> BatchOutcome:
+    def _mode(self) -> _Mode:
+        _, _, *keeps = self._schedule()
+        return _Mode(self.norm, self.loss, self.targeted, *keeps, self.gradient_samples)
+
+    def _outcome(self, best: Candidate, is_stuck: tf.Tensor) -> BatchOutcome:
+        loss = -best.objective if self.targeted else best.objective
+        return BatchOutcome(best.images, loss, best.iterations, is_stuck)
+
+    def _climb(self, batch: AttackBatch, ascent: Ascent, limits: Limits, mode: _Mode) -> Ascent:
+        batch = batch._replace(seeds=numbered(batch.seeds, limits.run))
+        images = tf.cond(
+            limits.random_start & (ascent.done == 0),
+            lambda: _random_images(batch, BALLS[mode.norm], limits.epsilon),
+            lambda: ascent.images,
+        )
+        looks = (mode.gradient_samples, self.uniforms_per_view)
+        uniforms = uniforms_by_step(batch.seeds, limits.iterations, *looks)
+
+        def is_unfinished(ascent: Ascent) -> tf.Tensor:
+            is_left = ascent.done < limits.iterations
+            enough = _count_unfooled(ascent.best) <= limits.enough
+            return is_left & ~enough if mode.stop_when_fooled else is_left
+
+        def step(ascent: Ascent) -> tuple[Ascent]:
+            return (self._step(ascent, uniforms[ascent.done], batch, limits, mode),)
+
+        (ascent,) = tf.while_loop(is_unfinished, step, (ascent._replace(images=images),))
+        return tf.cond(
+            ascent.done == limits.iterations,
+            lambda: ascent._replace(best=self._result(ascent, batch, mode)),
+            lambda: ascent,
+        )
+
+    def _step(
+        self, ascent: Ascent, uniforms: tf.Tensor, batch: AttackBatch, limits: Limits, mode: _Mode
+    ) -> Ascent:
+        done, images, memory, best, is_stuck = ascent
+        view = functools.partial(self._views, uniforms=uniforms, memory=memory)
+        evaluation, gradient = self._evaluate_with_gradient(images, view, batch, mode)
+        if mode.keep_best or mode.stop_when_fooled:
+            if self.uniforms_per_view:
+                # What counts is the model at the images, not at the views.
+                evaluation = self._evaluate(images, batch, mode)
+            best = _best(best, make_candidate(images, evaluation, done), mode)
+        is_stuck = tf.cond(done == 0, lambda: _is_zero(gradient), lambda: is_stuck)
+        direction, memory = self._search_direction(gradient, memory)
         ball = BALLS[mode.norm]
-        start = _random_images(batch, ball, limits.epsilon) if mode.random_start else batch.images
-        uniforms = _uniforms(
-            batch.seeds, limits.iterations, mode.gradient_samples, self.uniforms_per_view
-        )
+        moved = images + limits.step_size * ball.steepest(direction)
+        change = ball.project(tf.clip_by_value(moved, 0.0, 1.0) - batch.images, limits.epsilon)
+        return Ascent(done + 1, batch.images + change, memory, best, is_stuck)
 
-        def step(done: tf.Tensor, images: tf.Tensor, memory: Any, best: Any, stuck: Any) -> Any:
-            view = functools.partial(self._views, uniforms=uniforms[done], memory=memory)
-            evaluation, gradient = self._evaluate_with_gradient(images, view, batch, mode)
-            best = better(best, make_candidate(images, evaluation, done))
-            stuck = tf.where(done == 0, _is_zero(gradient), stuck)
-            direction, memory = self._search_direction(gradient, memory)
-            moved = images + limits.step_size * ball.steepest(direction)
-            change = ball.project(tf.clip_by_value(moved, 0.0, 1.0) - batch.images, limits.epsilon)
-            return done + 1, batch.images + change, memory, best, stuck
-
-        nothing = worst_candidate(start)
-        stuck = tf.zeros_like(batch.labels, tf.bool)
-        _, images, _, best, stuck = tf.while_loop(
-            lambda done, *_: done < limits.iterations, step, (0, start, memory, nothing, stuck)
-        )
+    def _result(self, ascent: Ascent, batch: AttackBatch, mode: _Mode) -> Candidate:
         # Adding the perturbation can round past the ends of [0, 1].
-        images = tf.clip_by_value(images, 0.0, 1.0)
-        last = make_candidate(images, self._evaluate(images, batch, mode), limits.iterations)
-        result = better(best, last) if mode.keep_best else last
-        loss = -result.objective if mode.targeted else result.objective
-        return BatchOutcome(result.images, loss, result.iterations, stuck)
+        images = tf.clip_by_value(ascent.images, 0.0, 1.0)
+        last = make_candidate(images, self._evaluate(images, batch, mode), ascent.done)
+        if mode.keep_best:
+            return _best(ascent.best, last, mode)
+        is_fooled = ascent.best.fooled == 1.0
+        return choose(is_fooled, ascent.best, last) if mode.stop_when_fooled else last
 
     def _evaluate(
         self, images: tf.Tensor, batch: AttackBatch, mode: _Mode, view: _View = tf.identity
@@ -196,24 +271,17 @@ def _random_images(batch: AttackBatch, ball: Ball, epsilon: tf.Tensor) -> tf.Ten
     return tf.clip_by_value(batch.images + batch.mask * points, 0.0, 1.0)
 
 
-def _uniforms(seeds: tf.Tensor, iterations: tf.Tensor, samples: int, count: int) -> tf.Tensor:
-    """Returns a row of `count` numbers for each step and look, `(iterations, looks, count)`.
-
-    All are drawn before the loop, because drawing for one image after another takes long enough
-    not to be done in every step.
-    """
-    looks = tf.shape(seeds)[0] * samples
-    if count == 0:
-        return tf.zeros((iterations, looks, 0))
-    # Apart from the seeds of the random start.
-    seeds = seeds + tf.constant([0, 1 << 29], seeds.dtype)
-    numbers = tf.map_fn(
-        lambda seed: tf.random.stateless_uniform((iterations, samples, count), seed),
-        seeds,
-        fn_output_signature=tf.float32,
-    )
-    return tf.reshape(tf.transpose(numbers, (1, 0, 2, 3)), (iterations, looks, count))
-
-
 def _is_zero(gradient: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(gradient == 0.0, axis=_IMAGE_AXES)
+
+
+def _count_unfooled(best: Candidate) -> tf.Tensor:
+    return tf.math.count_nonzero(best.fooled < 1.0, dtype=tf.int32)
+
+
+def _best(best: Candidate, candidate: Candidate, mode: _Mode) -> Candidate:
+    if mode.stop_when_fooled:
+        # An image that fools the model in every look is not followed any further.
+        objective = tf.where(best.fooled < 1.0, candidate.objective, -math.inf)
+        candidate = candidate._replace(objective=objective)
+    return better(best, candidate)

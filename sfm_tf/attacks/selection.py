@@ -1,5 +1,6 @@
 """Choosing between two outcomes image by image."""
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +15,6 @@ def choose(condition: tf.Tensor, chosen: Any, other: Any) -> Any:
         other: A structure of the same form.
     """
 
-    def pick(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-        return tf.where(tf.reshape(condition, [-1] + [1] * (first.shape.rank - 1)), first, second)
-
-    return tf.nest.map_structure(pick, chosen, other)
+    # Unlike `tf.where`, this older operation picks whole rows, several times as fast on a CPU.
+    pick = functools.partial(tf.raw_ops.Select, condition=condition)
+    return tf.nest.map_structure(lambda x, y: pick(x=x, y=y), chosen, other)

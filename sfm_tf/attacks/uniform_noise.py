@@ -1,7 +1,7 @@
 """Random noise, as a bound that every attack by gradient must beat."""
 
 import functools
-import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
@@ -11,7 +11,9 @@ from sfm_tf.attacks.attack_options import COUNT, Option
 from sfm_tf.attacks.candidates import better, evaluate, make_candidate, worst_candidate
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import stable_cross_entropy
+from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
+from sfm_tf.attacks.seeds import numbered
 
 _POINTS = ("uniform", "extreme")
 
@@ -24,7 +26,7 @@ class _Mode(NamedTuple):
     targeted: bool
 
 
-class UniformNoise(CompiledAttack):
+class UniformNoise(KeywordOptions, CompiledAttack):
     """Draws points of the ball and keeps the most damaging of each image.
 
     The weakest attack there is, asked for as a check of the others: a gradient attack that fools
@@ -44,7 +46,7 @@ class UniformNoise(CompiledAttack):
         seed: Seed of the draws.
     """
 
-    options: ClassVar = {
+    options: ClassVar[Mapping[str, Option]] = {
         **CompiledAttack.options,
         "draws": COUNT,
         "points": Option(
@@ -52,34 +54,18 @@ class UniformNoise(CompiledAttack):
             f"one of {', '.join(_POINTS)}",
         ),
     }
-    attack_params: ClassVar[list[str]] = list(options)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **KeywordOptions.defaults,
+        "draws": 100,
+        "points": "uniform",
+    }
 
     draws: int
     points: str
 
-    def __init__(
-        self,
-        estimator: TensorFlowV2Classifier,
-        *,
-        norm: float | str = math.inf,
-        epsilon: float,
-        draws: int = 100,
-        points: str = "uniform",
-        targeted: bool = False,
-        batch_size: int = 128,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
         """Sets the options and prepares the loop, which is compiled at the first batch."""
-        super().__init__(
-            estimator,
-            norm=norm,
-            epsilon=epsilon,
-            draws=draws,
-            points=points,
-            targeted=targeted,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        super().__init__(estimator, **options)
         # A partial, because TensorFlow counts compilations by the code of a function.
         self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
 
@@ -107,8 +93,5 @@ class UniformNoise(CompiledAttack):
 
 
 def _draw_points(ball: Ball, points: str, batch: AttackBatch, done: tf.Tensor) -> tf.Tensor:
-    # The attack's seed fills less than 32 bits; the number of the draw goes above them.
-    draw = tf.stack([tf.cast(done, tf.int64) * 2**32, tf.constant(0, tf.int64)])
-    seeds = tf.cast(batch.seeds, tf.int64) + draw
-    drawn = sample_points(ball, batch.images.shape[1:], seeds)
+    drawn = sample_points(ball, batch.images.shape[1:], numbered(batch.seeds, done))
     return ball.steepest(drawn) if points == "extreme" else drawn

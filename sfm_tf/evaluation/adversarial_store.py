@@ -1,15 +1,17 @@
 """Adversarial images on disk, stored once per gradient source, attack and radius."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from sfm_tf.artifacts.atomic_files import sync_folder, write_json
+from sfm_tf.artifacts.atomic_files import sync_folder, write_bytes, write_json
 from sfm_tf.attacks.compiled_attack import AttackOutcome
 from sfm_tf.errors import SfmError
 
@@ -20,6 +22,10 @@ _FEATURES = {
     "attack/zero_gradient": tf.io.FixedLenFeature([], tf.int64),
 }
 
+_REMEDY = "Delete it and run the evaluation again."
+
+# Another disk, or one that has no hard links.
+_NO_HARD_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP)
 
 _INDEX = "index.json"
 
@@ -32,14 +38,14 @@ class StoredSet:
         defence: Name of the model that was scored on it.
         threat_model: What the attacker knew.
         attack: Name of the attack.
-        epsilon: Radius, in 1/255.
+        epsilon: Radius, in 1/255; None for an attack that finds its own.
         name: Name of the outcome in the store.
     """
 
     defence: str
     threat_model: str
     attack: str
-    epsilon: float
+    epsilon: float | None
     name: str
 
 
@@ -49,6 +55,9 @@ class AdversarialStore:
 
     A record is a `tf.train.Example`. Its image is the bytes of little-endian float32 values in the
     order (height, width, channels): an 8-bit format would round the perturbation.
+
+    An attack that is under way keeps each finished batch in a file of its own, so that one that is
+    killed goes on after the last of them.
 
     Attributes:
         folder: The folder; made when first written to.
@@ -60,21 +69,33 @@ class AdversarialStore:
         """Returns the file of the outcome called `name`."""
         return self.folder / f"{name}.tfrecord"
 
+    def _batch_folder(self, name: str) -> pathlib.Path:
+        return self.folder / f"{name}.batches"
+
     def write(self, name: str, outcome: AttackOutcome) -> None:
-        """Stores `outcome`, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
-                for index in range(len(outcome.images)):
-                    writer.write(_encode(outcome, index))
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(self.folder)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Stores `outcome`, whole or not at all, in place of its batches."""
+        _write_records(self.path(name), outcome)
+        shutil.rmtree(self._batch_folder(name), ignore_errors=True)
+
+    def write_batch(self, name: str, first: int, outcome: AttackOutcome) -> None:
+        """Stores the outcome of the consecutive images from `first` on."""
+        _write_records(self._batch_folder(name) / f"{first:08d}.tfrecord", outcome)
+
+    def read_batches(self, name: str, image_shape: tuple[int, ...]) -> list[AttackOutcome]:
+        """Returns the outcomes of the first images, as far as batches of them are stored.
+
+        Args:
+            name: What the batches were written as.
+            image_shape: Shape of one image, `(height, width, channels)`.
+
+        Raises:
+            SfmError: If a file is damaged.
+        """
+        outcomes, count = [], 0
+        while (path := self._batch_folder(name) / f"{count:08d}.tfrecord").exists():
+            outcomes.append(_read_records(path, image_shape))
+            count += len(outcomes[-1].images)
+        return outcomes
 
     def read(self, name: str, shape: tuple[int, ...]) -> AttackOutcome | None:
         """Returns the outcome called `name`, or None where there is none.
@@ -89,19 +110,24 @@ class AdversarialStore:
         path = self.path(name)
         if not path.exists():
             return None
-        remedy = "Delete it and run the evaluation again."
-        try:
-            records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-            values = tf.io.parse_example(tf.constant(records, tf.string), _FEATURES)
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            raise SfmError(f"Cannot read {path} ({error.message}). {remedy}") from error
-        sizes = {len(image) for image in values["image/float32"].numpy()}
-        if len(records) != shape[0] or sizes != {4 * int(np.prod(shape[1:]))}:
+        outcome = _read_records(path, shape[1:])
+        if len(outcome.images) != shape[0]:
             raise SfmError(
-                f"{path} holds {len(records)} images of {sorted(sizes)} bytes; expected shape "
-                f"{shape} in float32. {remedy}"
+                f"{path} holds {len(outcome.images)} images; expected {shape[0]}. {_REMEDY}"
             )
-        return _decode(values, shape)
+        return outcome
+
+    def link(self, other: "AdversarialStore", names: Iterable[str]) -> None:
+        """Makes outcomes of another store this one's too, without a copy where the disk allows."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if not self.path(name).exists():
+                _link(other.path(name), self.path(name))
+
+    def sweep(self) -> None:
+        """Removes what a process left that was killed while it wrote."""
+        for temporary in self.folder.rglob(".*.tmp"):
+            temporary.unlink()
 
     def write_index(self, sets: Sequence[StoredSet]) -> None:
         """Records what each outcome was used for."""
@@ -119,6 +145,45 @@ class AdversarialStore:
             return [StoredSet(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError) as error:
             raise SfmError(f"Cannot read {path} ({error}); run the evaluation again.") from error
+
+
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        write_bytes(target, source.read_bytes())
+
+
+def _write_records(path: pathlib.Path, outcome: AttackOutcome) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for index in range(len(outcome.images)):
+                writer.write(_encode(outcome, index))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_records(path: pathlib.Path, image_shape: tuple[int, ...]) -> AttackOutcome:
+    try:
+        records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+        values = tf.io.parse_example(tf.constant(records, tf.string), _FEATURES)
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise SfmError(f"Cannot read {path} ({error.message}). {_REMEDY}") from error
+    sizes = {len(image) for image in values["image/float32"].numpy()}
+    if sizes != {4 * int(np.prod(image_shape))}:
+        raise SfmError(
+            f"{path} holds images of {sorted(sizes)} bytes; expected shape {image_shape} in "
+            f"float32. {_REMEDY}"
+        )
+    return _decode(values, (len(records), *image_shape))
 
 
 def _encode(outcome: AttackOutcome, index: int) -> bytes:

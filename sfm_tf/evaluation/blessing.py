@@ -10,7 +10,7 @@ from sfm_tf.attacks.threat_models import ThreatModel
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.metrics import ALL_THREATS
-from sfm_tf.evaluation.results import DEFENDED, UNDEFENDED
+from sfm_tf.evaluation.results import UNDEFENDED
 
 BLESSED_FILE = "BLESSED"
 NOT_BLESSED_FILE = "NOT_BLESSED"
@@ -40,7 +40,7 @@ class _Check:
 
 
 def decide(metrics: Mapping[str, Any], config: EvaluationConfig) -> Blessing:
-    """Compares the figures of the defended model with the thresholds.
+    """Compares the figures of the defended model, or of the user's own, with the thresholds.
 
     A run without the white-box threat model is never blessed: attackers that do not know the
     defence are no evidence that it holds (Carlini et al. 2019).
@@ -49,34 +49,31 @@ def decide(metrics: Mapping[str, Any], config: EvaluationConfig) -> Blessing:
         metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
         config: The thresholds.
     """
+    subject = metrics["subject"]
     clean = {entry["defence"]: entry["accuracy"] for entry in metrics["clean"]}
-    checks = [
-        _at_least(
-            "Clean accuracy of the defended model", clean[DEFENDED], config.min_clean_accuracy
-        ),
-        _at_most(
-            "Clean accuracy that the defence costs",
-            clean[UNDEFENDED] - clean[DEFENDED],
-            config.max_clean_drop,
-        ),
-        *_worst_case_checks(metrics["worst_case"], config.min_worst_case_accuracy),
-    ]
+    checks = [_at_least("Clean accuracy of the model", clean[subject], config.min_clean_accuracy)]
+    if UNDEFENDED in clean:
+        cost = clean[UNDEFENDED] - clean[subject]
+        checks += [_at_most("Clean accuracy that the defence costs", cost, config.max_clean_drop)]
+    checks += _worst_case_checks(metrics["worst_case"], subject, config.min_worst_case_accuracy)
     failed = [check for check in checks if not check.passed]
     return Blessing(not failed, tuple(check.reason for check in failed or checks))
 
 
-def _worst_case_checks(entries: list[dict[str, Any]], threshold: float) -> list[_Check]:
+def _worst_case_checks(
+    entries: list[dict[str, Any]], subject: str, threshold: float
+) -> list[_Check]:
     white_box = ThreatModel.WHITE_BOX.value
     worst = {
         entry["threat_model"]: entry
         for entry in entries
-        if entry["defence"] == DEFENDED and entry["epsilon"] is None
+        if entry["defence"] == subject and entry["epsilon"] is None
     }
     checks = []
     if ALL_THREATS in worst:
         entry = worst[ALL_THREATS]
         phrase = (
-            f"Accuracy of the defended model under the worst attack per image, "
+            f"Accuracy of the model under the worst attack per image, "
             f"{entry['correct']} of {entry['examples']} images,"
         )
         checks.append(_at_least(phrase, entry["accuracy"], threshold))

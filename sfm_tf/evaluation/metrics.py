@@ -1,18 +1,20 @@
 """The figures of an evaluation, from its per-sample results."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
+from sfm_tf.evaluation.attack_plan import Use
 from sfm_tf.evaluation.intervals import wilson_interval
-from sfm_tf.evaluation.results import CLEAN, ResultsTable
+from sfm_tf.evaluation.results import CLEAN, DEFENDED, OWN_MODEL, ResultsTable
 
 ALL_THREATS = "all"
 """Name in `threat_model` of the worst case over every threat model."""
 
 
-def summarise(results: ResultsTable) -> dict[str, Any]:
+def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None) -> dict[str, Any]:
     """Returns accuracies with their intervals, for each attack and for the worst case.
 
     The worst case of an image is taken per image, then averaged (Carlini et al. 2019, "On
@@ -21,9 +23,11 @@ def summarise(results: ResultsTable) -> dict[str, Any]:
 
     Args:
         results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them.
+        vanished: For attacks in 16 bits, the share of gradient entries that they did not see.
 
     Returns:
         Values that JSON can hold:
+        `subject`, the defence that the evaluation is about;
         `clean`, one entry per defence; `under_attack`, one per defence, threat model, attack and
         epsilon; `worst_case`, one per defence, threat model and epsilon, one per defence and
         threat model with `epsilon` None for all radii, and one per defence with `threat_model`
@@ -31,11 +35,15 @@ def summarise(results: ResultsTable) -> dict[str, Any]:
         `accuracy_low`, `accuracy_high`. Attacks also have `attack_success`, the share of the
         images right when clean that became wrong (None where none was right), and
         `zero_gradient_share`; worst cases have `strongest_attack`, the one that turned most of
-        those images wrong (None where none did).
+        those images wrong (None where none did). `minimum_norm` has one entry per defence, threat
+        model and attack for the smallest perturbation: its `attack_success` at any norm, and
+        `median_linf` and `median_l2` of the perturbations that succeed (None where none does).
+        `vanished_gradients` has the `share` of each defence and threat model in `vanished`.
     """
-    clean, attacked = _split(results)
+    clean, attacked, unbounded = _split(results)
     keys = ["defence", "threat_model", "attack", "epsilon"]
     return {
+        "subject": _subject(clean),
         "clean": [{**key, **_accuracy(_correct(rows))} for key, rows in _groups(clean, keys[:1])],
         "under_attack": [{**key, **_attack_figures(rows)} for key, rows in _groups(attacked, keys)],
         "worst_case": [
@@ -43,12 +51,26 @@ def summarise(results: ResultsTable) -> dict[str, Any]:
             *_worst_cases(attacked, ["defence", "threat_model"]),
             *_worst_cases(attacked, ["defence"]),
         ],
+        "minimum_norm": [
+            {**key, **_minimum_norm_figures(rows)} for key, rows in _groups(unbounded, keys[:3])
+        ],
+        "vanished_gradients": [
+            {"defence": use.defence, "threat_model": use.threat_model, "share": share}
+            for use, share in (vanished or {}).items()
+        ],
     }
 
 
-def _split(results: ResultsTable) -> tuple[ResultsTable, ResultsTable]:
+def _subject(clean: ResultsTable) -> str:
+    return DEFENDED if DEFENDED in clean["defence"].unique().to_pylist() else OWN_MODEL
+
+
+def _split(results: ResultsTable) -> tuple[ResultsTable, ResultsTable, ResultsTable]:
+    """Returns the rows of clean images, of attacks at a radius and of those at none."""
     is_clean = pc.equal(results["attack"], CLEAN)
-    return results.filter(is_clean), results.filter(pc.invert(is_clean))
+    is_unbounded = pc.is_inf(results["epsilon"])
+    attacked = pc.invert(pc.or_(is_clean, is_unbounded))
+    return results.filter(is_clean), results.filter(attacked), results.filter(is_unbounded)
 
 
 def _groups(results: ResultsTable, keys: list[str]) -> list[tuple[dict[str, Any], ResultsTable]]:
@@ -92,6 +114,22 @@ def _attack_figures(rows: ResultsTable) -> dict[str, Any]:
         **_accuracy(correct),
         "attack_success": float(np.mean(~correct[before])) if before.any() else None,
         "zero_gradient_share": float(_column(rows, "zero_gradient").mean()),
+    }
+
+
+def _minimum_norm_figures(rows: ResultsTable) -> dict[str, Any]:
+    before = _correct_when_clean(rows)
+    succeeded = before & ~_correct(rows)
+    medians = {
+        f"median_{norm}": float(np.median(_column(rows, norm)[succeeded]))
+        if succeeded.any()
+        else None
+        for norm in ("linf", "l2")
+    }
+    figures = {"examples": len(before), **medians}
+    return {
+        **figures,
+        "attack_success": float(succeeded.sum() / before.sum()) if before.any() else None,
     }
 
 

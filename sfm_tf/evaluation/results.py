@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 from sfm_tf.artifacts.atomic_files import write_bytes
 from sfm_tf.errors import SfmError
 
+OWN_MODEL = "model"
+"""Name of a classifier that the user brought."""
+
 DEFENDED = "sfm"
 """Name of the model under test: classifier behind masker and pre-processing."""
 
@@ -37,15 +40,19 @@ SCHEMA = pa.schema(
         pa.field("prediction", pa.int64(), nullable=False),
         pa.field("linf", pa.float64(), nullable=False),
         pa.field("l2", pa.float64(), nullable=False),
+        pa.field("iterations", pa.int32(), nullable=False),
         pa.field("loss", pa.float32(), nullable=False),
         pa.field("zero_gradient", pa.bool_(), nullable=False),
     ]
 )
 """Columns of a results table.
 
-`epsilon` is in 1/255; `linf` and `l2`, the norms of the perturbation, are in the units of pixels in
-[0, 1]. `loss` is the cross-entropy on the model that was attacked (on the model itself in clean
-rows) and `zero_gradient` tells whether the attack's first gradient there was exactly zero.
+`epsilon` is in 1/255. It is infinite in the rows of an attack for the smallest perturbation; that
+attack's rows of a radius show its image where that lies in the ball, and else the clean one. `linf`
+and `l2`, the norms of the perturbation, are in the units of pixels in [0, 1]. `iterations` is what
+the attack took to reach the image, -1 where it found none. `loss` is the cross-entropy on the model
+that was attacked (on the model itself in clean rows) and `zero_gradient` tells whether the attack's
+first gradient there was exactly zero.
 """
 
 

@@ -1,98 +1,54 @@
-"""Runs every attack under every threat model and scores both models on what they make."""
+"""Runs every attack under every threat model and scores the models on what they make."""
 
 import dataclasses
-import hashlib
+import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
-import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
-from sfm_tf.artifacts.fingerprints import code_version, fingerprint, package_versions
-from sfm_tf.attacks.art_classifier import wrap_classifier
-from sfm_tf.attacks.attack_inputs import check_images, check_labels, check_logits
-from sfm_tf.attacks.catalogue import build_attack
-from sfm_tf.attacks.compiled_attack import AttackOutcome, CompiledAttack
-from sfm_tf.attacks.threat_models import ThreatModel, attacked_model
-from sfm_tf.attacks.validity import faults, perturbation_sizes
+from sfm_tf.attacks.catalogue import NORMS, build_attack
+from sfm_tf.attacks.compiled_attack import AttackOutcome
 from sfm_tf.config import PIXEL_LEVELS, EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
-from sfm_tf.evaluation.model_digest import model_digest
-from sfm_tf.evaluation.results import (
-    CLEAN,
-    DEFENDED,
-    NO_THREAT,
-    UNDEFENDED,
-    ResultsTable,
-    join_results,
-    results_rows,
+from sfm_tf.evaluation.attack_execution import AttackExecution, Progress, Standing
+from sfm_tf.evaluation.attack_plan import PlannedAttack, Use, plan_attacks
+from sfm_tf.evaluation.results import ResultsTable, join_results
+from sfm_tf.evaluation.samples import Samples, check_samples
+from sfm_tf.evaluation.scoring import (
+    ScoredModel,
+    attack_rows,
+    clean_outcome,
+    clean_rows,
+    score_clean,
+    within_radii,
 )
+from sfm_tf.evaluation.vanished_gradients import vanished_share
 from sfm_tf.models.defended_model import DefendedModel
-
-Progress = Callable[[str, int, int], None]
-"""Called with a phrase, the attacks done and their total."""
+from sfm_tf.models.precision_copy import in_precision
 
 
 @dataclasses.dataclass(frozen=True)
-class _Samples:
-    """The images everything is measured on, checked."""
+class Evaluation:
+    """What an evaluation found.
 
-    images: np.ndarray
-    labels: np.ndarray
-    class_count: int
+    Attributes:
+        results: The clean rows of every model, then the rows of every attack.
+        sets: Which stored adversarial images were used for what.
+        vanished: For attacks in 16 bits, the share of the gradient's entries that float32 shows and
+            they do not, by defence and threat model; empty where attacks are in float32.
+    """
 
-    def digest(self) -> str:
-        digest = hashlib.sha256(str(self.images.shape).encode("utf-8"))
-        digest.update(self.images.tobytes())
-        digest.update(self.labels.tobytes())
-        return digest.hexdigest()
-
-    def wrap(self, model: keras.Model, config: EvaluationConfig) -> TensorFlowV2Classifier:
-        shape = self.images.shape[1:]
-        return wrap_classifier(model, self.class_count, shape, config.attack_batch_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class _ScoredModel:
-    """A model whose accuracy is measured, and its logits of the clean images."""
-
-    classifier: TensorFlowV2Classifier
-    clean_logits: np.ndarray
-
-    def predictions(self, images: np.ndarray) -> np.ndarray:
-        return np.argmax(self.classifier.predict(images), axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _GradientSource:
-    """A model that attacks are run on, and every (defence, threat model) it stands for."""
-
-    digest: str
-    model: keras.Model
-    uses: tuple[tuple[str, str], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _AttackRun:
-    """One attack at one radius (in 1/255) on one gradient source."""
-
-    source: _GradientSource
-    attack_name: str
-    epsilon: float
-    attack: CompiledAttack
-
-    def describe(self) -> str:
-        targets = ", ".join(f"{defence} {threat}" for defence, threat in self.source.uses)
-        return f"{self.attack_name} {self.epsilon:g}/255 ({targets})"
+    results: ResultsTable
+    sets: tuple[StoredSet, ...]
+    vanished: Mapping[Use, float]
 
 
 def evaluate(
-    defended: DefendedModel,
-    undefended: DefendedModel,
+    models: Mapping[str, DefendedModel],
     source: keras.Model | None,
     images: np.ndarray,
     labels: np.ndarray,
@@ -100,17 +56,15 @@ def evaluate(
     seed: int,
     folder: pathlib.Path,
     progress: Progress,
-) -> ResultsTable:
-    """Attacks both models and scores them (Yu et al. 2022, section 6.1).
+) -> Evaluation:
+    """Attacks the models and scores them (Yu et al. 2022, section 6.1).
 
-    Adversarial images are made once per distinct gradient source: both models share those of the
-    black box, and gray and white box of the undefended model are the same. They are kept in
-    `folder`, and a set that an earlier call finished is used again if its models, images, attack,
-    seed and code are the same.
+    Adversarial images are made once per attacked model, attack and radius, cheap attacks first,
+    and kept in `folder`. A set that any earlier evaluation finished is used again if its model,
+    images, attack, seed and code are the same; one that it began is gone on with.
 
     Args:
-        defended: Classifier behind masker and pre-processing.
-        undefended: The bare classifier it is compared with.
+        models: The models that are scored, by the names of their defences.
         source: Independent model that black-box attacks start from; None if they are not asked for.
         images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
         labels: Class indices of shape `(batch,)`.
@@ -119,38 +73,58 @@ def evaluate(
         folder: Where adversarial images are kept.
         progress: Told of each step.
 
-    Returns:
-        The clean rows of both models, then the rows of every attack.
-
     Raises:
         SfmError: If an argument does not fit the others or a stored set is damaged.
     """
     _check_config(config)
-    models = {UNDEFENDED: undefended, DEFENDED: defended}
     for name, model in {**models, "source": source}.items():
         _check_precision(name, model)
-    samples = _check_samples(images, labels, defended.classifier)
-    runs = list(_attack_runs(_gradient_sources(models, source, config), samples, config, seed))
-    progress("clean images", 0, len(runs))
-    scored = {name: _score_clean(model, samples, config) for name, model in models.items()}
-    tables = [_clean_rows(name, model, samples) for name, model in scored.items()]
-    store, index = AdversarialStore(folder), []
-    circumstances = {
-        "samples": samples.digest(),
-        "code": code_version(__name__),
-        "packages": package_versions(),
+    samples = check_samples(images, labels, next(iter(models.values())).classifier)
+    plan = plan_attacks(models, source, config)
+    progress("clean images", 0, len(samples))
+    scored = {
+        name: score_clean(model, samples, config.attack_batch_size)
+        for name, model in models.items()
     }
-    for done, run in enumerate(runs):
-        progress(run.describe(), done, len(runs))
-        name, outcome = _outcome(run, samples, store, circumstances)
-        tables += _attack_rows(run, outcome, scored, samples)
-        index += [
-            StoredSet(defence, threat_model, run.attack_name, run.epsilon, name)
-            for defence, threat_model in run.source.uses
-        ]
-    store.write_index(index)
-    progress("all attacks", len(runs), len(runs))
-    return join_results(tables)
+    store = AdversarialStore(folder)
+    store.sweep()
+    work = _Work(samples, config, seed, store, scored, progress)
+    tables = [clean_rows(name, model, samples) for name, model in scored.items()]
+    sets: list[StoredSet] = []
+    for place, planned in enumerate(plan, start=1):
+        for made in _made_sets(planned, f"[{place}/{len(plan)}]", work):
+            tables += _rows(made, planned, work)
+            sets += _stored_sets(made, planned)
+    return Evaluation(join_results(tables), tuple(sets), work.vanished)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What every attack of an evaluation shares.
+
+    `standings` holds, by model digest and radius, what the attacks so far left standing, and
+    `vanished` what `Evaluation` says.
+    """
+
+    samples: Samples
+    config: EvaluationConfig
+    seed: int
+    store: AdversarialStore
+    scored: Mapping[str, ScoredModel]
+    progress: Progress
+    standings: dict[tuple[str, float], Standing] = dataclasses.field(default_factory=dict)
+    vanished: dict[Use, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MadeSet:
+    """Adversarial images of `samples`; `epsilon` is in 1/255, infinite for a minimum norm."""
+
+    epsilon: float
+    name: str
+    outcome: AttackOutcome
+    samples: Samples
+    classifier: TensorFlowV2Classifier
 
 
 def _check_config(config: EvaluationConfig) -> None:
@@ -171,120 +145,89 @@ def _check_precision(name: str, model: keras.Model | None) -> None:
             )
 
 
-def _check_samples(images: np.ndarray, labels: np.ndarray, classifier: keras.Model) -> _Samples:
-    images = check_images(images, classifier.input_shape[1:])
-    class_count = classifier.output_shape[-1]
-    return _Samples(images, check_labels(labels, len(images), class_count), class_count)
-
-
-def _gradient_sources(
-    models: Mapping[str, DefendedModel], source: keras.Model | None, config: EvaluationConfig
-) -> list[_GradientSource]:
-    attacked: dict[str, keras.Model] = {}
-    uses: dict[str, list[tuple[str, str]]] = {}
-    for defence, model in models.items():
-        for threat_model in config.threat_models:
-            target = attacked_model(ThreatModel(threat_model), model, source)
-            digest = model_digest(target)
-            attacked.setdefault(digest, target)
-            uses.setdefault(digest, []).append((defence, threat_model))
-    return [_GradientSource(digest, attacked[digest], tuple(uses[digest])) for digest in attacked]
-
-
-def _attack_runs(
-    sources: list[_GradientSource], samples: _Samples, config: EvaluationConfig, seed: int
-) -> Iterator[_AttackRun]:
-    for source in sources:
-        classifier = samples.wrap(source.model, config)
-        for name in config.attacks:
-            # One attack for all radii: it is compiled once.
-            radius = config.epsilons[0] / PIXEL_LEVELS
-            attack = build_attack(name, classifier, radius, config, seed)
-            for epsilon in config.epsilons:
-                yield _AttackRun(source, name, epsilon, attack)
-
-
-def _score_clean(model: DefendedModel, samples: _Samples, config: EvaluationConfig) -> _ScoredModel:
-    classifier = samples.wrap(model, config)
-    logits = classifier.predict(samples.images)
-    check_logits(logits, samples.class_count)
-    return _ScoredModel(classifier, logits)
-
-
-def _clean_rows(name: str, model: _ScoredModel, samples: _Samples) -> ResultsTable:
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(samples.labels, model.clean_logits)
-    prediction = np.argmax(model.clean_logits, axis=1)
-    values = {
-        "label": samples.labels,
-        "defence": name,
-        "threat_model": NO_THREAT,
-        "attack": CLEAN,
-        "epsilon": 0.0,
-        "clean_prediction": prediction,
-        "prediction": prediction,
-        "linf": 0.0,
-        "l2": 0.0,
-        "loss": losses.numpy(),
-        "zero_gradient": False,
-    }
-    return results_rows(len(samples.images), values)
-
-
-def _outcome(
-    run: _AttackRun, samples: _Samples, store: AdversarialStore, circumstances: Mapping[str, Any]
-) -> tuple[str, AttackOutcome]:
-    """Returns the adversarial images' name and themselves, made now or stored earlier."""
-    run.attack.set_params(epsilon=run.epsilon / PIXEL_LEVELS)
-    name = f"{run.attack_name}-{run.epsilon:g}-{_fingerprint(run, circumstances)[:16]}"
-    outcome = store.read(name, samples.images.shape)
-    if outcome is None:
-        outcome = run.attack.run(samples.images, samples.labels)
-        store.write(name, outcome)
-    found = faults(samples.images, outcome.images, run.attack.epsilon, float(run.attack.norm))
-    if found:
-        raise SfmError(
-            f"Stored set {store.path(name)} is not valid: {'; '.join(found)}. Delete it."
+def _made_sets(planned: PlannedAttack, place: str, work: _Work) -> Iterator[_MadeSet]:
+    """Yields what one attack makes at each radius; it is compiled once for all."""
+    # An image that stops once it fools the attacked model fools other models less often.
+    only = work.config.robust_accuracy_only and planned.is_scored
+    config = dataclasses.replace(work.config, robust_accuracy_only=only)
+    samples = work.samples.first(planned.examples or len(work.samples))
+    classifier = _attacked(planned, samples, work)
+    first_radius = config.epsilons[0] / PIXEL_LEVELS
+    attack = build_attack(planned.attack_name, classifier, first_radius, config, work.seed)
+    uses = ", ".join(map(str, planned.uses))
+    for epsilon in config.epsilons if planned.is_bounded else (math.inf,):
+        if planned.is_bounded:
+            attack.set_params(epsilon=epsilon / PIXEL_LEVELS)
+        execution = AttackExecution(
+            attack=attack,
+            label=f"{planned.attack_name}-{epsilon:g}",  # "inf" where the attack finds its own.
+            phrase=f"{place} {planned.attack_name}{_radius(epsilon)} ({uses})",
+            model_digest=f"{planned.digest} {config.attack_precision}",
+            samples=samples,
+            store=work.store,
+            progress=work.progress,
         )
-    return name, outcome
+        standing = _standing(planned, epsilon, samples, classifier, work)
+        made = _MadeSet(epsilon, *execution.outcome(standing), samples, classifier)
+        if standing is not None:
+            rows = _still_right(planned, made.outcome.images, work)
+            work.standings[planned.digest, epsilon] = Standing(made.name, made.outcome, rows)
+        yield made
 
 
-def _fingerprint(run: _AttackRun, circumstances: Mapping[str, Any]) -> str:
-    # The batch size is left out: it changes no image.
-    options = [option for option in run.attack.attack_params if option != "batch_size"]
-    values = {
-        **circumstances,
-        "gradient_source": run.source.digest,
-        "attack": run.attack_name,
-        "options": {option: str(getattr(run.attack, option)) for option in options},
-    }
-    return fingerprint(values)
+def _radius(epsilon: float) -> str:
+    return "" if math.isinf(epsilon) else f" {epsilon:g}/255"
 
 
-def _attack_rows(
-    run: _AttackRun,
-    outcome: AttackOutcome,
-    scored: Mapping[str, _ScoredModel],
-    samples: _Samples,
-) -> list[ResultsTable]:
-    defences = dict.fromkeys(defence for defence, _ in run.source.uses)
-    predictions = {name: scored[name].predictions(outcome.images) for name in defences}
-    common = {
-        "label": samples.labels,
-        "attack": run.attack_name,
-        "epsilon": run.epsilon,
-        "linf": perturbation_sizes(samples.images, outcome.images, np.inf),
-        "l2": perturbation_sizes(samples.images, outcome.images, 2.0),
-        "loss": outcome.loss,
-        "zero_gradient": outcome.zero_gradient,
-    }
-    tables = []
-    for defence, threat_model in run.source.uses:
-        values = {
-            **common,
-            "defence": defence,
-            "threat_model": threat_model,
-            "clean_prediction": np.argmax(scored[defence].clean_logits, axis=1),
-            "prediction": predictions[defence],
-        }
-        tables.append(results_rows(len(samples.images), values))
-    return tables
+def _attacked(planned: PlannedAttack, samples: Samples, work: _Work) -> TensorFlowV2Classifier:
+    """Returns the attacked model in the arithmetic that attacks are asked to use."""
+    precision, batch_size = work.config.attack_precision, work.config.attack_batch_size
+    exact = samples.wrap(planned.model, batch_size)
+    if precision == "float32":
+        return exact
+    rounded = samples.wrap(in_precision(planned.model, precision), batch_size)
+    missing = [use for use in planned.uses if use not in work.vanished]
+    if missing:
+        share = vanished_share(exact, rounded, samples, batch_size)
+        work.vanished.update(dict.fromkeys(missing, share))
+    return rounded
+
+
+def _standing(
+    planned: PlannedAttack,
+    epsilon: float,
+    samples: Samples,
+    classifier: TensorFlowV2Classifier,
+    work: _Work,
+) -> Standing | None:
+    """Returns the images that need no further attack, or None where all are to be attacked."""
+    whole = planned.is_bounded and planned.examples is None
+    if not (work.config.robust_accuracy_only and planned.is_scored and whole):
+        return None
+    if (planned.digest, epsilon) not in work.standings:
+        rows = _still_right(planned, samples.images, work)
+        return Standing("", clean_outcome(classifier, samples), rows)
+    return work.standings[planned.digest, epsilon]
+
+
+def _still_right(planned: PlannedAttack, images: np.ndarray, work: _Work) -> np.ndarray:
+    scored = work.scored[planned.uses[0].defence]
+    return np.flatnonzero(scored.predictions(images) == work.samples.labels)
+
+
+def _rows(made: _MadeSet, planned: PlannedAttack, work: _Work) -> Iterator[ResultsTable]:
+    outcomes = [(made.epsilon, made.outcome)]
+    if not planned.is_bounded:
+        clean = clean_outcome(made.classifier, made.samples)
+        norm = NORMS[work.config.norm]
+        outcomes = list(within_radii(made.outcome, clean, made.samples, work.config.epsilons, norm))
+    for use in planned.uses:
+        model = work.scored[use.defence]
+        for epsilon, outcome in outcomes:
+            yield attack_rows(use, planned.attack_name, epsilon, outcome, model, made.samples)
+
+
+def _stored_sets(made: _MadeSet, planned: PlannedAttack) -> Iterator[StoredSet]:
+    epsilon = made.epsilon if planned.is_bounded else None
+    for use in planned.uses:
+        yield StoredSet(use.defence, use.threat_model, planned.attack_name, epsilon, made.name)

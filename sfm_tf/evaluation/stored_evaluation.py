@@ -1,6 +1,7 @@
 """An evaluation on disk: the work of the evaluate stage, and the names of the files it leaves."""
 
 import pathlib
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -9,6 +10,8 @@ from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation import blessing, metrics, results, runner
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.attack_execution import Progress
 from sfm_tf.models.defended_model import DefendedModel
 
 ADVERSARIAL_FOLDER = "adversarial"
@@ -17,44 +20,39 @@ RESULTS_FILE = "results.parquet"
 
 
 def write_evaluation(
-    defended: DefendedModel,
-    source: keras.Model,
+    models: Mapping[str, DefendedModel],
+    source: keras.Model | None,
     images: np.ndarray,
     labels: np.ndarray,
     config: EvaluationConfig,
     seed: int,
     folder: pathlib.Path,
-    progress: runner.Progress,
+    store: pathlib.Path,
+    progress: Progress,
 ) -> blessing.Blessing:
-    """Evaluates a model beside its own bare classifier and writes all there is to say about it.
+    """Evaluates models and writes all there is to say about them.
 
     Args:
-        defended: Classifier behind masker and pre-processing.
-        source: Independent model that black-box attacks start from.
+        models: The models that are scored, by the names of their defences.
+        source: Independent model that black-box attacks start from; None if they are not asked for.
         images: Float32 in [0, 1], shape `(count, height, width, channels)`.
         labels: Class indices of shape `(count,)`.
         config: Attacks, threat models, radii and the thresholds of the blessing.
         seed: Seed of the attacks.
-        folder: Existing folder; adversarial images that an interrupted call left in it are used.
-        progress: Told of each attack.
+        folder: Existing folder that is written to, adversarial images included.
+        store: Folder of adversarial images that evaluations share and go on from.
+        progress: Told of each batch.
 
     Returns:
         The verdict, which is also written.
     """
-    table = runner.evaluate(
-        defended,
-        DefendedModel(defended.classifier),
-        source,
-        images,
-        labels,
-        config,
-        seed,
-        folder / ADVERSARIAL_FOLDER,
-        progress,
-    )
-    summary = metrics.summarise(table)
+    evaluation = runner.evaluate(models, source, images, labels, config, seed, store, progress)
+    summary = metrics.summarise(evaluation.results, evaluation.vanished)
     verdict = blessing.decide(summary, config)
-    results.write_results(folder / RESULTS_FILE, table)
+    own = AdversarialStore(folder / ADVERSARIAL_FOLDER)
+    own.link(AdversarialStore(store), (entry.name for entry in evaluation.sets))
+    own.write_index(evaluation.sets)
+    results.write_results(folder / RESULTS_FILE, evaluation.results)
     write_json(folder / METRICS_FILE, summary)
     blessing.write_blessing(folder, verdict)
     return verdict

@@ -12,7 +12,6 @@ from sfm_tf.config import EvaluationConfig, ReportConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.blessing import read_blessing
-from sfm_tf.evaluation.results import DEFENDED
 from sfm_tf.evaluation.stored_evaluation import (
     ADVERSARIAL_FOLDER,
     METRICS_FILE,
@@ -28,15 +27,20 @@ from sfm_tf.training.model_files import HISTORY_FILE
 
 
 def collect_inputs(
-    experiment: str, records: Artifact, models: Artifact, evaluation: Artifact, config: ReportConfig
+    experiment: str,
+    records: Artifact,
+    models: Artifact | None,
+    evaluation: Artifact,
+    config: ReportConfig,
 ) -> ReportInputs:
     """Returns the inputs of the report on one evaluation.
 
     Args:
         experiment: Name of the experiment.
         records: Artifact of the ingest stage.
-        models: Artifact of the train stage, made from `records`.
-        evaluation: Artifact of the evaluate stage, made from `models`.
+        models: Artifact of the train stage, made from `records`; None where the evaluation is of
+            the user's own model.
+        evaluation: Artifact of the evaluate stage, made from both.
         config: How many images the figures show.
 
     Raises:
@@ -46,6 +50,7 @@ def collect_inputs(
     settings = evaluation_settings(evaluation)
     images, labels = load_split(records.folder, "test", schema, settings.num_examples)
     shown = images[: config.gallery_examples]
+    metrics = read_json(evaluation.folder / METRICS_FILE)
     counts = Counter(schema.class_names[label] for label in labels)
     return ReportInputs(
         experiment=experiment,
@@ -53,12 +58,14 @@ def collect_inputs(
         statistics=read_json(records.folder / STATISTICS_FILE),
         class_counts={name: counts[name] for name in schema.class_names},
         evaluation=settings,
-        metrics=read_json(evaluation.folder / METRICS_FILE),
+        metrics=metrics,
         blessing=read_blessing(evaluation.folder),
-        history=read_json(models.folder / HISTORY_FILE),
-        manifests=[artifact.manifest for artifact in (records, models, evaluation)],
-        gallery=_gallery(load_defended_model(models.folder), shown),
-        perturbations=list(_perturbations(evaluation, settings, images, len(shown))),
+        history=read_json(models.folder / HISTORY_FILE) if models else {},
+        manifests=[made.manifest for made in (records, models, evaluation) if made],
+        gallery=_gallery(load_defended_model(models.folder), shown) if models else None,
+        perturbations=list(
+            _perturbations(evaluation, metrics["subject"], settings, images, len(shown))
+        ),
     )
 
 
@@ -73,17 +80,20 @@ def _gallery(defended: DefendedModel, images: np.ndarray) -> Gallery:
 
 
 def _perturbations(
-    evaluation: Artifact, settings: EvaluationConfig, images: np.ndarray, count: int
+    evaluation: Artifact, subject: str, settings: EvaluationConfig, images: np.ndarray, count: int
 ) -> Iterator[Perturbation]:
-    """Yields, for each threat model, the defended model's images under the last attack named."""
+    """Yields, for each threat model, the subject's images under the last attack at the radius."""
     store = AdversarialStore(evaluation.folder / ADVERSARIAL_FOLDER)
-    attack, epsilon = settings.attacks[-1], max(settings.epsilons)
-    for entry in store.read_index():
-        if (entry.defence, entry.attack, entry.epsilon) != (DEFENDED, attack, epsilon):
-            continue
+    epsilon = max(settings.epsilons)
+    last = {
+        entry.threat_model: entry
+        for entry in store.read_index()
+        if (entry.defence, entry.epsilon) == (subject, epsilon)
+    }
+    for entry in last.values():
         outcome = store.read(entry.name, images.shape)
         if outcome is None:
             raise SfmError(f"{store.path(entry.name)} is gone; run the evaluation with --force.")
         yield Perturbation(
-            entry.threat_model, attack, epsilon, images[:count], outcome.images[:count]
+            entry.threat_model, entry.attack, epsilon, images[:count], outcome.images[:count]
         )

@@ -29,7 +29,12 @@ from sfm_tf.artifacts.atomic_files import write_bytes, write_json, write_text
 from sfm_tf.report.paper import paper_results
 from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.report.sections import Section, build_sections
-from sfm_tf.report.statements import THREAT_MODEL_NAMES, summary, threat_model_statement, verdict
+from sfm_tf.report.statements import (
+    shown_threat_models,
+    summary,
+    threat_model_statement,
+    verdict,
+)
 
 SCHEMA_VERSION = 1
 
@@ -88,7 +93,7 @@ def _json_value(inputs: ReportInputs, sections: tuple[Section, ...]) -> dict[str
                 "run": name in inputs.evaluation.threat_models,
                 "statement": list(threat_model_statement(name, inputs.evaluation)),
             }
-            for name in THREAT_MODEL_NAMES
+            for name in shown_threat_models(inputs.evaluation)
         },
         "metrics": dict(inputs.metrics),
         "paper": [dataclasses.asdict(result) for result in paper_results(inputs.dataset)],

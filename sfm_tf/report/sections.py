@@ -17,7 +17,11 @@ from sfm_tf.report.figures import (
 )
 from sfm_tf.report.paper import CAVEAT, comparison_table
 from sfm_tf.report.report_inputs import ReportInputs
-from sfm_tf.report.statements import THREAT_MODEL_NAMES, threat_model_statement
+from sfm_tf.report.statements import (
+    precision_statement,
+    shown_threat_models,
+    threat_model_statement,
+)
 from sfm_tf.report.tables import (
     Table,
     accuracy_entries,
@@ -25,6 +29,7 @@ from sfm_tf.report.tables import (
     attack_name,
     defences,
     find_entry,
+    minimum_norm_table,
     plain_table,
     worst_case_table,
 )
@@ -64,23 +69,23 @@ def build_sections(inputs: ReportInputs) -> tuple[Section, ...]:
 
 
 def _sections(inputs: ReportInputs) -> Iterator[Section]:
-    worst = worst_case_table(inputs.metrics, THREAT_MODEL_NAMES)
+    threat_models = shown_threat_models(inputs.evaluation)
+    worst = worst_case_table(inputs.metrics, threat_models)
     explanation = (
         "An image counts as right only if the model is right on it without an attack and after "
         "every attack of the column. Named is the attack that turned most images wrong."
     )
     yield Section("Worst case", (explanation,), (worst,))
-    for threat_model, name in THREAT_MODEL_NAMES.items():
+    for threat_model, name in threat_models.items():
         yield _threat_model_section(inputs, threat_model, name)
     comparison = comparison_table(inputs.dataset, inputs.metrics)
     if comparison is not None:
         yield Section("Beside the paper", (CAVEAT,), (comparison,))
-    gallery = inputs.gallery
-    figure = defence_gallery(
-        "defence", gallery.images, gallery.masks, gallery.masked, gallery.defended
-    )
-    yield Section("What the defence does", figures=(figure,))
-    yield _training_section(inputs.history)
+    if inputs.gallery is not None:
+        gallery = dataclasses.astuple(inputs.gallery)
+        yield Section("What the defence does", figures=(defence_gallery("defence", *gallery),))
+    if inputs.history:
+        yield _training_section(inputs.history)
     yield _data_section(inputs)
     yield _provenance_section(inputs)
 
@@ -105,8 +110,13 @@ def _threat_model_section(inputs: ReportInputs, threat_model: str, name: str) ->
     table = accuracy_table(
         metrics, threat_model, f"{title}: accuracy and 95% interval", config.epsilons
     )
-    statement = tuple(threat_model_statement(threat_model, config))
-    return Section(title, statement, (table,), tuple(figures))
+    smallest = minimum_norm_table(metrics, threat_model)
+    tables = (table,) if smallest is None else (table, smallest)
+    statement = (
+        *threat_model_statement(threat_model, config),
+        *precision_statement(metrics, threat_model, config),
+    )
+    return Section(title, statement, tables, tuple(figures))
 
 
 def _accuracy_figure(

@@ -1,12 +1,12 @@
 """What a reader has to know before any figure, in sentences made from the data."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from sfm_tf.attacks.threat_models import ThreatModel
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.blessing import BLESSED_FILE, NOT_BLESSED_FILE
 from sfm_tf.evaluation.metrics import ALL_THREATS
-from sfm_tf.evaluation.results import DEFENDED
 from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.report.tables import accuracy_cell, find_entry
 
@@ -14,23 +14,24 @@ THREAT_MODEL_NAMES: Mapping[str, str] = {
     ThreatModel.BLACK_BOX.value: "black box",
     ThreatModel.GRAY_BOX.value: "gray box",
     ThreatModel.WHITE_BOX.value: "white box",
+    ThreatModel.ADAPTIVE.value: "adaptive",
+    ThreatModel.UNDEFENDED.value: "unaware of the defence",
+    ThreatModel.SCORE_BASED.value: "score-based",
+    ThreatModel.DECISION_BASED.value: "decision-based",
 }
 
-KNOWLEDGE: Mapping[str, str] = {
-    ThreatModel.BLACK_BOX.value: (
-        "The attacker knows the task but neither classifier, masker nor pre-processing: the "
-        "adversarial images are made on an independently trained network and transferred."
-    ),
-    ThreatModel.GRAY_BOX.value: (
-        "The attacker knows the weights of classifier and masker, but not that a pre-processing "
-        "follows the masker. Robustness against such an attacker alone is no evidence of security."
-    ),
-    ThreatModel.WHITE_BOX.value: (
-        "The attacker knows everything, the pre-processing included, and attacks all of it end to "
-        "end, with a surrogate for the gradients that the pre-processing does not have (BPDA)."
-    ),
-}
-"""What the attacker of each threat model knows (Yu et al. 2022, section 6.1)."""
+_ALWAYS_SHOWN = ("black_box", "gray_box", "white_box")
+"""Those of the paper (Yu et al. 2022, section 6.1): where one was not run, the report says so."""
+
+
+def shown_threat_models(config: EvaluationConfig) -> dict[str, str]:
+    """Returns the threat models of a report with their names in words: the paper's and those run.
+
+    Args:
+        config: Settings the evaluation ran with.
+    """
+    shown = {*_ALWAYS_SHOWN, *config.threat_models}
+    return {value: name for value, name in THREAT_MODEL_NAMES.items() if value in shown}
 
 
 def verdict(inputs: ReportInputs) -> str:
@@ -47,15 +48,16 @@ def verdict(inputs: ReportInputs) -> str:
 def summary(inputs: ReportInputs) -> Iterator[str]:
     """Yields on what and how it was measured, and the two accuracies that matter most."""
     yield _sample(inputs)
-    clean = find_entry(inputs.metrics["clean"], defence=DEFENDED)
+    subject = inputs.metrics["subject"]
+    clean = find_entry(inputs.metrics["clean"], defence=subject)
     if clean is not None:
         cell = accuracy_cell(clean)
         yield (
-            f"Without an attack the defended model is right on {clean['correct']:,} of "
+            f"Without an attack the model is right on {clean['correct']:,} of "
             f"{clean['examples']:,} images: {cell}."
         )
     worst = find_entry(
-        inputs.metrics["worst_case"], defence=DEFENDED, threat_model=ALL_THREATS, epsilon=None
+        inputs.metrics["worst_case"], defence=subject, threat_model=ALL_THREATS, epsilon=None
     )
     if worst is not None:
         cell = accuracy_cell(worst)
@@ -85,10 +87,10 @@ def threat_model_statement(threat_model: str, config: EvaluationConfig) -> Itera
     """Yields what the attacker knows, wants and may do, or that it was not run.
 
     Args:
-        threat_model: `black_box`, `gray_box` or `white_box`.
+        threat_model: Value of a `ThreatModel`.
         config: Settings the evaluation ran with.
     """
-    yield KNOWLEDGE[threat_model]
+    yield ThreatModel(threat_model).attacker_knows
     if threat_model not in config.threat_models:
         yield f"The {THREAT_MODEL_NAMES[threat_model]} was not run."
         return
@@ -98,3 +100,26 @@ def threat_model_statement(threat_model: str, config: EvaluationConfig) -> Itera
         f"ε (L∞ norm), for ε of {radii} in 1/255. PGD takes {config.iterations} steps of "
         f"{config.step_size:g}/255 from a random start."
     )
+
+
+def precision_statement(
+    metrics: Mapping[str, Any], threat_model: str, config: EvaluationConfig
+) -> Iterator[str]:
+    """Yields how much of the gradients an attack in 16 bits did not see; nothing in float32.
+
+    Args:
+        metrics: Figures of the evaluation; `vanished_gradients` has the shares.
+        threat_model: Value of a `ThreatModel`.
+        config: Settings the evaluation ran with.
+    """
+    shares = [
+        entry["share"]
+        for entry in metrics["vanished_gradients"]
+        if entry["threat_model"] == threat_model
+    ]
+    if shares:
+        yield (
+            f"The attacked model computed in {config.attack_precision}; of the entries of its "
+            f"gradients that float32 shows, up to {max(shares):.1%} were zero there. Scores are of "
+            "the model in float32."
+        )

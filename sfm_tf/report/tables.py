@@ -4,28 +4,44 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from sfm_tf.config import PIXEL_LEVELS
 from sfm_tf.evaluation.metrics import ALL_THREATS
-from sfm_tf.evaluation.results import DEFENDED, UNDEFENDED
+from sfm_tf.evaluation.results import DEFENDED, OWN_MODEL, UNDEFENDED
 
 NOT_RUN = "not run"
 """What stands where nothing was measured; no cell is ever empty."""
 
-ATTACK_NAMES: Mapping[str, str] = {"fgsm": "FGSM", "pgd": "PGD"}
-"""Attacks a table has columns for, whether they were run or not, as the paper writes them."""
-
-_OTHER_ATTACK_NAMES: Mapping[str, str] = {
+ATTACK_NAMES: Mapping[str, str] = {
+    "noise": "noise",
+    "fgsm": "FGSM",
+    "pgd": "PGD",
     "mim": "MIM",
     "diverse": "Diverse",
-    "noise": "noise",
+    "cw": "CW",
     "apgd_ce": "APGD-CE",
     "apgd_dlr": "APGD-DLR",
+    "fab_t": "FAB-T",
     "apgd_t": "APGD-T",
     "square": "Square",
+    "autoattack": "AutoAttack",
+    "autoattack_rand": "AutoAttack (rand)",
+    "adaptive_mask_aware": "mask-aware PGD",
+    "adaptive_mask_stage": "PGD on the mask",
+    "adaptive_frozen_mask": "PGD past the mask",
+    "adaptive_other_surrogate": "PGD, other surrogate",
+    "hop_skip_jump": "HopSkipJump",
 }
-"""Attacks a table has columns for only where they were run."""
+"""Attacks as their authors or the paper write them."""
 
-DEFENCE_NAMES: Mapping[str, str] = {UNDEFENDED: "no defence", DEFENDED: "SFM-Defence"}
-"""Defences a table has rows for, whether they were measured or not, in the report's words."""
+_EXPECTED_ATTACKS = ("fgsm", "pgd")
+"""Attacks a table has columns for where none was run."""
+
+DEFENCE_NAMES: Mapping[str, str] = {
+    UNDEFENDED: "no defence",
+    DEFENDED: "SFM-Defence",
+    OWN_MODEL: "own model",
+}
+"""Defences in the report's words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +131,7 @@ def worst_case_cell(entry: Mapping[str, Any] | None) -> Cell:
 
 def attack_name(attack: str) -> str:
     """Returns an attack's name as the paper writes it."""
-    return {**ATTACK_NAMES, **_OTHER_ATTACK_NAMES}.get(attack, attack.upper())
+    return ATTACK_NAMES[attack]
 
 
 def find_entry(entries: Iterable[Mapping[str, Any]], **keys: Any) -> Mapping[str, Any] | None:
@@ -132,7 +148,7 @@ def accuracy_entries(
     Args:
         metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
         defence: Name of the defence in the metrics.
-        threat_model: `black_box`, `gray_box` or `white_box`.
+        threat_model: Value of a `ThreatModel`.
         epsilons: Radii in 1/255.
 
     Returns:
@@ -148,7 +164,7 @@ def accuracy_entries(
             f"{attack_name(attack)} {radius:g}/255": find_entry(
                 attacked, **key, attack=attack, epsilon=radius
             )
-            for attack in _attacks(metrics)
+            for attack in _attacks(metrics, threat_model)
             for radius in radii
         },
         **{f"worst case {r:g}/255": find_entry(worst, **key, epsilon=r) for r in radii},
@@ -162,7 +178,7 @@ def accuracy_table(
 
     Args:
         metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
-        threat_model: `black_box`, `gray_box` or `white_box`.
+        threat_model: Value of a `ThreatModel`.
         title: What the table shows.
         epsilons: Radii in 1/255.
 
@@ -209,16 +225,53 @@ def worst_case_table(metrics: Mapping[str, Any], threat_models: Mapping[str, str
     )
 
 
+def minimum_norm_table(metrics: Mapping[str, Any], threat_model: str) -> Table | None:
+    """Returns what the attacks for the smallest perturbation found; None where none was run.
+
+    Args:
+        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        threat_model: Value of a `ThreatModel`.
+    """
+    entries = [e for e in metrics["minimum_norm"] if e["threat_model"] == threat_model]
+    if not entries:
+        return None
+    names = dict(defences(metrics))
+    return plain_table(
+        "Smallest perturbations, at any norm",
+        ("Defence, attack", "images", "success", "median L∞ in 1/255", "median L2"),
+        (
+            (
+                f"{names[entry['defence']]}, {attack_name(entry['attack'])}",
+                f"{entry['examples']:,}",
+                *_smallest(entry),
+            )
+            for entry in entries
+        ),
+    )
+
+
+def _smallest(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    success = entry["attack_success"]
+    if not success:
+        return "no image was right" if success is None else per_cent(0.0), "none", "none"
+    linf, l2 = PIXEL_LEVELS * entry["median_linf"], entry["median_l2"]
+    return per_cent(success), f"{linf:.2f}", f"{l2:.3f}"
+
+
 def defences(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields the name of each defence in the metrics and in the report's words."""
     measured = (entry["defence"] for entry in metrics["clean"])
-    for defence in dict.fromkeys((*DEFENCE_NAMES, *measured)):
+    for defence in measured:
         yield defence, DEFENCE_NAMES.get(defence, defence)
 
 
-def _attacks(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    measured = (entry["attack"] for entry in metrics["under_attack"])
-    return tuple(dict.fromkeys((*ATTACK_NAMES, *measured)))
+def _attacks(metrics: Mapping[str, Any], threat_model: str) -> tuple[str, ...]:
+    measured = dict.fromkeys(
+        entry["attack"]
+        for entry in metrics["under_attack"]
+        if entry["threat_model"] == threat_model
+    )
+    return tuple(measured) or _EXPECTED_ATTACKS
 
 
 def render_text(table: Table) -> str:

@@ -1,10 +1,13 @@
 import json
 
+import keras
 import pyarrow.parquet
 import pytest
 
 from pipelines.evaluate import evaluate
+from pipelines.export import export
 from pipelines.ingest import ingest
+from pipelines.report import report
 from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
@@ -52,6 +55,69 @@ def test_has_a_row_for_every_image_defence_threat_model_and_attack(tmp_path):
     # Untrained models guess, so they cannot be blessed.
     assert (artifact.folder / "NOT_BLESSED").read_text().startswith("Clean accuracy")
     assert not (artifact.folder / "BLESSED").exists()
+
+
+def _own_model(path, activation=None):
+    layers = [
+        keras.Input((8, 8, 1)),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10, activation=activation),
+    ]
+    keras.Sequential(layers).save(path)
+    return str(path)
+
+
+def test_a_model_of_ones_own_needs_no_training(tmp_path, capsys):
+    run_directory = RunDirectory(tmp_path / "run")
+    experiment = _digits(model=_own_model(tmp_path / "own.keras"))
+    ingest(run_directory, experiment, False)
+    artifact = evaluate(run_directory, experiment, False)
+    rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
+    assert set(rows["defence"].to_pylist()) == {"model"}
+    assert set(rows["threat_model"].to_pylist()) == {"none", "gray_box", "white_box"}
+    assert "--source_model names one" in capsys.readouterr().err
+    page = (report(run_directory, experiment, False).folder / "report.md").read_text()
+    assert "own model" in page
+    with pytest.raises(SfmError, match="was made without stage train; run stages train and eval"):
+        export(run_directory, experiment, False)
+
+
+def test_a_source_of_ones_own_starts_the_black_box(tmp_path):
+    run_directory = RunDirectory(tmp_path / "run")
+    experiment = _digits(
+        model=_own_model(tmp_path / "own.keras"),
+        source_model=_own_model(tmp_path / "source.keras"),
+        threat_models=("black_box",),
+    )
+    ingest(run_directory, experiment, False)
+    artifact = evaluate(run_directory, experiment, False)
+    rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
+    assert set(rows["threat_model"].to_pylist()) == {"none", "black_box"}
+
+
+def test_a_model_that_returns_probabilities_is_refused(tmp_path):
+    run_directory = RunDirectory(tmp_path / "run")
+    experiment = _digits(model=_own_model(tmp_path / "own.keras", "softmax"))
+    ingest(run_directory, experiment, False)
+    with pytest.raises(SfmError, match="probabilities; expected logits"):
+        evaluate(run_directory, experiment, False)
+
+
+def test_adversarial_images_are_shared_by_evaluations_and_made_anew_by_force(tmp_path):
+    run_directory = RunDirectory(tmp_path / "run")
+    model = _own_model(tmp_path / "own.keras")
+    settings = {"model": model, "threat_models": ("white_box",)}
+    ingest(run_directory, _digits(), False)
+    first = evaluate(run_directory, _digits(**settings), False)
+    files = {p.name: p.stat().st_ino for p in (first.folder / "adversarial").glob("*.tfrecord")}
+    assert len(files) == 2
+    second = evaluate(run_directory, _digits(**settings, min_clean_accuracy=0.9), False)
+    assert second.folder != first.folder
+    for name, inode in files.items():
+        assert (second.folder / "adversarial" / name).stat().st_ino == inode
+    forced = evaluate(run_directory, _digits(**settings), True)
+    for name, inode in files.items():
+        assert (forced.folder / "adversarial" / name).stat().st_ino != inode
 
 
 def test_needs_the_models(tmp_path):

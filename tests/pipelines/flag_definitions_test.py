@@ -39,7 +39,7 @@ def test_the_experiment_flag_wins_over_the_owner():
     [
         ({"epsilons": "8,x"}, "Invalid --epsilons=8,x; expected floats"),
         ({"epsilons": ""}, "Empty --epsilons; give at least one value"),
-        ({"attacks": "pdg"}, "Unknown attacks 'pdg'; expected one of fgsm"),
+        ({"attacks": "pdg"}, "Unknown attacks 'pdg'; expected one of noise, fgsm"),
         ({"alternation": "sometimes"}, "Unknown alternation 'sometimes'; expected one of epoch"),
     ],
 )

@@ -1,3 +1,6 @@
+import re
+import time
+
 import pytest
 
 from pipelines.progress_line import ProgressLine
@@ -22,6 +25,24 @@ def test_the_last_line_of_each_phase_is_shown_whatever_its_total(capsys):
         "ingest: test images 1",
         "ingest: test images 2",
     ]
+
+
+def test_tells_the_rate_and_the_time_left_where_it_counts_a_unit(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    with ProgressLine("evaluate", "images") as progress:
+        for done in (20, 40, 60):
+            progress.update("pgd", done, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "evaluate: pgd 20/100"
+    rates = [
+        re.fullmatch(r".* (\S+)/100 images, (\S+) images/s, (\S+) s left", line)
+        for line in lines[1:]
+    ]
+    assert all(rates)
+    for rate in rates:
+        done, speed, left = map(float, rate.groups())
+        assert speed * left == pytest.approx(100 - done, rel=0.05)
 
 
 def test_on_a_terminal_redraws_one_line(capsys, monkeypatch):

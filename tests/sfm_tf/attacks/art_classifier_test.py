@@ -3,12 +3,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from art.attacks.evasion import (
+    AutoAttack,
     HopSkipJump,
     MomentumIterativeMethod,
     ProjectedGradientDescent,
 )
+from art.defences.preprocessor import SpatialSmoothingTensorFlowV2
 from art.defences.preprocessor.preprocessor import PreprocessorTensorFlowV2
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
+from art.preprocessing.expectation_over_transformation import EoTBrightnessTensorFlow
 from scipy.special import softmax
 
 from sfm_tf.attacks.art_classifier import (
@@ -106,6 +109,44 @@ def test_art_still_refuses_the_momentum_attack():
     attack = MomentumIterativeMethod(wrap_classifier(CountingModel(), 3, SHAPE, 4), verbose=False)
     with pytest.raises(NotImplementedError, match="Momentum"):
         attack.generate(_images(2))
+
+
+def test_arts_autoattack_still_is_another_one_and_still_does_not_run():
+    """Pins what `sfm_tf.attacks.auto_attack` is for."""
+    classifier = wrap_classifier(CountingModel(), 3, SHAPE, 4)
+    attack = AutoAttack(classifier, eps=0.1, eps_step=0.05)
+    assert [type(part).__name__ for part in attack.attacks] == [
+        "AutoProjectedGradientDescent",
+        "AutoProjectedGradientDescent",
+        "DeepFool",
+        "SquareAttack",
+    ]
+    with pytest.raises(ModuleNotFoundError, match="multiprocess"):
+        attack.generate(_images(2))
+
+
+def test_arts_expectation_over_transformation_still_loses_the_batch():
+    """Pins what the option `gradient_samples` is for."""
+    brightness = EoTBrightnessTensorFlow(nb_samples=2, clip_values=(0.0, 1.0), delta=0.1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Can not squeeze"):
+        brightness.forward(tf.constant(_images(3)), tf.constant(np.eye(3, dtype=np.float32)))
+
+
+def test_arts_gradient_is_still_zero_where_the_model_is_confident():
+    """Pins what `sfm_tf.attacks.cross_entropy.stable_cross_entropy` is for."""
+    model = CountingModel()
+    model.kernel = np.zeros((6, 3), np.float32)
+    model.kernel[:, 0] = 40.0
+    labels = np.eye(3, dtype=np.float32)[[0, 0]]
+    gradient = wrap_classifier(model, 3, SHAPE, 4).loss_gradient(_images(2), labels)
+    assert np.abs(gradient).max() == 0.0
+
+
+def test_arts_median_still_fails_with_clip_values():
+    """Pins one reason for `sfm_tf.preprocessors`; another is that it takes odd windows only."""
+    median = SpatialSmoothingTensorFlowV2(window_size=3, clip_values=(0.0, 1.0))
+    with pytest.raises(AttributeError, match="clip_by_value"):
+        median(_images(2))
 
 
 def test_logits_apply_the_preprocessors_inside_a_compiled_function():

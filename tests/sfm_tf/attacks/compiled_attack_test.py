@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import keras
@@ -14,6 +15,7 @@ from sfm_tf.attacks.compiled_attack import (
     AttackOutcome,
     BatchOutcome,
     CompiledAttack,
+    join_outcomes,
 )
 from sfm_tf.errors import SfmError
 
@@ -36,7 +38,7 @@ class Shift(CompiledAttack):
 
 class BrokenLoss(Shift):
     def _attack_batch(self, batch):
-        loss = tf.where(batch.seeds[:, 1] == 2, float("nan"), 1.0)
+        loss = tf.where(batch.seeds[:, 1] == 12, float("nan"), 1.0)
         return super()._attack_batch(batch)._replace(loss=loss)
 
 
@@ -72,10 +74,27 @@ def test_every_batch_has_one_size_and_only_true_images_come_back():
     assert outcome.zero_gradient_share == 0.4
 
 
-def test_fewer_images_than_a_batch_are_one_batch_of_their_own_number():
+@pytest.mark.parametrize(("count", "size"), [(3, 4), (2, 2), (1, 1)])
+def test_fewer_images_than_a_batch_are_one_batch_of_the_smallest_bucket(count, size):
     attack = Shift(_classifier(), **OPTIONS)
-    assert attack.generate(_images(3), np.zeros(3, int)).shape == (3, *SHAPE)
-    assert attack.shapes == [3]
+    assert attack.generate(_images(count), np.zeros(count, int)).shape == (count, *SHAPE)
+    assert attack.shapes == [size]
+
+
+def test_batches_come_one_by_one_and_make_up_the_whole():
+    attack, labels = Shift(_classifier(), **OPTIONS), np.arange(10) % 3
+    outcomes = list(attack.batches(_images(10), labels))
+    assert [len(outcome.images) for outcome in outcomes] == [4, 4, 2]
+    whole = Shift(_classifier(), **OPTIONS).run(_images(10), labels)
+    for field in dataclasses.fields(AttackOutcome):
+        joined = getattr(join_outcomes(outcomes), field.name)
+        np.testing.assert_array_equal(joined, getattr(whole, field.name))
+
+
+def test_images_with_their_positions_have_the_seeds_they_have_in_the_whole():
+    attack = Shift(_classifier(), **OPTIONS)
+    attack.run(_images(3), np.zeros(3, int), positions=np.array([6, 2, 9]))
+    assert attack.seeds.tolist() == [[5, 6], [5, 2], [5, 9], [5, 9]]
 
 
 def test_each_image_has_the_seed_of_the_attack_and_its_position():
@@ -133,8 +152,11 @@ def test_an_attack_that_breaks_its_limits_is_found_out():
 
 
 def test_a_loss_that_is_not_a_number_is_reported():
-    with pytest.raises(SfmError, match="NaN or infinite for 1 of 6 attacked images, first image 2"):
-        BrokenLoss(_classifier(), **OPTIONS).generate(_images(6), np.zeros(6, int))
+    attack = BrokenLoss(_classifier(), **OPTIONS)
+    with pytest.raises(
+        SfmError, match="NaN or infinite for 1 of 4 attacked images, first image 12"
+    ):
+        attack.run(_images(6), np.zeros(6, int), positions=np.arange(10, 16))
 
 
 def test_probabilities_are_refused_before_any_work():

@@ -246,6 +246,28 @@ def test_the_loss_is_that_of_the_images_and_not_of_their_views():
     np.testing.assert_allclose(outcome.loss, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_the_best_iterate_is_the_most_damaging_image_and_not_view(momentum):
+    images, labels = _samples()
+    model, losses, prefixes = Wavy(), [], []
+    attack = _attack(model, batch_size=40, probability=1.0, momentum=momentum, **SETTINGS)
+    for iterations in range(1, 6):
+        attack.set_params(iterations=iterations)
+        prefixes.append(attack.generate(images, labels))
+        probabilities = softmax(np.asarray(model(prefixes[-1]), np.float64), axis=1)
+        losses.append(-np.log(probabilities[np.arange(40), labels]))
+    # Of two classes, the higher loss is the one that fools.
+    best = np.argmax(losses, axis=0)
+    assert (best < 4).mean() > 0.3
+    attack.set_params(keep_best=True)
+    outcome = attack.run(images, labels)
+    improved = np.max(losses, axis=0) > outcome.loss - 1e-6
+    assert outcome.iterations[improved].tolist() == (best + 1)[improved].tolist()
+    expected = np.array(prefixes)[best, np.arange(40)]
+    np.testing.assert_allclose(outcome.images[improved], expected[improved], atol=1e-6)
+    np.testing.assert_array_equal(outcome.images[~improved], images[~improved])
+
+
 def test_targeted_attacks_raise_the_probability_of_the_target():
     images, labels = _samples()
     model = Linear()
@@ -267,8 +289,9 @@ def test_images_of_other_than_square_shape():
 def test_takes_exactly_its_own_options():
     attack = _attack(**SETTINGS)
     common = {"norm", "epsilon", "targeted", "batch_size", "seed", "random_start", "loss"}
-    own = {"step_size", "iterations", "momentum", "probability", "smallest_share"}
-    assert set(attack.attack_params) == common | own | {"gradient_samples"}
+    iterated = {"step_size", "iterations", "keep_best", "restarts", "stop_when_fooled"}
+    own = {"gradient_samples", "momentum", "probability", "smallest_share"}
+    assert set(attack.attack_params) == common | iterated | own
     assert (attack.momentum, attack.probability) == (0.0, 0.5)
 
 

@@ -225,8 +225,8 @@ def test_random_starts_follow_the_seed_and_are_off_at_first():
 def test_takes_exactly_its_own_options():
     attack = MomentumIterativeMethod(wrap_classifier(Wavy(), 3, SHAPE, 16), **SETTINGS)
     common = {"norm", "epsilon", "targeted", "batch_size", "seed", "random_start", "loss"}
-    own = {"step_size", "iterations", "momentum", "keep_best", "gradient_samples"}
-    assert set(attack.attack_params) == common | own
+    iterated = {"step_size", "iterations", "keep_best", "restarts", "stop_when_fooled"}
+    assert set(attack.attack_params) == common | iterated | {"gradient_samples", "momentum"}
     assert attack.momentum == 1.0
 
 

@@ -88,25 +88,37 @@ def test_makes_the_images_that_art_makes(norm, epsilon, step_size, targeted):
     np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("random_start", [False, True])
-@pytest.mark.parametrize("keep_best", [False, True])
-def test_finds_the_worst_perturbation_of_a_linear_model(random_start, keep_best):
-    kernel = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("norm", "targeted", "random_start", "keep_best"),
+    [
+        (math.inf, False, False, False),
+        (math.inf, False, True, True),
+        (math.inf, True, True, False),
+        (2, False, False, True),
+        (2, True, False, False),
+    ],
+)
+def test_finds_the_worst_perturbation_of_a_linear_model(norm, targeted, random_start, keep_best):
+    kernel = np.random.default_rng(0).normal(scale=0.2, size=(64, 2)).astype(np.float32)
     layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(2, use_bias=False)]
     model = keras.Sequential(layers)
     model.set_weights([kernel])
     images, labels = _samples(2, 0.3, 0.7)
     slope = (kernel[:, 1 - labels] - kernel[:, labels]).T.reshape(images.shape)
+    slope = -slope if targeted else slope
+    lengths = np.linalg.norm(slope.reshape(20, -1), axis=1)[:, None, None, None]
+    worst = {math.inf: np.sign(slope), 2: slope / lengths}[norm]
     attack = ProjectedGradientDescent(
         wrap_classifier(model, 2, SHAPE, 16),
+        norm=norm,
         epsilon=0.2,
         step_size=0.05,
         iterations=9,
+        targeted=targeted,
         random_start=random_start,
         keep_best=keep_best,
     )
-    expected = images + 0.2 * np.sign(slope)
-    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
+    np.testing.assert_allclose(attack.generate(images, labels), images + 0.2 * worst, atol=1e-6)
 
 
 def test_accuracy_falls_as_the_radius_grows(trained_model, digits):
@@ -155,7 +167,9 @@ def test_takes_exactly_its_own_options():
         _convolutional_classifier(), epsilon=0.1, step_size=0.1, iterations=1
     )
     expected = {"norm", "epsilon", "targeted", "batch_size", "seed", "random_start", "loss"}
-    assert set(attack.attack_params) == expected | {"step_size", "iterations", "keep_best"}
+    own = {"step_size", "iterations", "keep_best", "restarts", "stop_when_fooled"}
+    assert set(attack.attack_params) == expected | own | {"gradient_samples"}
+    assert (attack.restarts, attack.keep_best, attack.stop_when_fooled) == (1, False, False)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from art.attacks.evasion import SquareAttack as ArtSquareAttack
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.art_classifier import wrap_classifier
 from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.attacks.selection import choose
 from sfm_tf.attacks.square import SquareAttack, square_sides
 from sfm_tf.errors import SfmError
 
@@ -19,15 +22,29 @@ SHAPE = (8, 8, 1)
 class Linear(keras.Model):
     """Logits linear in the pixels, of which the first is raised by `lead`."""
 
-    def __init__(self, shape, lead=0.0):
+    def __init__(self, shape, lead=0.0, class_count=2):
         super().__init__()
-        self.kernel = np.random.default_rng(0).normal(size=(math.prod(shape), 2)).astype(np.float32)
-        self.bias = np.array([lead, 0.0], np.float32)
+        size = (math.prod(shape), class_count)
+        self.kernel = np.random.default_rng(0).normal(size=size).astype(np.float32)
+        self.bias = lead * np.eye(class_count, dtype=np.float32)[0]
         self.calls = 0
 
     def call(self, images):
         self.calls += 1
         return tf.reshape(images, (-1, len(self.kernel))) @ self.kernel + self.bias
+
+
+class Counting(keras.Model):
+    """Integer weights, exact for images of few bits in any batch; counts the images it sees."""
+
+    def __init__(self, class_count=4):
+        super().__init__()
+        self.kernel = np.random.default_rng(4).integers(-8, 9, (64, class_count)).astype(np.float32)
+        self.rows = tf.Variable(0)
+
+    def call(self, images):
+        self.rows.assign_add(tf.shape(images)[0])
+        return tf.reshape(images, (-1, 64)) @ self.kernel
 
 
 class Masked(keras.Model):
@@ -64,9 +81,10 @@ def trained_model(digits):
     return model
 
 
+# Of so large a batch the smallest bucket holds all images: an attack compiles once.
 def _attack(model, class_count=10, shape=SHAPE, **options):
     classifier = wrap_classifier(model, class_count, shape, 100)
-    return SquareAttack(classifier, **{"epsilon": 0.1, "queries": 200, "batch_size": 100} | options)
+    return SquareAttack(classifier, **{"epsilon": 0.1, "queries": 200, "batch_size": 480} | options)
 
 
 def _gray_samples(shape, count=20):
@@ -83,28 +101,47 @@ def test_finds_the_worst_perturbation_of_a_linear_model(shape):
     model = Linear(shape, lead=100.0)
     images, labels = _gray_samples(shape), np.zeros(20, int)
     slope = (model.kernel[:, 1] - model.kernel[:, 0]).reshape(shape)
-    outcome = _attack(model, 2, shape, queries=2000).run(images, labels)
+    outcome = _attack(model, 2, shape, queries=1000).run(images, labels)
     np.testing.assert_allclose(outcome.images, images + 0.1 * np.sign(slope), atol=1e-6)
 
 
-def test_is_as_strong_as_art(trained_model, digits):
-    images, labels = digits[0][:100], digits[1][:100]
-    attack = _attack(trained_model, queries=300)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:art")
+@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.12), (2, 1.6)])
+def test_is_as_strong_as_art(trained_model, digits, norm, epsilon):
+    """At twice the size: ART's bumps are not a number where an image has fewer than 10 pixels.
+
+    In L2 some of its later proposals are not numbers either, and it falls behind.
+    """
+    layers = [keras.Input((16, 16, 1)), keras.layers.AveragePooling2D(2), trained_model]
+    model, labels = keras.Sequential(layers), digits[1][:40]
+    images = digits[0][:40].repeat(2, axis=1).repeat(2, axis=2)
+    options = {"norm": norm, "epsilon": epsilon, "queries": 150}
+    attack = _attack(model, shape=(16, 16, 1), **options)
     reference = ArtSquareAttack(
-        attack.estimator, eps=0.1, max_iter=300, batch_size=100, verbose=False
+        attack.estimator, norm=norm, eps=epsilon, max_iter=150, batch_size=40, verbose=False
     )
     np.random.seed(0)
-    expected = np.mean(~_wrong(trained_model, reference.generate(images, labels), labels))
-    accuracy = np.mean(~_wrong(trained_model, attack.generate(images, labels), labels))
+    expected = np.mean(~_wrong(model, reference.generate(images, labels), labels))
+    accuracy = np.mean(~_wrong(model, attack.generate(images, labels), labels))
     assert 0.3 < expected < 0.8
-    assert accuracy == pytest.approx(expected, abs=0.08)
+    assert expected - 0.3 < accuracy < expected + 0.15
+
+
+def test_comes_close_to_the_worst_perturbation_in_the_l2_ball():
+    """Of a linear model, it is along the slope; it lowers the margin by its norm times epsilon."""
+    model, images = Linear(SHAPE, lead=100.0), _gray_samples(SHAPE)
+    slope = model.kernel[:, 0] - model.kernel[:, 1]
+    outcome = _attack(model, 2, norm=2, epsilon=0.2, queries=1000).run(images, np.zeros(20, int))
+    drop = (images - outcome.images).reshape(20, -1) @ slope / (0.2 * np.linalg.norm(slope))
+    assert drop.max() <= 1.0 + 1e-5
+    assert drop.min() > 0.6
 
 
 def test_masked_gradients_do_not_matter_to_it(trained_model, digits):
     """1024 is a power of two, so that not even a rounding differs."""
-    images, labels = digits[0][:100], digits[1][:100]
+    images, labels = digits[0][:50], digits[1][:50]
     masked = Masked(trained_model)
-    attack = _attack(masked, epsilon=0.15)
+    attack = _attack(masked, epsilon=0.15, queries=100)
     blinded = ProjectedGradientDescent(
         attack.estimator, epsilon=0.15, step_size=0.04, iterations=20
     ).generate(images, labels)
@@ -112,7 +149,7 @@ def test_masked_gradients_do_not_matter_to_it(trained_model, digits):
     assert _wrong(masked, blinded, labels).mean() < clean_errors + 0.1
     moved = attack.generate(images, labels)
     assert _wrong(masked, moved, labels).mean() > clean_errors + 0.4
-    unmasked = _attack(trained_model, epsilon=0.15)
+    unmasked = _attack(trained_model, epsilon=0.15, queries=100)
     np.testing.assert_array_equal(unmasked.generate(images, labels), moved)
 
 
@@ -122,30 +159,31 @@ def test_needs_no_gradient():
             return super().call(tf.round(8.0 * images) - 4.0)
 
     model = Rounding(SHAPE)
-    images = _gray_samples(SHAPE, 100)
+    images = _gray_samples(SHAPE, 60)
     labels = np.asarray(model(images)).argmax(axis=1)
     slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
     possible = _wrong(model, images + 0.02 * np.sign(slope), labels)
-    outcome = _attack(model, 2, epsilon=0.02, queries=1000).run(images, labels)
+    outcome = _attack(model, 2, epsilon=0.02, queries=600).run(images, labels)
     found = _wrong(model, outcome.images, labels)
-    assert 20 < possible.sum() < 100
-    assert found.sum() >= 0.95 * possible.sum()
+    assert 10 < possible.sum() < 60
+    assert found.sum() >= 0.9 * possible.sum()
     assert not (found & ~possible).any()
     assert not outcome.zero_gradient.any()
 
 
-@pytest.mark.parametrize("epsilon", [0.03, 0.4])
-def test_stays_in_the_ball_and_its_diagnostics_hold(trained_model, digits, epsilon):
+@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.03), (math.inf, 0.4), (2, 0.7)])
+def test_stays_in_the_ball_and_its_diagnostics_hold(trained_model, digits, norm, epsilon):
     images, labels = digits[0][:60], digits[1][:60]
-    outcome = _attack(trained_model, epsilon=epsilon, queries=100).run(images, labels)
-    assert np.abs(outcome.images - images).max() <= epsilon + 1e-6
+    outcome = _attack(trained_model, norm=norm, epsilon=epsilon, queries=60).run(images, labels)
+    change = (outcome.images - images).reshape(60, -1)
+    assert np.linalg.norm(change, ord=norm, axis=1).max() <= epsilon + 1e-6
     assert outcome.images.min() >= 0.0
     assert outcome.images.max() <= 1.0
     logits = np.asarray(trained_model(outcome.images), np.float64)
     expected = -log_softmax(logits, axis=1)[np.arange(60), labels]
     np.testing.assert_allclose(outcome.loss, expected, rtol=1e-3, atol=1e-5)
     assert outcome.iterations.min() >= 0
-    assert outcome.iterations.max() <= 100
+    assert outcome.iterations.max() <= 60
 
 
 def test_every_changed_pixel_is_at_an_end_of_its_range(trained_model, digits):
@@ -179,21 +217,79 @@ def test_an_image_misclassified_to_begin_with_is_left_alone(trained_model, digit
     assert outcome.iterations[wrong].tolist() == [0] * wrong.sum()
 
 
-def test_an_image_stops_changing_once_it_fools(trained_model, digits):
-    """Alone its search ends at once; among others, which go on, it must come out the same."""
-    images, labels = digits[0][:60], digits[1][:60]
-    attack = _attack(trained_model, queries=100)
+def _exact_samples(model, count=64):
+    images = np.random.default_rng(5).integers(8, 57, (count, *SHAPE)).astype(np.float32) / 64
+    return images, np.asarray(model(images)).argmax(axis=1)
+
+
+def test_no_image_depends_on_those_it_is_attacked_with():
+    """Alone its search ends when it fools; among others, which go on, it comes out the same."""
+    model = Counting()
+    images, labels = _exact_samples(model, 32)
+    attack = _attack(model, 4, epsilon=1 / 32, queries=100, batch_size=32)
     together = attack.run(images, labels)
-    fooled = _wrong(trained_model, together.images, labels)
-    assert 10 < fooled.sum() < 60
-    assert together.iterations[fooled].min() < 10
+    assert 5 < _wrong(model, together.images, labels).sum() < 27
+    assert len(np.unique(together.iterations)) > 10
     attack.set_params(batch_size=1)
-    alone = attack.run(images, labels)
-    np.testing.assert_array_equal(alone.iterations[fooled], together.iterations[fooled])
-    np.testing.assert_allclose(alone.images[fooled], together.images[fooled], atol=1e-6)
-    # A square that hardly changes the margin may be kept or not by its rounding.
-    other = np.abs(alone.images - together.images).max(axis=(1, 2, 3))
-    assert np.mean(other < 1e-5) > 0.9
+    alone = attack.run(images[::3], labels[::3], positions=np.arange(0, 32, 3))
+    np.testing.assert_array_equal(alone.images, together.images[::3])
+    np.testing.assert_array_equal(alone.iterations, together.iterations[::3])
+
+
+def _advance_all(advance, batch, state, is_finished, batch_size):
+    """What `advance_unfinished` does, without leaving anything out."""
+    return choose(is_finished, state, advance(batch, state))
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("inf", 3 / 64), (2, 0.375)])
+def test_fooled_images_leave_the_batch_and_nothing_else_changes(monkeypatch, norm, epsilon):
+    model = Counting()
+    images, labels = _exact_samples(model)
+    attack = _attack(model, 4, norm=norm, epsilon=epsilon, queries=600, batch_size=64)
+    outcome, rows = attack.run(images, labels), int(model.rows)
+    standing = np.sum(~_wrong(model, outcome.images, labels))
+    assert 1 <= standing <= 32
+    monkeypatch.setattr("sfm_tf.attacks.square.advance_unfinished", _advance_all)
+    model.rows.assign(0)
+    whole = attack.run(images, labels)
+    assert int(model.rows) > 64 * 600
+    assert rows < 0.7 * int(model.rows)
+    np.testing.assert_allclose(outcome.images, whole.images, atol=1e-6)
+    np.testing.assert_array_equal(outcome.iterations, whole.iterations)
+
+
+_PROPERTY_ATTACKS = {}
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from([("inf", (4, 4, 3), 2), (2, (8, 8, 1), 5), (2, (3, 5, 2), 2)]),
+    epsilon=st.floats(1e-6, 2.0),
+    p_init=st.floats(1e-3, 1.0),
+    seed=st.integers(0, 2**31 - 1),
+    levels=st.sampled_from([1, 255]),
+)
+def test_any_radius_and_images_give_allowed_images_twice_the_same(
+    kind, epsilon, p_init, seed, levels
+):
+    norm, shape, class_count = kind
+    if kind not in _PROPERTY_ATTACKS:
+        model = Linear(shape, class_count=class_count)
+        options = {"norm": norm, "queries": 60, "batch_size": 5}
+        _PROPERTY_ATTACKS[kind] = _attack(model, class_count, shape, **options)
+    attack = _PROPERTY_ATTACKS[kind]
+    attack.set_params(epsilon=epsilon, p_init=p_init, seed=seed)
+    random = np.random.default_rng(seed)
+    images = (random.integers(0, levels + 1, (5, *shape)) / levels).astype(np.float32)
+    labels = random.integers(0, class_count, 5)
+    outcome = attack.run(images, labels)
+    change = (outcome.images - images).reshape(5, -1).astype(np.float64)
+    sizes = np.linalg.norm(change, ord=float(norm), axis=1)
+    assert sizes.max() <= epsilon * (1 + 1e-5) + 1e-6
+    assert outcome.images.min() >= 0.0
+    assert outcome.images.max() <= 1.0
+    assert np.isfinite(outcome.loss).all()
+    np.testing.assert_array_equal(attack.run(images, labels).images, outcome.images)
 
 
 def test_squares_and_stripes_follow_the_seed(trained_model, digits):
@@ -215,12 +311,12 @@ def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
 
 
 def test_another_radius_does_not_compile_anew():
-    model = Linear(SHAPE)
+    model = Linear(SHAPE, lead=100.0)
     images = _gray_samples(SHAPE)
     attack = _attack(model, 2)
     attack.generate(images, np.zeros(20, int))
     calls = model.calls
-    for options in ({"epsilon": 0.2}, {"p_init": 0.5}, {"seed": 3}):
+    for options in ({"epsilon": 0.2}, {"p_init": 0.5}, {"seed": 3}, {"stretch_schedule": False}):
         attack.set_params(**options)
         attack.generate(images, np.zeros(20, int))
     assert model.calls == calls
@@ -228,24 +324,25 @@ def test_another_radius_does_not_compile_anew():
 
 def test_squares_shrink_as_in_the_authors_code():
     """At 32 by 32 and 0.8: sqrt(0.8 * 1024 / 2^k), after 10, 50, 200, ... of 10 000 queries."""
-    sides = square_sides(10_000, 0.8, 32, 32).tolist()
+    sides = square_sides(10_000, 0.8, 32, 32, 10_000).tolist()
     expected = {0: 0, 1: 29, 11: 29, 12: 20, 51: 20, 52: 14, 201: 14, 202: 10, 501: 10, 502: 7}
     expected |= {1001: 7, 1002: 5, 2001: 5, 2002: 4, 4002: 3, 6002: 2, 8001: 2, 8002: 1, 9999: 1}
     assert {query: sides[query] for query in expected} == expected
 
 
 def test_the_schedule_is_stretched_to_the_queries():
-    assert square_sides(101, 0.8, 32, 32)[1:6].tolist() == [29, 14, 14, 10, 10]
-    assert square_sides(1, 0.8, 32, 32).tolist() == [0]
+    assert square_sides(101, 0.8, 32, 32, 101)[1:6].tolist() == [29, 14, 14, 10, 10]
+    assert square_sides(1, 0.8, 32, 32, 1).tolist() == [0]
 
 
-def test_squares_fit_into_the_image():
-    assert square_sides(100, 1.0, 4, 9).max() == 4
+def test_the_schedule_that_is_not_stretched_is_that_of_more_queries():
+    long = square_sides(10_000, 0.8, 32, 32, 10_000)
+    np.testing.assert_array_equal(square_sides(500, 0.8, 32, 32, 10_000), long[:500])
 
 
 def test_takes_exactly_its_own_options():
     attack = _attack(Linear(SHAPE), 2)
-    expected = {"norm", "epsilon", "queries", "p_init", "batch_size", "seed"}
+    expected = {"norm", "epsilon", "queries", "p_init", "stretch_schedule", "batch_size", "seed"}
     assert set(attack.attack_params) == expected
     assert attack.targeted is False
 
@@ -253,7 +350,8 @@ def test_takes_exactly_its_own_options():
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("norm", 2, "'inf' or math.inf"),
+        ("norm", 1, "'inf', math.inf or 2"),
+        ("stretch_schedule", 1, "True or False"),
         ("queries", 0, "an integer of at least 1"),
         ("p_init", 0.0, "a number above 0"),
         ("p_init", 1.1, "a number above 0, at most 1"),

@@ -1,9 +1,12 @@
+import functools
 import math
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.art_classifier import wrap_classifier
@@ -177,6 +180,49 @@ def test_images_do_not_depend_on_the_batch_size(norm):
     ]
     np.testing.assert_allclose(outcomes[1], outcomes[0], atol=1e-6)
     np.testing.assert_allclose(outcomes[2], outcomes[0], atol=1e-6)
+
+
+@functools.cache
+def _linear_attack(shape, norm, points, targeted):
+    model = Linear(math.prod(shape))
+    return _attack(model, shape, norm=norm, points=points, targeted=targeted, batch_size=4)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    # Each compiles once.
+    setting=st.sampled_from(
+        [
+            ((1, 1, 1), math.inf, "uniform", False),
+            ((2, 9, 3), 2, "extreme", True),
+            ((9, 4, 1), math.inf, "extreme", True),
+            ((3, 3, 3), 2, "uniform", False),
+        ]
+    ),
+    epsilon=st.floats(0.001, 2.0),
+    draws=st.integers(1, 5),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_results_are_valid_repeatable_and_no_worse_after_more_draws(setting, epsilon, draws, seed):
+    shape, norm, _, targeted = setting
+    attack, random = _linear_attack(*setting), np.random.default_rng(seed)
+    images = random.uniform(-0.2, 1.2, (4, *shape)).clip(0, 1).astype(np.float32)
+    mask = random.integers(0, 2, images.shape)
+    labels = random.integers(0, 2, 4)
+    losses = []
+    for count in (draws, draws + 3):
+        attack.set_params(epsilon=epsilon, draws=count, seed=seed)
+        outcome = attack.run(images, labels, mask)
+        moved = outcome.images
+        np.testing.assert_array_equal(attack.run(images, labels, mask).images, moved)
+        sizes = np.linalg.norm((moved - images).reshape(4, -1), ord=norm, axis=1)
+        assert sizes.max() <= epsilon + (1e-6 if norm == math.inf else 1e-5)
+        assert moved.min() >= 0
+        assert moved.max() <= 1
+        np.testing.assert_array_equal(moved[mask == 0], images[mask == 0])
+        # Of two classes, the higher loss is the one that fools.
+        losses.append(-outcome.loss if targeted else outcome.loss)
+    assert (losses[1] >= losses[0]).all()
 
 
 def test_draws_follow_the_seed_and_differ_between_images():

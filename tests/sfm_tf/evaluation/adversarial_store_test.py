@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -60,7 +63,7 @@ def test_nothing_but_whole_files_is_left(tmp_path):
 def test_another_shape_is_refused(tmp_path, shape):
     store = AdversarialStore(tmp_path)
     store.write("pgd-8-abc", _outcome())
-    with pytest.raises(SfmError, match=r"holds 5 images of \[24\] bytes; expected shape"):
+    with pytest.raises(SfmError, match=r"holds (5 images; expected 4|images of \[24\] bytes)"):
         store.read("pgd-8-abc", shape)
 
 
@@ -79,10 +82,72 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         store.read("pgd-8-abc", SHAPE)
 
 
+def _part(outcome, start, stop):
+    fields = ("images", "loss", "iterations", "zero_gradient")
+    return AttackOutcome(*(getattr(outcome, name)[start:stop] for name in fields))
+
+
+def test_batches_are_read_back_as_far_as_they_follow_each_other(tmp_path):
+    store, outcome = AdversarialStore(tmp_path), _outcome()
+    assert store.read_batches("pgd-8-abc", SHAPE[1:]) == []
+    store.write_batch("pgd-8-abc", 0, _part(outcome, 0, 2))
+    store.write_batch("pgd-8-abc", 4, _part(outcome, 4, 5))
+    assert [len(batch.images) for batch in store.read_batches("pgd-8-abc", SHAPE[1:])] == [2]
+    store.write_batch("pgd-8-abc", 2, _part(outcome, 2, 4))
+    batches = store.read_batches("pgd-8-abc", SHAPE[1:])
+    np.testing.assert_array_equal(np.concatenate([b.images for b in batches]), outcome.images)
+    assert store.read("pgd-8-abc", SHAPE) is None
+
+
+def test_a_finished_set_takes_the_place_of_its_batches(tmp_path):
+    store, outcome = AdversarialStore(tmp_path), _outcome()
+    store.write_batch("pgd-8-abc", 0, _part(outcome, 0, 2))
+    store.write("pgd-8-abc", outcome)
+    assert [path.name for path in tmp_path.rglob("*")] == ["pgd-8-abc.tfrecord"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_linked_set_outlives_the_one_it_was_linked_to(tmp_path, monkeypatch, has_links):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "another disk")
+
+    store, other = AdversarialStore(tmp_path / "shared"), AdversarialStore(tmp_path / "own")
+    store.write("pgd-8-abc", _outcome())
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    other.link(store, ["pgd-8-abc", "pgd-8-abc"])
+    store.path("pgd-8-abc").unlink()
+    np.testing.assert_array_equal(other.read("pgd-8-abc", SHAPE).images, _outcome().images)
+
+
+def test_a_full_disk_is_not_mistaken_for_one_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "disk full")
+
+    store = AdversarialStore(tmp_path / "shared")
+    store.write("pgd-8-abc", _outcome())
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        AdversarialStore(tmp_path / "own").link(store, ["pgd-8-abc"])
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path):
+    store = AdversarialStore(tmp_path)
+    store.write("pgd-8-abc", _outcome())
+    store.write_batch("mim-8-abc", 0, _outcome())
+    for folder in (tmp_path, tmp_path / "mim-8-abc.batches"):
+        (folder / ".half.tfrecord.123.tmp").write_bytes(b"half")
+    store.sweep()
+    assert sorted(path.name for path in tmp_path.rglob("*.t*")) == [
+        "00000000.tfrecord",
+        "pgd-8-abc.tfrecord",
+    ]
+
+
 def test_the_index_says_what_each_set_was_used_for(tmp_path):
     sets = [
         StoredSet("sfm", "black_box", "pgd", 8.0, "pgd-8-abc"),
-        StoredSet("undefended", "black_box", "pgd", 8.0, "pgd-8-abc"),
+        StoredSet("undefended", "black_box", "cw", None, "cw-inf-abc"),
     ]
     store = AdversarialStore(tmp_path / "sets")
     store.write_index(sets)

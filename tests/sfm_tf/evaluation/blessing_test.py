@@ -17,6 +17,7 @@ def _metrics(clean=0.85, undefended=0.9, worst=0.4, threat_models=("black_box", 
     ]
     counts = {"correct": 40, "examples": 100}
     return {
+        "subject": "sfm",
         "clean": [
             {"defence": "undefended", "accuracy": undefended},
             {"defence": "sfm", "accuracy": clean},
@@ -29,9 +30,9 @@ def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
     blessing = decide(_metrics(), CONFIG)
     assert blessing.blessed
     assert blessing.reasons == (
-        "Clean accuracy of the defended model is 0.8500, at least the required 0.8000.",
+        "Clean accuracy of the model is 0.8500, at least the required 0.8000.",
         "Clean accuracy that the defence costs is 0.0500, at most the allowed 0.1000.",
-        "Accuracy of the defended model under the worst attack per image, 40 of 100 images, is "
+        "Accuracy of the model under the worst attack per image, 40 of 100 images, is "
         "0.4000, at least the required 0.3000.",
         "White-box threat models that were run number 1, at least the required 1.",
     )
@@ -42,7 +43,7 @@ def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
     [
         (
             _metrics(clean=0.79, undefended=0.8),
-            "Clean accuracy of the defended model is 0.7900, below the required 0.8000.",
+            "Clean accuracy of the model is 0.7900, below the required 0.8000.",
         ),
         (
             _metrics(clean=0.85, undefended=0.96),
@@ -50,7 +51,7 @@ def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
         ),
         (
             _metrics(worst=0.29),
-            "Accuracy of the defended model under the worst attack per image, 40 of 100 images, "
+            "Accuracy of the model under the worst attack per image, 40 of 100 images, "
             "is 0.2900, below the required 0.3000.",
         ),
         (
@@ -75,6 +76,22 @@ def test_figures_at_the_thresholds_are_blessed():
 
 def test_a_run_without_any_attack_is_not_blessed():
     metrics = {**_metrics(), "worst_case": []}
+    assert not decide(metrics, CONFIG).blessed
+
+
+def test_a_model_of_ones_own_is_judged_without_a_bare_one():
+    keys = {"defence": "model", "epsilon": None, "correct": 40, "examples": 100}
+    metrics = {
+        "subject": "model",
+        "clean": [{"defence": "model", "accuracy": 0.9}],
+        "worst_case": [
+            {**keys, "threat_model": name, "accuracy": 0.4} for name in ("white_box", "all")
+        ],
+    }
+    blessing = decide(metrics, CONFIG)
+    assert blessing.blessed
+    assert not any("costs" in reason for reason in blessing.reasons)
+    metrics["clean"][0]["accuracy"] = 0.7
     assert not decide(metrics, CONFIG).blessed
 
 

@@ -23,6 +23,7 @@ def _rows(prediction, attack, epsilon, threat_model="white_box", defence="sfm", 
             "prediction": np.array(prediction),
             "linf": epsilon / 255,
             "l2": 0.5,
+            "iterations": 3,
             "loss": 1.0,
             "zero_gradient": zero,
         },
@@ -128,8 +129,55 @@ def test_a_model_that_was_never_right_has_no_attack_success():
     assert entry["accuracy"] == 0.0
 
 
+def _smallest():
+    """An attack that breaks images 0 and 2, the latter only at a norm above every radius."""
+    found = results_rows(
+        4,
+        {
+            "label": LABELS,
+            "defence": "sfm",
+            "threat_model": "white_box",
+            "attack": "cw",
+            "epsilon": np.inf,
+            "clean_prediction": CLEAN,
+            "prediction": np.array([1, 1, 3, 0]),
+            "linf": np.array([0.01, 0.0, 0.5, 0.0]),
+            "l2": np.array([0.1, 0.0, 2.0, 0.0]),
+            "iterations": np.array([7, -1, 9, 0]),
+            "loss": 1.0,
+            "zero_gradient": False,
+        },
+    )
+    return join_results([_rows(CLEAN, "clean", 0.0, "none"), found, _rows([1, 1, 2, 0], "cw", 8.0)])
+
+
+def test_smallest_perturbations_are_told_apart_from_those_at_a_radius():
+    summary = summarise(_smallest())
+    (entry,) = summary["minimum_norm"]
+    assert (entry["attack"], entry["examples"]) == ("cw", 4)
+    assert entry["attack_success"] == pytest.approx(2 / 3)
+    assert entry["median_linf"] == pytest.approx((0.01 + 0.5) / 2)
+    assert entry["median_l2"] == pytest.approx((0.1 + 2.0) / 2)
+    (bounded,) = summary["under_attack"]
+    assert (bounded["epsilon"], bounded["correct"]) == (8.0, 2)
+
+
+def test_a_perturbation_above_every_radius_is_no_worst_case():
+    worst = summarise(_smallest())["worst_case"]
+    assert {entry["epsilon"] for entry in worst} == {8.0, None}
+    assert _find(worst, threat_model="all")["correct"] == 2
+
+
+@pytest.mark.parametrize(
+    ("defences", "subject"), [(("undefended", "sfm"), "sfm"), (("model",), "model")]
+)
+def test_the_subject_is_the_defence_or_the_users_own_model(defences, subject):
+    rows = [_rows(CLEAN, "clean", 0.0, "none", defence) for defence in defences]
+    assert summarise(join_results(rows))["subject"] == subject
+
+
 def test_the_summary_is_json():
-    summary = summarise(_results())
+    summary = summarise(join_results([_results(), _smallest()]))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 

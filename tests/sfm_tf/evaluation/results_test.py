@@ -23,6 +23,7 @@ COLUMNS = [
     "prediction",
     "linf",
     "l2",
+    "iterations",
     "loss",
     "zero_gradient",
 ]
@@ -41,6 +42,7 @@ def _rows(**values):
             "prediction": np.array([1, 1, 0]),
             "linf": np.array([0.1, 0.2, 0.3]),
             "l2": 0.5,
+            "iterations": 3,
             "loss": np.array([0.1, 1e-30, 7.0], np.float32),
             "zero_gradient": np.array([False, True, False]),
             **values,

@@ -50,8 +50,7 @@ def _samples():
 def _evaluate(models, folder, config=CONFIG, seed=0, progress=lambda *_: None, **changes):
     images, labels = _samples()
     parts = {
-        "defended": models.defended,
-        "undefended": models.undefended,
+        "models": {"undefended": models.undefended, "sfm": models.defended},
         "source": models.source,
         "images": images,
         "labels": labels,
@@ -74,13 +73,13 @@ def finished(models, tmp_path_factory):
 @pytest.fixture
 def made(monkeypatch):
     """Counts the attacks that are run rather than read from disk."""
-    runs, run = [], CompiledAttack.run
+    runs, batches = [], CompiledAttack.batches
 
-    def counted(self, *arguments):
+    def counted(self, images, *arguments, **named):
         runs.append((type(self).__name__, round(self.epsilon * 255)))
-        return run(self, *arguments)
+        return batches(self, images, *arguments, **named)
 
-    monkeypatch.setattr(CompiledAttack, "run", counted)
+    monkeypatch.setattr(CompiledAttack, "batches", counted)
     return runs
 
 
@@ -94,8 +93,15 @@ def _column(results, name, **keys):
     return np.array([row[name] for row in _rows(results, **keys)])
 
 
+def _index(evaluation):
+    return {
+        (entry.defence, entry.threat_model, entry.attack, entry.epsilon): entry.name
+        for entry in evaluation.sets
+    }
+
+
 def test_there_is_one_row_per_image_defence_threat_model_attack_and_radius(finished):
-    results, _ = finished
+    results = finished[0].results
     assert results.num_rows == COUNT * (2 + 2 * 3 * 2 * 2)
     keys = ["image_index", "defence", "threat_model", "attack", "epsilon"]
     assert results.group_by(keys).aggregate([]).num_rows == results.num_rows
@@ -107,23 +113,22 @@ def test_clean_rows_score_the_model_itself(finished, models, defence):
     model = {"sfm": models.defended, "undefended": models.undefended}[defence]
     logits = np.asarray(model(images))
     keys = {"defence": defence, "attack": "clean", "threat_model": "none", "epsilon": 0.0}
-    prediction = _column(finished[0], "prediction", **keys)
+    prediction = _column(finished[0].results, "prediction", **keys)
     assert prediction.tolist() == logits.argmax(axis=1).tolist()
-    assert _column(finished[0], "clean_prediction", **keys).tolist() == prediction.tolist()
-    assert _column(finished[0], "label", **keys).tolist() == labels.tolist()
+    assert _column(finished[0].results, "clean_prediction", **keys).tolist() == prediction.tolist()
+    assert _column(finished[0].results, "label", **keys).tolist() == labels.tolist()
     expected = -log_softmax(logits, axis=1)[np.arange(COUNT), labels]
-    np.testing.assert_allclose(_column(finished[0], "loss", **keys), expected, atol=1e-5)
-    assert not _column(finished[0], "linf", **keys).any()
+    np.testing.assert_allclose(_column(finished[0].results, "loss", **keys), expected, atol=1e-5)
+    assert not _column(finished[0].results, "linf", **keys).any()
 
 
 def test_attacked_rows_score_the_stored_images(finished, models):
-    results, folder = finished
-    images, _ = _samples()
+    (evaluation, folder), (images, _) = finished, _samples()
+    results = evaluation.results
     scored = {"sfm": models.defended, "undefended": models.undefended}
     store = AdversarialStore(folder)
-    index = store.read_index()
-    assert len(index) == 24
-    for entry in index:
+    assert len(evaluation.sets) == 24
+    for entry in evaluation.sets:
         moved = store.read(entry.name, images.shape).images
         keys = {name: getattr(entry, name) for name in ("defence", "threat_model", "attack")}
         keys["epsilon"] = entry.epsilon
@@ -143,28 +148,24 @@ def test_attacked_rows_score_the_stored_images(finished, models):
     [("black_box", "source"), ("gray_box", "gray"), ("white_box", "defended")],
 )
 def test_losses_are_those_of_the_model_the_attacker_knows(finished, models, threat_model, attacked):
-    results, folder = finished
-    images, labels = _samples()
+    (evaluation, folder), (images, labels) = finished, _samples()
     store = AdversarialStore(folder)
     keys = {"defence": "sfm", "threat_model": threat_model, "attack": "pgd", "epsilon": 24.0}
-    (name,) = [
-        entry.name
-        for entry in store.read_index()
-        if (entry.defence, entry.threat_model, entry.attack, entry.epsilon) == tuple(keys.values())
-    ]
+    name = _index(evaluation)[tuple(keys.values())]
     moved = store.read(name, images.shape).images
     gray = DefendedModel(models.classifier, models.masker)
     model = {"source": models.source, "gray": gray, "defended": models.defended}[attacked]
     expected = -log_softmax(np.asarray(model(moved)), axis=1)[np.arange(COUNT), labels]
-    np.testing.assert_allclose(_column(results, "loss", **keys), expected, atol=1e-5)
+    losses = _column(evaluation.results, "loss", **keys)
+    np.testing.assert_allclose(losses, expected, atol=1e-5)
 
 
 def test_images_are_made_once_per_gradient_source(finished):
-    _, folder = finished
+    evaluation, folder = finished
     # Source, bare classifier, masked classifier, full defence; times 2 attacks and 2 radii.
     assert len(list(folder.glob("*.tfrecord"))) == 16
     names = {}
-    for entry in AdversarialStore(folder).read_index():
+    for entry in evaluation.sets:
         names.setdefault(entry.name, set()).add((entry.defence, entry.threat_model))
     assert sorted(map(sorted, names.values())) == sorted(
         4 * [[("sfm", "gray_box")]]
@@ -175,24 +176,35 @@ def test_images_are_made_once_per_gradient_source(finished):
 
 
 def test_a_finished_evaluation_is_read_back(finished, models, made):
-    results, folder = finished
-    assert _evaluate(models, folder).equals(results)
+    evaluation, folder = finished
+    again = _evaluate(models, folder)
+    assert again.results.equals(evaluation.results)
+    assert again.sets == evaluation.sets
     assert made == []
 
 
 def test_the_same_settings_make_the_same_results(finished, models, tmp_path):
-    assert _evaluate(models, tmp_path).equals(finished[0])
+    assert _evaluate(models, tmp_path).results.equals(finished[0].results)
 
 
 def test_only_what_is_missing_is_made(models, tmp_path, made):
     config = EvaluationConfig(
         threat_models=("white_box",), attacks=("fgsm",), epsilons=(8.0, 16.0), attack_batch_size=4
     )
-    results = _evaluate(models, tmp_path, config)
+    results = _evaluate(models, tmp_path, config).results
     made.clear()
     next(tmp_path.glob("fgsm-16-*.tfrecord")).unlink()
-    assert _evaluate(models, tmp_path, config).equals(results)
+    assert _evaluate(models, tmp_path, config).results.equals(results)
     assert made == [("FastGradientMethod", 16)]
+
+
+def test_another_evaluation_makes_only_what_it_adds(models, tmp_path, made):
+    settings = {"threat_models": ("white_box",), "epsilons": (8.0,), "iterations": 3}
+    _evaluate(models, tmp_path, EvaluationConfig(attacks=("fgsm",), **settings))
+    made.clear()
+    config = EvaluationConfig(attacks=("fgsm", "pgd"), min_clean_accuracy=0.9, **settings)
+    _evaluate(models, tmp_path, config)
+    assert {name for name, _ in made} == {"ProjectedGradientDescent"}
 
 
 def test_whatever_changes_the_images_makes_them_anew(tmp_path, made):
@@ -231,10 +243,9 @@ def test_another_batch_size_changes_nothing(models, tmp_path, made):
 
 def test_a_stored_set_that_is_not_valid_is_refused(models, tmp_path):
     config = EvaluationConfig(threat_models=("white_box",), attacks=("fgsm",), epsilons=(8.0,))
-    _evaluate(models, tmp_path, config)
     images, _ = _samples()
     store = AdversarialStore(tmp_path)
-    name = store.read_index()[0].name
+    name = _evaluate(models, tmp_path, config).sets[0].name
     outcome = store.read(name, images.shape)
     outcome.images[0] = 1 - images[0]
     store.write(name, outcome)
@@ -242,18 +253,69 @@ def test_a_stored_set_that_is_not_valid_is_refused(models, tmp_path):
         _evaluate(models, tmp_path, config)
 
 
-def test_progress_counts_up_to_the_number_of_attacks(finished, models):
+def test_progress_numbers_the_attacks_and_counts_their_images(models, tmp_path):
     steps = []
-    _evaluate(models, finished[1], progress=lambda *step: steps.append(step))
-    assert [done for _, done, _ in steps] == [0, *range(16), 16]
-    assert {total for _, _, total in steps} == {16}
-    messages = [message for message, _, _ in steps]
-    assert "pgd 24/255 (undefended gray_box, undefended white_box)" in messages
+    _evaluate(models, tmp_path, progress=lambda *step: steps.append(step))
+    assert steps[0] == ("clean images", 0, COUNT)
+    # Cheap attacks first, and both radii of each.
+    attacks = [phrase for phrase, done, _ in steps[1:] if done == 0]
+    assert attacks[0] == "[1/8] fgsm 8/255 (undefended black_box, sfm black_box)"
+    assert attacks[-1] == "[8/8] pgd 24/255 (sfm white_box)"
+    assert len(attacks) == 16
+    assert [done for phrase, done, _ in steps if phrase == attacks[3]] == [0, 4, 8, 10]
+
+
+def test_a_smallest_perturbation_has_a_row_at_every_radius_and_at_none(models, tmp_path):
+    config = EvaluationConfig(
+        threat_models=("white_box",), attacks=("cw",), epsilons=(8.0, 250.0), cw_learning_rate=0.1
+    )
+    evaluation = _evaluate(models, tmp_path, config)
+    keys = {"defence": "undefended", "threat_model": "white_box", "attack": "cw"}
+    free = _rows(evaluation.results, **keys, epsilon=np.inf)
+    small = _rows(evaluation.results, **keys, epsilon=8.0)
+    assert any(row["linf"] > 8 / 255 for row in free)
+    for row, bounded in zip(free, small, strict=True):
+        kept = row["linf"] <= 8 / 255
+        assert bounded["linf"] == (row["linf"] if kept else 0.0)
+        assert bounded["prediction"] == row["prediction" if kept else "clean_prediction"]
+    assert {entry.epsilon for entry in evaluation.sets} == {None}
+
+
+def test_robust_accuracy_alone_is_the_same_with_less_work(models, tmp_path, monkeypatch):
+    settings = {
+        "threat_models": ("white_box",),
+        "attacks": ("fgsm", "pgd", "mim"),
+        "epsilons": (48.0,),
+        "iterations": 4,
+        "step_size": 12.0,
+    }
+    attacked, batches = [], CompiledAttack.batches
+
+    def counted(self, images, *arguments, **named):
+        attacked.append(len(images))
+        return batches(self, images, *arguments, **named)
+
+    monkeypatch.setattr(CompiledAttack, "batches", counted)
+
+    def worst(config, folder):
+        attacked.clear()
+        rows = _evaluate(models, folder, config).results.to_pylist()
+        right = {(row["defence"], row["image_index"]): True for row in rows}
+        for row in rows:
+            right[row["defence"], row["image_index"]] &= row["prediction"] == row["label"]
+        return right, sum(attacked)
+
+    full, full_work = worst(EvaluationConfig(**settings), tmp_path / "full")
+    short, short_work = worst(
+        EvaluationConfig(robust_accuracy_only=True, **settings), tmp_path / "short"
+    )
+    assert short == full
+    assert short_work < full_work / 2
 
 
 def test_without_black_box_no_source_is_needed(models, tmp_path):
     config = EvaluationConfig(threat_models=("gray_box",), attacks=("fgsm",), epsilons=(8.0,))
-    assert _evaluate(models, tmp_path, config, source=None).num_rows == COUNT * 4
+    assert _evaluate(models, tmp_path, config, source=None).results.num_rows == COUNT * 4
 
 
 @pytest.mark.parametrize(

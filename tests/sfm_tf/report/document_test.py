@@ -33,6 +33,7 @@ def result_rows(defence: str, threat_model: str, attack: str, epsilon: float, pr
         "prediction": prediction,
         "linf": epsilon / 255,
         "l2": 0.1,
+        "iterations": 3,
         "loss": 0.5,
         "zero_gradient": False,
     }

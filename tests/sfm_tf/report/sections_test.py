@@ -40,6 +40,9 @@ INPUTS = ReportInputs(
     class_counts={"cat": 4, "dog": 6},
     evaluation=EvaluationConfig(threat_models=("white_box",), epsilons=(8.0,)),
     metrics={
+        "subject": "sfm",
+        "minimum_norm": [],
+        "vanished_gradients": [],
         "clean": [{"defence": "sfm", **FIGURES}],
         "under_attack": [{"attack": "pgd", **WHITE_BOX}],
         "worst_case": [{"strongest_attack": "pgd", **WHITE_BOX}],
@@ -111,6 +114,29 @@ def test_every_cell_of_every_table_says_something(sections):
 def test_other_datasets_are_not_put_beside_the_paper():
     titles = [s.title for s in build_sections(dataclasses.replace(INPUTS, dataset="digits"))]
     assert "Beside the paper" not in titles
+
+
+def test_a_model_of_ones_own_has_neither_masks_nor_training():
+    own = build_sections(dataclasses.replace(INPUTS, gallery=None, history={}))
+    titles = [section.title for section in own]
+    assert "What the defence does" not in titles
+    assert "Training" not in titles
+
+
+def test_further_threat_models_are_shown_where_they_were_run():
+    evaluation = dataclasses.replace(INPUTS.evaluation, threat_models=("white_box", "score_based"))
+    titles = [s.title for s in build_sections(dataclasses.replace(INPUTS, evaluation=evaluation))]
+    assert titles[1:5] == ["Black box", "Gray box", "White box", "Score-based"]
+
+
+def test_smallest_perturbations_stand_below_the_accuracies():
+    entry = {"defence": "sfm", "threat_model": "white_box", "attack": "cw", "examples": 10}
+    found = {"attack_success": 0.5, "median_linf": 0.01, "median_l2": 0.1}
+    metrics = {**INPUTS.metrics, "minimum_norm": [{**entry, **found}]}
+    sections = build_sections(dataclasses.replace(INPUTS, metrics=metrics))
+    tables = {section.title: [t.title for t in section.tables] for section in sections}
+    assert tables["White box"][1] == "Smallest perturbations, at any norm"
+    assert len(tables["Gray box"]) == 1
 
 
 def test_curves_are_those_that_were_measured(sections):

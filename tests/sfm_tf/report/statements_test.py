@@ -33,6 +33,7 @@ def inputs(threat_models: tuple[str, ...], blessed: bool = False, available: int
             threat_models=threat_models, epsilons=(4.0, 8.0), iterations=7, step_size=2.0
         ),
         metrics={
+            "subject": "sfm",
             "clean": [{"defence": "sfm", **figures(1080)}],
             "under_attack": [],
             "worst_case": worst,
@@ -72,9 +73,13 @@ def test_a_whole_split_is_called_so():
 @pytest.mark.parametrize(
     ("threat_model", "known"),
     [
-        ("black_box", "neither classifier, masker nor pre-processing"),
-        ("gray_box", "weights of classifier and masker, but not that a pre-processing"),
-        ("white_box", "knows everything, the pre-processing included"),
+        ("black_box", "independently trained"),
+        ("gray_box", "is no evidence of security"),
+        ("white_box", "(BPDA)"),
+        ("adaptive", "at the mask"),
+        ("undefended", "unaware of any defence"),
+        ("score_based", "logits"),
+        ("decision_based", "predicted class"),
     ],
 )
 def test_a_threat_model_is_stated_in_words(threat_model, known):
@@ -90,6 +95,24 @@ def test_a_threat_model_that_was_not_run_says_so_instead_of_its_budget():
     config = inputs(("black_box",)).evaluation
     lines = list(statements.threat_model_statement("white_box", config))
     assert lines[1:] == ["The white box was not run."]
+
+
+def test_gradients_that_16_bits_lose_are_told():
+    config = EvaluationConfig(attack_precision="bfloat16")
+    shares = [
+        {"defence": name, "threat_model": "white_box", "share": share}
+        for name, share in (("sfm", 0.1234), ("undefended", 0.05))
+    ]
+    metrics = {"vanished_gradients": shares}
+    (sentence,) = statements.precision_statement(metrics, "white_box", config)
+    assert "computed in bfloat16" in sentence
+    assert "up to 12.3% were zero" in sentence
+    assert not list(statements.precision_statement(metrics, "black_box", config))
+
+
+def test_the_papers_threat_models_are_shown_run_or_not():
+    shown = statements.shown_threat_models(EvaluationConfig(threat_models=("adaptive",)))
+    assert list(shown.values()) == ["black box", "gray box", "white box", "adaptive"]
 
 
 if __name__ == "__main__":

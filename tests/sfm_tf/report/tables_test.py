@@ -1,5 +1,6 @@
 import pytest
 
+from sfm_tf.attacks.catalogue import ATTACK_KINDS
 from sfm_tf.report import tables
 from sfm_tf.report.tables import Cell, Row, Table
 
@@ -67,26 +68,18 @@ def test_accuracies_stand_in_the_columns_of_their_attack_and_radius():
     assert table.columns == (
         "Defence",
         "clean",
-        "FGSM 8/255",
-        "FGSM 16/255",
         "PGD 8/255",
         "PGD 16/255",
-        "MIM 8/255",
-        "MIM 16/255",
         "worst case 8/255",
         "worst case 16/255",
     )
     undefended, defended = table.rows
     assert undefended.label == "no defence"
-    assert list(map(str, undefended.cells)) == ["95.0% (91.0–97.2)", *["not run"] * 8]
+    assert list(map(str, undefended.cells)) == ["95.0% (91.0–97.2)", *["not run"] * 4]
     assert defended.label == "SFM-Defence"
     assert list(map(str, defended.cells)) == [
         "90.0% (85.0–93.4)",
-        "not run",
-        "not run",
         "20.5% (15.5–26.6)",
-        "not run",
-        "not run",
         "not run",
         "20.0% (15.1–26.1), PGD won most",
         "not run",
@@ -96,14 +89,36 @@ def test_accuracies_stand_in_the_columns_of_their_attack_and_radius():
 def test_a_threat_model_that_was_not_run_says_so_in_every_cell():
     table = tables.accuracy_table(METRICS, "black_box", "Black box", (8.0,))
     after_clean = [str(cell) for row in table.rows for cell in row.cells[1:]]
-    assert after_clean == ["not run"] * 8
+    assert table.columns[2:4] == ("FGSM 8/255", "PGD 8/255")
+    assert after_clean == ["not run"] * 6
 
 
-def test_a_defence_that_was_not_measured_keeps_its_row():
-    metrics = {"clean": METRICS["clean"][1:], "under_attack": [], "worst_case": []}
+def test_only_defences_that_were_measured_have_rows():
+    clean = [{"defence": "model", **figures(180, 0.85, 0.934)}]
+    metrics = {"clean": clean, "under_attack": [], "worst_case": []}
     table = tables.accuracy_table(metrics, "white_box", "White box", (8.0,))
-    assert [row.label for row in table.rows] == ["no defence", "SFM-Defence"]
-    assert [str(cell) for cell in table.rows[0].cells] == ["not run"] * 4
+    assert [row.label for row in table.rows] == ["own model"]
+    assert list(map(str, table.rows[0].cells)) == ["90.0% (85.0–93.4)", *["not run"] * 3]
+
+
+def test_every_attack_that_can_be_run_has_a_name():
+    assert set(tables.ATTACK_NAMES) == set(ATTACK_KINDS)
+
+
+def test_smallest_perturbations_are_told_in_the_units_of_a_pixel():
+    entry = {"defence": "sfm", "threat_model": "white_box", "attack": "cw", "examples": 200}
+    found = {"attack_success": 0.75, "median_linf": 5.1 / 255, "median_l2": 0.1234}
+    none = {"attack_success": 0.0, "median_linf": None, "median_l2": None}
+    metrics = {
+        **METRICS,
+        "minimum_norm": [{**entry, **found}, {**entry, **none, "defence": "undefended"}],
+    }
+    table = tables.minimum_norm_table(metrics, "white_box")
+    assert [(row.label, *map(str, row.cells)) for row in table.rows] == [
+        ("SFM-Defence, CW", "200", "75.0%", "5.10", "0.123"),
+        ("no defence, CW", "200", "0.0%", "none", "none"),
+    ]
+    assert tables.minimum_norm_table(metrics, "black_box") is None
 
 
 def test_a_further_defence_gets_a_row():

@@ -1,0 +1,309 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from art.defences.preprocessor import SpatialSmoothingTensorFlowV2
+from scipy.special import expit, log_softmax, softmax
+
+from sfm_tf.attacks.adaptive import OBJECTIVES, AdaptiveGradientDescent
+from sfm_tf.attacks.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
+from sfm_tf.attacks.norm_balls import BALLS, sample_points
+from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.errors import SfmError
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
+
+SHAPE = (4, 4, 1)
+KERNEL = 3.0 * np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+SLOPE, OFFSET = 4.0, -2.0
+OPTIONS = {"epsilon": 0.1, "step_size": 0.03, "iterations": 8}
+
+
+def _classifier(kernel=KERNEL):
+    layers = [
+        keras.Input(SHAPE),
+        keras.layers.Flatten(),
+        keras.layers.Dense(kernel.shape[1], use_bias=False),
+    ]
+    model = keras.Sequential(layers)
+    model.set_weights([kernel])
+    return model
+
+
+class Sigmoid(keras.Model):
+    """A mask of sigmoid(4 * pixel - 2); counts how often Python runs it."""
+
+    calls = 0
+
+    def call(self, images):
+        self.calls += 1
+        return tf.sigmoid(SLOPE * images + OFFSET)
+
+
+class Ripples(keras.Model):
+    """A mask of nearly 1/2, whose slope is steep and says nothing of where the mask goes."""
+
+    def call(self, images):
+        return 0.5 + 0.02 * tf.sin(500.0 * images)
+
+
+def _defended(masker=None, spec="none", surrogate="identity", kernel=KERNEL):
+    preprocessor = parse_preprocessor(spec, surrogate)
+    return DefendedModel(_classifier(kernel), masker or Sigmoid(), preprocessor)
+
+
+def _wrap(model, class_count=3):
+    return wrap_classifier(model, class_count, SHAPE, 64)
+
+
+def _attack(model=None, **options):
+    return AdaptiveGradientDescent(_wrap(model or _defended()), **{**OPTIONS, **options})
+
+
+def _samples(count=12, low=0.2, high=0.8):
+    random = np.random.default_rng(1)
+    images = random.uniform(low, high, (count, *SHAPE)).astype(np.float32)
+    return images, random.integers(0, 3, count)
+
+
+def _starts(images, norm, epsilon):
+    seeds = np.stack([np.zeros(len(images)), np.arange(len(images))], axis=1).astype(np.int32)
+    points = sample_points(BALLS[norm], tf.TensorShape(SHAPE), tf.constant(seeds)).numpy()
+    return images + epsilon * points
+
+
+def _losses(model, images, labels):
+    logits = np.asarray(model(images), np.float64)
+    return -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+
+
+def _gradients(images, clean_images, labels, mask_weight):
+    """The terms of the gradient at `images`, by hand."""
+    masks, clean_masks = expit(SLOPE * images + OFFSET), expit(SLOPE * clean_images + OFFSET)
+    slopes = SLOPE * masks * (1 - masks)
+    logits = (masks * images).reshape(-1, 16) @ KERNEL
+    errors = softmax(logits, axis=1) - np.eye(3)[labels]
+    behind = (errors @ KERNEL.T).reshape(images.shape)
+    distances = mask_weight * 2 * (masks - clean_masks) * slopes / 16
+    whole = behind * (masks + images * slopes)
+    return {
+        "mask_aware": whole + distances,
+        "mask_stage": distances,
+        "frozen_mask": behind * masks,
+        "other_surrogate": whole,
+    }
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_first_step_follows_the_gradient_of_the_objective(objective):
+    images, labels = _samples()
+    clean, starts = images.astype(np.float64), _starts(images, 2, 0.3)
+    attack = _attack(
+        objective=objective,
+        norm=2,
+        epsilon=0.3,
+        step_size=0.01,
+        iterations=1,
+        mask_weight=50.0,
+        keep_best=False,
+    )
+    moves = attack.generate(images, labels) - starts
+    gradient = _gradients(starts, clean, labels, 50.0)[objective]
+    expected = 0.01 * gradient / np.sqrt((gradient**2).sum(axis=(1, 2, 3), keepdims=True))
+    inside = np.linalg.norm((starts + expected - clean).reshape(12, -1), axis=1) < 0.3
+    assert inside.sum() >= 4
+    np.testing.assert_allclose(moves[inside], expected[inside], atol=2e-6)
+
+
+def test_a_targeted_attack_lowers_the_loss_but_still_moves_the_mask():
+    images, labels = _samples()
+    starts = _starts(images, 2, 0.3)
+    options = {"norm": 2, "epsilon": 0.3, "step_size": 0.01, "iterations": 1, "mask_weight": 50.0}
+    attack = _attack(objective="mask_aware", targeted=True, keep_best=False, **options)
+    moves = attack.generate(images, labels) - starts
+    terms = _gradients(starts, images, labels, 50.0)
+    gradient = terms["mask_stage"] - terms["other_surrogate"]
+    expected = 0.01 * gradient / np.sqrt((gradient**2).sum(axis=(1, 2, 3), keepdims=True))
+    inside = np.linalg.norm((starts + expected - images).reshape(12, -1), axis=1) < 0.3
+    assert inside.sum() >= 4
+    np.testing.assert_allclose(moves[inside], expected[inside], atol=2e-6)
+
+
+def test_the_mask_stage_drives_every_pixel_to_the_end_it_started_towards():
+    images, labels = _samples()
+    side = np.sign(_starts(images, math.inf, 0.1) - images)
+    attack = _attack(objective="mask_stage", keep_best=False)
+    np.testing.assert_allclose(attack.generate(images, labels), images + 0.1 * side, atol=1e-6)
+
+
+def test_without_the_mask_term_it_is_projected_gradient_descent():
+    images, labels = _samples()
+    model = _defended(spec="bit_depth_4")
+    reference = ProjectedGradientDescent(
+        _wrap(model), **OPTIONS, random_start=True, keep_best=True, loss="stable_cross_entropy"
+    ).run(images, labels)
+    outcome = _attack(model, objective="mask_aware", mask_weight=0.0).run(images, labels)
+    np.testing.assert_array_equal(outcome.images, reference.images)
+    np.testing.assert_array_equal(outcome.iterations, reference.iterations)
+
+
+def test_the_other_surrogate_is_the_one_that_the_model_does_not_use():
+    images, labels = _samples()
+    options = {"random_start": True, "keep_best": True, "loss": "stable_cross_entropy"}
+    expected, found = {}, {}
+    for surrogate in ("identity", "smooth"):
+        model = _defended(spec="median_3", surrogate=surrogate)
+        reference = ProjectedGradientDescent(_wrap(model), **OPTIONS, **options)
+        expected[surrogate] = reference.generate(images, labels)
+        found[surrogate] = _attack(model, objective="other_surrogate").generate(images, labels)
+    np.testing.assert_array_equal(found["identity"], expected["smooth"])
+    np.testing.assert_array_equal(found["smooth"], expected["identity"])
+    assert np.abs(found["smooth"] - found["identity"]).max() > 0.05
+
+
+def test_a_mask_that_misleads_the_whole_gradient_falls_once_it_is_held():
+    kernel = np.random.default_rng(2).choice([-1.0, 1.0], (16, 1)) * np.array([[1.0, -1.0]])
+    model = _defended(Ripples(), kernel=kernel.astype(np.float32))
+    images, _ = _samples(60)
+    labels = np.asarray(model(images)).argmax(axis=1)
+    # Half the mask's reach: what 0.2 of all pixels could do, with room to spare.
+    margins = np.abs(np.diff(np.asarray(model(images)), axis=1))[:, 0]
+    near = (margins > 1.0) & (margins < 2.2)
+    images, labels = images[near], labels[near]
+    assert len(images) >= 10
+    options = {"epsilon": 0.2, "step_size": 0.02, "iterations": 30}
+    white_box = ProjectedGradientDescent(
+        _wrap(model, 2), **options, random_start=True, keep_best=True, loss="stable_cross_entropy"
+    )
+    fooled = {"white_box": white_box.generate(images, labels)}
+    for objective in ("mask_stage", "frozen_mask"):
+        attack = AdaptiveGradientDescent(_wrap(model, 2), objective=objective, **options)
+        fooled[objective] = attack.generate(images, labels)
+    shares = {
+        name: np.mean(np.asarray(model(moved)).argmax(axis=1) != labels)
+        for name, moved in fooled.items()
+    }
+    assert shares["white_box"] <= 0.1
+    assert shares["mask_stage"] <= 0.1
+    assert shares["frozen_mask"] == 1.0
+
+
+@pytest.mark.parametrize("objective", ["mask_stage", "frozen_mask"])
+def test_the_best_iterate_is_the_worst_for_the_whole_served_model(objective):
+    images, _ = _samples(40)
+    model = _defended(Ripples(), spec="bit_depth_5")
+    labels = np.asarray(model(images)).argmax(axis=1)
+    outcome = _attack(model, objective=objective, iterations=5).run(images, labels)
+    attack = _attack(model, objective=objective, keep_best=False)
+    iterates = [_starts(images, math.inf, 0.1)]
+    for iterations in range(1, 6):
+        attack.set_params(iterations=iterations)
+        iterates.append(attack.generate(images, labels))
+    losses = np.array([_losses(model, iterate, labels) for iterate in iterates])
+    fooled = np.array([np.asarray(model(i)).argmax(axis=1) != labels for i in iterates])
+    best = np.where(fooled, losses + 1e3, losses).argmax(axis=0)
+    assert fooled.any()
+    assert (best < 5).any()
+    assert outcome.iterations.tolist() == best.tolist()
+    np.testing.assert_array_equal(outcome.images, np.array(iterates)[best, np.arange(40)])
+    np.testing.assert_allclose(outcome.loss, losses[best, np.arange(40)], atol=1e-4)
+
+
+def test_options_can_change_and_numbers_compile_nothing_anew():
+    images, labels = _samples()
+    masker = Sigmoid()
+    attack = _attack(_defended(masker), objective="mask_stage")
+    attack.generate(images, labels)
+    attack.set_params(objective="mask_aware", mask_weight=50.0)
+    expected = _attack(objective="mask_aware", mask_weight=50.0).generate(images, labels)
+    np.testing.assert_array_equal(attack.generate(images, labels), expected)
+    calls = masker.calls
+    attack.set_params(mask_weight=0.0, epsilon=0.05, step_size=0.02, iterations=3)
+    assert np.abs(attack.generate(images, labels) - images).max() == pytest.approx(0.05, rel=1e-5)
+    # The clean images' masks, once per batch.
+    assert masker.calls == calls + 1
+
+
+def test_images_that_are_fooled_take_no_further_part():
+    images, _ = _samples(16)
+    model = _defended(kernel=2 * KERNEL)
+    labels = np.asarray(model(images)).argmax(axis=1)
+    attack = _attack(model, objective="mask_aware", mask_weight=1.0, batch_size=16)
+    fooled = {}
+    for stop_when_fooled in (False, True):
+        attack.set_params(stop_when_fooled=stop_when_fooled)
+        moved = attack.generate(images, labels)
+        fooled[stop_when_fooled] = np.asarray(model(moved)).argmax(axis=1) != labels
+    # More than half, so that the loop goes on with fewer images and their masks.
+    assert 8 < fooled[False].sum() < 16
+    np.testing.assert_array_equal(fooled[True], fooled[False])
+
+
+def test_a_model_that_is_not_random_looks_the_same_at_every_look():
+    images, labels = _samples()
+    options = {"objective": "mask_aware", "mask_weight": 50.0, "keep_best": False}
+    expected = _attack(**options).generate(images, labels)
+    several = _attack(**options, gradient_samples=3).generate(images, labels)
+    np.testing.assert_allclose(several, expected, atol=1e-6)
+
+
+def test_an_image_depends_on_neither_its_batch_nor_the_images_beside_it():
+    images, labels = _samples(11)
+    attack = _attack(objective="mask_aware", mask_weight=50.0, batch_size=11)
+    expected = attack.generate(images, labels)
+    attack.set_params(batch_size=4)
+    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
+    rows = np.array([7, 2])
+    part = attack.run(images[rows], labels[rows], positions=rows)
+    np.testing.assert_allclose(part.images, expected[rows], atol=1e-6)
+
+
+def test_fixed_pixels_stay_as_they_are():
+    images, labels = _samples()
+    mask = np.zeros(SHAPE)
+    mask[:2] = 1
+    moved = _attack(objective="mask_aware").generate(images, labels, mask=mask)
+    np.testing.assert_array_equal(moved[:, 2:], images[:, 2:])
+    assert np.abs(moved[:, :2] - images[:, :2]).max() > 0.09
+
+
+def test_a_model_without_masker_is_refused():
+    message = "needs a DefendedModel with a masker; found a Sequential. Attack it by pgd."
+    with pytest.raises(SfmError, match=message):
+        _attack(_classifier(), objective="mask_aware")
+    with pytest.raises(SfmError, match="found a DefendedModel without one"):
+        _attack(DefendedModel(_classifier()), objective="frozen_mask")
+
+
+def test_a_classifier_with_preprocessors_of_its_own_is_refused():
+    classifier = BatchedTensorFlowClassifier(
+        _defended(),
+        3,
+        SHAPE,
+        clip_values=(0.0, 1.0),
+        preprocessing=None,
+        preprocessing_defences=SpatialSmoothingTensorFlowV2(window_size=3),
+    )
+    with pytest.raises(SfmError, match="all pre-processing inside the DefendedModel"):
+        AdaptiveGradientDescent(classifier, objective="mask_aware", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("objective", "mask", "one of mask_aware, mask_stage, frozen_mask, other_surrogate"),
+        ("mask_weight", -1.0, "a finite number of at least 0"),
+        ("step_size", 0.0, "a finite number above 0"),
+        ("loss", "hinge", "one of cross_entropy, stable_cross_entropy"),
+    ],
+)
+def test_bad_options_are_refused(option, value, expected):
+    message = f"Invalid {option} {value!r} of AdaptiveGradientDescent; expected {expected}"
+    with pytest.raises(SfmError, match=message):
+        _attack(**{"objective": "mask_aware", option: value})
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
