@@ -13,10 +13,10 @@ COMPILE := $(VENV_PYTHON) -m uv pip compile -q --universal --python-version 3.10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dev gpu demo test lint format lock bazel clean
+.PHONY: help venv dev gpu demo test bench-attacks lint format lock bazel clean
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
 
 venv: .venv/runtime.stamp ## Make .venv with the pinned packages.
 
@@ -29,6 +29,9 @@ demo: venv ## Run every stage on scikit-learn's digits: a defended model in minu
 
 test: dev lint ## Check the style and run all tests.
 	$(VENV_PYTHON) -m pytest -q -n 2
+
+bench-attacks: dev ## Time the attacks beside those of other libraries (requirements-bench.txt adds some).
+	$(VENV_PYTHON) -m benchmarks.attacks
 
 lint: dev ## Check the style, the layers and the BUILD files.
 	$(VENV_PYTHON) -m ruff format --check

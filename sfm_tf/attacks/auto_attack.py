@@ -22,7 +22,6 @@ from sfm_tf.attacks.compiled_attack import (
 )
 from sfm_tf.attacks.cross_entropy import stable_cross_entropy
 from sfm_tf.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
-from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.margin_losses import margin
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.validity import perturbation_sizes
@@ -78,7 +77,7 @@ _VERSION = Option(
 )
 
 
-class AutoAttack(KeywordOptions, CompiledAttack):
+class AutoAttack(CompiledAttack):
     """Runs four attacks, each on the images that those before it left standing.
 
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -121,7 +120,7 @@ class AutoAttack(KeywordOptions, CompiledAttack):
         "seed": SEED,
     }
     defaults: ClassVar[Mapping[str, Any]] = {
-        **KeywordOptions.defaults,
+        **CompiledAttack.defaults,
         "version": "standard",
         "iterations": 100,
         "target_classes": 9,

@@ -12,7 +12,6 @@ from sfm_tf.attacks.candidates import Candidate, Evaluation, better, evaluate, m
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import stable_cross_entropy
 from sfm_tf.attacks.input_gradients import usable_gradient
-from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.margin_losses import (
     check_class_count,
     difference_of_logits_ratio,
@@ -67,7 +66,7 @@ class _Aim(NamedTuple):
     targets: tf.Tensor
 
 
-class AutoProjectedGradientDescent(KeywordOptions, CompiledAttack):
+class AutoProjectedGradientDescent(CompiledAttack):
     """Momentum, and steps that halve where progress stalls: APGD.
 
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -112,7 +111,7 @@ class AutoProjectedGradientDescent(KeywordOptions, CompiledAttack):
         "seed": SEED,
     }
     defaults: ClassVar[Mapping[str, Any]] = {
-        **KeywordOptions.defaults,
+        **CompiledAttack.defaults,
         "loss": "cross_entropy",
         "iterations": 100,
         "restarts": 1,

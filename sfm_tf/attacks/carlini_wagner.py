@@ -131,7 +131,12 @@ class CarliniWagner(CompiledAttack):
         "abort_early": FLAG,
         "batch_size": COUNT,
     }
-    attack_params: ClassVar[list[str]] = list(options)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **CompiledAttack.defaults,
+        "confidence": 0.0,
+        "learning_rate": 0.01,
+        "abort_early": False,
+    }
 
     norm = 2
     epsilon = math.inf
@@ -144,31 +149,9 @@ class CarliniWagner(CompiledAttack):
     learning_rate: float
     abort_early: bool
 
-    def __init__(
-        self,
-        estimator: TensorFlowV2Classifier,
-        *,
-        binary_search_steps: int,
-        iterations: int,
-        initial_constant: float,
-        confidence: float = 0.0,
-        learning_rate: float = 0.01,
-        targeted: bool = False,
-        abort_early: bool = False,
-        batch_size: int = 128,
-    ) -> None:
+    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
         """Sets the options and prepares the search, which is compiled at the first batch."""
-        super().__init__(
-            estimator,
-            binary_search_steps=binary_search_steps,
-            iterations=iterations,
-            initial_constant=initial_constant,
-            confidence=confidence,
-            learning_rate=learning_rate,
-            targeted=targeted,
-            abort_early=abort_early,
-            batch_size=batch_size,
-        )
+        super().__init__(estimator, **options)
         # A partial, because TensorFlow counts compilations by the code of a function.
         self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
 

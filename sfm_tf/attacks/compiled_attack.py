@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +15,7 @@ from sfm_tf.attacks.art_classifier import CLIP_VALUES, classifier_logits
 from sfm_tf.attacks.attack_inputs import check_images, check_labels, check_logits, check_mask
 from sfm_tf.attacks.attack_options import COUNT, FLAG, NORM, POSITIVE, SEED, Option, check_options
 from sfm_tf.attacks.buckets import bucket_size, fill_up
+from sfm_tf.attacks.keyword_options import complete, constructor_signature
 from sfm_tf.attacks.validity import faults
 from sfm_tf.errors import SfmError
 
@@ -86,15 +88,16 @@ class BatchOutcome(NamedTuple):
 class CompiledAttack(EvasionAttack):
     """An ART attack that sees batches of one fixed size, so that it compiles once.
 
-    A subclass declares `options` and `attack_params` and implements `_attack_batch`. An attack for
-    the smallest perturbation has an infinite `epsilon`, which is then no option of it.
+    A subclass declares its `options`, in `defaults` the values of those that may be left out, and
+    implements `_attack_batch`. An attack for the smallest perturbation has an infinite `epsilon`,
+    which is then no option of it.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.
-        **options: A value for each of `options`.
+        **options: A value for each of `options` that has no default.
 
     Raises:
-        SfmError: If the classifier or an option is not fit for the attack.
+        SfmError: If the classifier or an option is not fit for the attack, or one is missing.
     """
 
     options: ClassVar[Mapping[str, Option]] = {
@@ -104,6 +107,12 @@ class CompiledAttack(EvasionAttack):
         "batch_size": COUNT,
         "seed": SEED,
     }
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "norm": math.inf,
+        "targeted": False,
+        "batch_size": 128,
+        "seed": 0,
+    }
     attack_params: ClassVar[list[str]] = list(options)
     _estimator_requirements = (TensorFlowV2Classifier,)
 
@@ -111,6 +120,12 @@ class CompiledAttack(EvasionAttack):
     epsilon: float
     batch_size: int
     seed: int
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Declares the options to ART and as the signature of the class."""
+        super().__init_subclass__(**arguments)
+        cls.attack_params = list(cls.options)
+        cls.__signature__ = constructor_signature(cls.options, cls.defaults)
 
     def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
         """Checks the classifier and sets the options."""
@@ -122,7 +137,7 @@ class CompiledAttack(EvasionAttack):
             )
         if estimator.clip_values is None or not np.array_equal(estimator.clip_values, CLIP_VALUES):
             raise SfmError(f"clip_values {estimator.clip_values}; expected {CLIP_VALUES}.")
-        self.set_params(**options)
+        self.set_params(**complete(type(self).__name__, self.options, self.defaults, options))
 
     def set_params(self, **options: Any) -> None:
         """Sets options by name, all or none; nothing is compiled anew for another number.

@@ -129,7 +129,15 @@ class FastAdaptiveBoundary(CompiledAttack):
         "batch_size": COUNT,
         "seed": SEED,
     }
-    attack_params: ClassVar[list[str]] = list(options)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **CompiledAttack.defaults,
+        "iterations": 100,
+        "restarts": 1,
+        "target_classes": 9,
+        "alpha_max": 0.1,
+        "eta": 1.05,
+        "beta": 0.9,
+    }
 
     epsilon = math.inf
 
@@ -140,33 +148,9 @@ class FastAdaptiveBoundary(CompiledAttack):
     eta: float
     beta: float
 
-    def __init__(
-        self,
-        estimator: TensorFlowV2Classifier,
-        *,
-        norm: float | str = math.inf,
-        iterations: int = 100,
-        restarts: int = 1,
-        target_classes: int = 9,
-        alpha_max: float = 0.1,
-        eta: float = 1.05,
-        beta: float = 0.9,
-        batch_size: int = 128,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
         """Sets the options and prepares the search, which is compiled at the first batch."""
-        super().__init__(
-            estimator,
-            norm=norm,
-            iterations=iterations,
-            restarts=restarts,
-            target_classes=target_classes,
-            alpha_max=alpha_max,
-            eta=eta,
-            beta=beta,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        super().__init__(estimator, **options)
         # A partial, because TensorFlow counts compilations by the code of a function.
         self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
 

@@ -21,7 +21,6 @@ from sfm_tf.attacks.candidates import (
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import LOSSES
 from sfm_tf.attacks.input_gradients import usable_gradient
-from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
 from sfm_tf.attacks.seeds import numbered, uniforms_by_step
 from sfm_tf.attacks.selection import choose
@@ -93,7 +92,7 @@ class _Mode(NamedTuple):
     gradient_samples: int
 
 
-class GradientAttack(KeywordOptions, CompiledAttack):
+class GradientAttack(CompiledAttack):
     """Repeats: step along the gradient of the loss, clip to [0, 1], project on the ball.
 
     The order and the arithmetic are those of ART's `ProjectedGradientDescentTensorFlowV2`. The
@@ -116,7 +115,7 @@ class GradientAttack(KeywordOptions, CompiledAttack):
         "loss": _LOSS,
     }
     defaults: ClassVar[Mapping[str, Any]] = {
-        **KeywordOptions.defaults,
+        **CompiledAttack.defaults,
         "random_start": False,
         "loss": "cross_entropy",
     }

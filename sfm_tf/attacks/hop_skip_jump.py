@@ -125,7 +125,15 @@ class HopSkipJump(CompiledAttack):
         "batch_size": COUNT,
         "seed": SEED,
     }
-    attack_params: ClassVar[list[str]] = list(options)
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **CompiledAttack.defaults,
+        "norm": 2,
+        "iterations": 50,
+        "max_evaluations": 10_000,
+        "initial_evaluations": 100,
+        "init_size": 100,
+        "batch_size": 1,
+    }
     _estimator_requirements = (BatchedTensorFlowClassifier,)
 
     epsilon = math.inf
@@ -134,30 +142,6 @@ class HopSkipJump(CompiledAttack):
     max_evaluations: int
     initial_evaluations: int
     init_size: int
-
-    def __init__(
-        self,
-        estimator: BatchedTensorFlowClassifier,
-        *,
-        norm: float | str = 2,
-        iterations: int = 50,
-        max_evaluations: int = 10_000,
-        initial_evaluations: int = 100,
-        init_size: int = 100,
-        batch_size: int = 1,
-        seed: int = 0,
-    ) -> None:
-        """Sets the options."""
-        super().__init__(
-            estimator,
-            norm=norm,
-            iterations=iterations,
-            max_evaluations=max_evaluations,
-            initial_evaluations=initial_evaluations,
-            init_size=init_size,
-            batch_size=batch_size,
-            seed=seed,
-        )
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
         rows = list(zip(*(tensor.numpy() for tensor in batch), strict=True))

@@ -12,7 +12,6 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.attack_options import COUNT, FLAG, NORM, POSITIVE, SEED, SHARE, Option
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import stable_cross_entropy
-from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.margin_losses import margin
 from sfm_tf.attacks.seeds import numbered
 from sfm_tf.attacks.selection import choose
@@ -61,7 +60,7 @@ class _Standing(NamedTuple):
     queries: tf.Tensor
 
 
-class SquareAttack(KeywordOptions, CompiledAttack):
+class SquareAttack(CompiledAttack):
     """Proposes changes of squares at random places and keeps those that help.
 
     Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via
@@ -98,7 +97,7 @@ class SquareAttack(KeywordOptions, CompiledAttack):
         "seed": SEED,
     }
     defaults: ClassVar[Mapping[str, Any]] = {
-        **KeywordOptions.defaults,
+        **CompiledAttack.defaults,
         "queries": 5000,
         "p_init": 0.8,
         "stretch_schedule": True,

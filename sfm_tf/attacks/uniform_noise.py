@@ -11,7 +11,6 @@ from sfm_tf.attacks.attack_options import COUNT, Option
 from sfm_tf.attacks.candidates import better, evaluate, make_candidate, worst_candidate
 from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import stable_cross_entropy
-from sfm_tf.attacks.keyword_options import KeywordOptions
 from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
 from sfm_tf.attacks.seeds import numbered
 
@@ -26,7 +25,7 @@ class _Mode(NamedTuple):
     targeted: bool
 
 
-class UniformNoise(KeywordOptions, CompiledAttack):
+class UniformNoise(CompiledAttack):
     """Draws points of the ball and keeps the most damaging of each image.
 
     The weakest attack there is, asked for as a check of the others: a gradient attack that fools
@@ -55,7 +54,7 @@ class UniformNoise(KeywordOptions, CompiledAttack):
         ),
     }
     defaults: ClassVar[Mapping[str, Any]] = {
-        **KeywordOptions.defaults,
+        **CompiledAttack.defaults,
         "draws": 100,
         "points": "uniform",
     }

@@ -7,13 +7,13 @@ import pytest
 from sfm_tf.attacks.art_classifier import wrap_classifier
 from sfm_tf.attacks.attack_options import COUNT
 from sfm_tf.attacks.compiled_attack import CompiledAttack
-from sfm_tf.attacks.keyword_options import KeywordOptions
+from sfm_tf.attacks.keyword_options import complete, constructor_signature
 from sfm_tf.errors import SfmError
 
 
-class Doubled(KeywordOptions, CompiledAttack):
+class Doubled(CompiledAttack):
     options = {**CompiledAttack.options, "repeats": COUNT}
-    defaults = {**KeywordOptions.defaults, "repeats": 2}
+    defaults = {**CompiledAttack.defaults, "repeats": 2}
 
     def _attack_batch(self, batch):
         raise NotImplementedError
@@ -58,6 +58,12 @@ def test_defaults_for_what_is_no_option_are_left_out():
 def test_an_option_without_default_cannot_be_left_out():
     with pytest.raises(SfmError, match="Missing epsilon of Doubled; expected a finite number ab"):
         Doubled(_classifier(), repeats=1)
+
+
+def test_defaults_of_no_option_count_for_nothing():
+    options, defaults = {"repeats": COUNT}, {"repeats": 2, "other": 1}
+    assert str(constructor_signature(options, defaults)) == "(estimator, *, repeats=2)"
+    assert complete("Some", options, defaults, {}) == {"repeats": 2}
 
 
 def test_an_unknown_option_is_refused():
