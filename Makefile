@@ -3,6 +3,8 @@
 
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
 VERSION := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV_PYTHON := .venv/bin/python
 VENV_CREATED := .venv/bin/python$(or $(VERSION),-not-found)
@@ -16,7 +18,7 @@ COMPILE := $(VENV_PYTHON) -m uv pip compile -q --universal --python-version 3.10
 .PHONY: help venv dev gpu demo test bench-attacks lint format lock bazel clean
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
 
 venv: .venv/runtime.stamp ## Make .venv with the pinned packages.
 
@@ -30,8 +32,8 @@ demo: venv ## Run every stage on scikit-learn's digits: a defended model in minu
 test: dev lint ## Check the style and run all tests.
 	$(VENV_PYTHON) -m pytest -q -n 2
 
-bench-attacks: dev ## Time the attacks beside those of other libraries (requirements-bench.txt adds some).
-	$(VENV_PYTHON) -m benchmarks.attacks
+bench-attacks: .venv-bench/bench.stamp ## Time the attacks beside those of other libraries.
+	.venv-bench/bin/python -m benchmarks.attacks $(FLAGS)
 
 lint: dev ## Check the style, the layers and the BUILD files.
 	$(VENV_PYTHON) -m ruff format --check
@@ -54,7 +56,7 @@ bazel: dev ## Build every target and run all tests with Bazel 4 (Debian's bazel-
 	PATH="$$PWD/.venv/bin:$$PATH" bazel test //tests/...
 
 clean: ## Remove .venv and caches; runs/ is kept.
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/runtime.stamp: requirements.lock $(VENV_CREATED)
@@ -67,6 +69,16 @@ clean: ## Remove .venv and caches; runs/ is kept.
 	@echo "Installing the pinned packages and tools into .venv (about 1-3 minutes) ..."
 	@$(INSTALL) -r requirements-dev.lock
 	@touch .venv/runtime.stamp $@
+
+# The rivals have an environment of their own: torch is large, and nothing else needs it.
+.venv-bench/bench.stamp: requirements.lock requirements-bench.txt
+	@echo "Installing the rivals into .venv-bench (torch without CUDA; some minutes) ..."
+	@"$(PYTHON)" -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+		--require-hashes -r requirements.lock
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+		--extra-index-url $(TORCH_INDEX) -r requirements-bench.txt
+	@touch $@
 
 .venv/gpu.stamp: requirements-gpu.lock $(VENV_CREATED)
 	@echo "Installing TensorFlow's CUDA libraries into .venv (several GB) ..."

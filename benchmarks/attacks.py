@@ -1,228 +1,218 @@
-"""Compares the speed of this library's attacks with that of ART's on the same model.
+"""Compares this library's attacks with those of other libraries on the same model.
 
-    python -m benchmarks.attacks --batch_sizes=32,128 --images=128 --digits=32
+    python -m benchmarks.attacks
+    python -m benchmarks.attacks --attacks=pgd,cw --rivals=art --batch_sizes=32,128 --repeats=5
+    python -m benchmarks.attacks --slow_images=128 --apgd_iterations=100 --square_queries=5000
 
-Both attack one small Keras classifier on the same images in one process. After a warm-up they
-take turns, so that a busy machine slows both alike; each gets the median of its times.
+All attack one Keras classifier of digits, in one process; those of torchattacks and of AutoAttack's
+authors, its copy in torch, weight for weight. In each pair both take turns, so that a busy machine
+slows both alike, and get the median of their times. Before, ours was run on all images, which
+compiles it, and theirs on two. Both have the same settings, those of
+`benchmarks/attack_settings.py`.
 
-Of FGSM and PGD, which make the same images in both, the last column is the largest difference
-between a pixel of ours and of theirs. CW-L2 does not: ART descends by line search. There both have
-the same numbers of searches and iterations, on digits that a trained classifier knows, and the
-table tells how many they fool and the median L2 norm of those perturbations.
+The columns, each first of ours and then of theirs:
+
+- images per second, their ratio, and the ratio that this library is to reach;
+- with --memory, the MiB at its peak of attacking one batch: see `benchmarks/attack_memory.py`.
+  Every figure takes a process of its own, about a quarter of a minute;
+- the share of images that fool the model, within the radius unless it is CW-L2. All were known to
+  the model. More is better, and matters more than speed;
+- the median size of the perturbations of the images on which both fool it: of FAB-T the L-infinity
+  norm, else the L2 norm;
+- of attacks without chance, the largest difference between a pixel of ours and of theirs. Between
+  two frameworks gradients differ in their last bits, and so may the sign of a small one, which
+  moves a pixel by two steps. foolbox's MIM sums signs of gradients rather than gradients.
+
+The defaults are sized for ten minutes on two quiet cores; the last line above has AutoAttack's own
+lengths and takes hours.
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import keras
 import numpy as np
-from art.attacks.evasion import CarliniL2Method
-from art.attacks.evasion import FastGradientMethod as ArtFastGradientMethod
-from art.attacks.evasion import ProjectedGradientDescent as ArtProjectedGradientDescent
-from art.estimators.classification.tensorflow import TensorFlowV2Classifier
-from sklearn.datasets import load_digits
+import tensorflow as tf
 
-from sfm_tf.attacks.art_classifier import wrap_classifier
-from sfm_tf.attacks.carlini_wagner import PAPER_SETTINGS, CarliniWagner
-from sfm_tf.attacks.fast_gradient import FastGradientMethod
-from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
-from sfm_tf.attacks.validity import perturbation_sizes
+from benchmarks.attack_memory import OWN, measure_memory
+from benchmarks.attack_rivals import RIVALS, AttackedModel, build_rival, copy_to_torch, wrap_model
+from benchmarks.attack_settings import KINDS, Settings
+from benchmarks.attacked_model import ARCHITECTURES, Target, prepare_target
+from benchmarks.measuring import Result, Side, measure
+from benchmarks.own_attacks import build_own
 
-_SHAPE = (32, 32, 3)
-_CLASS_COUNT = 10
-_EPSILON = 8 / 255
-_STEP_SIZE = 1 / 255
-_ITERATIONS = 30
-_DIGIT_SHAPE = (8, 8, 1)
-_ATTACKED_DIGITS = 300
-# Digits are drawn in black and white, which steps of 0.01 hardly leave.
-_LEARNING_RATE = 0.1
+_GOALS = {("pgd", "art"): 4, ("cw", "art"): 20}
+"""Ratios of speed to reach, where it is more than 1."""
 
-Generate = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_INSTALL = (
+    "pip install --no-deps --extra-index-url https://download.pytorch.org/whl/cpu "
+    "-r requirements-bench.txt"
+)
+
+_HEADER = (
+    "attack     rival         batch  images     images/s        ratio  goal    peak MiB      "
+    "success        median size     max |delta|"
+)
 
 
-class Pair(NamedTuple):
-    """The same attack twice."""
+class Plan(NamedTuple):
+    """One line of the table: which attack is compared with whose, in which batches."""
 
-    name: str
-    ours: Generate
-    theirs: Generate
-
-
-class Timing(NamedTuple):
-    """Images per second of both, and the largest difference between their images."""
-
-    ours: float
-    theirs: float
-    difference: float
+    attack: str
+    rival: str
+    batch_size: int
+    count: int
 
 
-class Reach(NamedTuple):
-    """Images per second, share of them that fool the model, and the median norm of those."""
+class Effort(NamedTuple):
+    """How long to measure a pair; see `measure`."""
 
-    speed: float
-    success_rate: float
-    median_distance: float
-
-
-def build_model() -> keras.Model:
-    """Returns a small convolutional classifier of 32x32 colour images, untrained."""
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input(_SHAPE),
-        keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
-        keras.layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
-        keras.layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
-        keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(_CLASS_COUNT),
-    ]
-    return keras.Sequential(layers)
+    repeats: int
+    seconds: float
 
 
-def build_pairs(classifier: TensorFlowV2Classifier, batch_size: int) -> list[Pair]:
-    """Returns FGSM and PGD of both libraries with equal settings."""
-    iterated = {"batch_size": batch_size, "targeted": False}
-    return [
-        Pair(
-            "FGSM",
-            FastGradientMethod(classifier, epsilon=_EPSILON, batch_size=batch_size).generate,
-            ArtFastGradientMethod(classifier, eps=_EPSILON, batch_size=batch_size).generate,
-        ),
-        Pair(
-            f"PGD-{_ITERATIONS}",
-            ProjectedGradientDescent(
-                classifier,
-                epsilon=_EPSILON,
-                step_size=_STEP_SIZE,
-                iterations=_ITERATIONS,
-                **iterated,
-            ).generate,
-            ArtProjectedGradientDescent(
-                classifier,
-                eps=_EPSILON,
-                eps_step=_STEP_SIZE,
-                max_iter=_ITERATIONS,
-                verbose=False,
-                **iterated,
-            ).generate,
-        ),
-    ]
+def plan_lines(options: argparse.Namespace, rivals: Sequence[str], known: int) -> Iterator[Plan]:
+    """Yields the lines of the table, attack by attack.
+
+    Args:
+        options: The flags.
+        rivals: Libraries that are installed.
+        known: Images there are.
+    """
+    for attack in options.attacks:
+        count = min(options.slow_images if KINDS[attack].is_slow else options.images, known)
+        for batch_size in sorted({min(size, count) for size in options.batch_sizes}):
+            for rival in rivals:
+                yield Plan(attack, rival, batch_size, count)
 
 
-def measure(pair: Pair, images: np.ndarray, labels: np.ndarray, repeats: int) -> Timing:
-    """Times both attacks of `pair` in turns, after one warm-up each."""
-    difference = np.abs(pair.ours(images, labels) - pair.theirs(images, labels)).max()
-    seconds: dict[Generate, list[float]] = {pair.ours: [], pair.theirs: []}
-    for _ in range(repeats):
-        for generate, times in seconds.items():
-            start = time.perf_counter()
-            generate(images, labels)
-            times.append(time.perf_counter() - start)
-    speeds = [len(images) / statistics.median(times) for times in seconds.values()]
-    return Timing(*speeds, float(difference))
+def measure_line(
+    plan: Plan, target: Target, copies: dict[str, AttackedModel], settings: Settings, effort: Effort
+) -> list[Result] | None:
+    """Returns our result and the rival's, or None if it has no such attack."""
+    keras_model = wrap_model(target.model, plan.batch_size)
+    attacked = copies.get(plan.rival, keras_model)
+    theirs = build_rival(plan.rival, attacked, settings, plan.batch_size).get(plan.attack)
+    if theirs is None:
+        return None
+    ours = build_own(plan.attack, keras_model.model, settings, plan.batch_size).generate
+    sides = (Side(ours, keras_model.predict), Side(theirs, attacked.predict))
+    images, labels = target.images[: plan.count], target.labels[: plan.count]
+    kind = KINDS[plan.attack]
+    # Ours compile for every number of images that are left in a batch; theirs do not compile.
+    warm_ups = (plan.count, min(2, plan.count))
+    return measure(sides, images, labels, warm_ups, kind.criterion(settings.epsilon), *effort)
 
 
-def train_digits_model(images: np.ndarray, labels: np.ndarray) -> keras.Model:
-    """Returns a small convolutional classifier of digits, trained for a few seconds."""
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input(_DIGIT_SHAPE),
-        keras.layers.Conv2D(16, 3, activation="relu"),
-        keras.layers.Conv2D(16, 3, activation="relu"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(_CLASS_COUNT),
-    ]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.003), loss)
-    model.fit(images, labels, batch_size=64, epochs=8, verbose=0)
-    return model
-
-
-def build_carlini_wagner(classifier: TensorFlowV2Classifier, batch_size: int) -> Pair:
-    """Returns CW-L2 of both libraries with the paper's numbers of searches and iterations."""
-    ours = CarliniWagner(
-        classifier, **PAPER_SETTINGS, learning_rate=_LEARNING_RATE, batch_size=batch_size
+def format_line(plan: Plan, ours: Result, theirs: Result, mebibytes: Callable[[str], float]) -> str:
+    """Returns a line of the table, given the memory that a library's attack takes."""
+    kind = KINDS[plan.attack]
+    difference = np.abs(ours.images - theirs.images).max() if kind.is_deterministic else None
+    return (
+        f"{kind.title:9}  {plan.rival:12}  {plan.batch_size:5}  {plan.count:6}  "
+        f"{ours.speed:7.2f} {theirs.speed:7.2f}  {ours.speed / theirs.speed:6.2f}  "
+        f"{_GOALS.get((plan.attack, plan.rival), 1):4}  "
+        f"{mebibytes(OWN):6.0f} {mebibytes(plan.rival):6.0f}  "
+        f"{ours.success_rate:6.3f} {theirs.success_rate:6.3f}  "
+        f"{ours.median_size:8.4f} {theirs.median_size:8.4f}  "
+        + ("-" if difference is None else f"{difference:.1e}")
     )
-    theirs = CarliniL2Method(
-        classifier,
-        binary_search_steps=PAPER_SETTINGS["binary_search_steps"],
-        max_iter=PAPER_SETTINGS["iterations"],
-        initial_const=PAPER_SETTINGS["initial_constant"],
-        batch_size=batch_size,
-        verbose=False,
-    )
-    return Pair("CW-L2", ours.generate, theirs.generate)
 
 
-def measure_reach(
-    generate: Generate, classifier: TensorFlowV2Classifier, images: np.ndarray, labels: np.ndarray
-) -> Reach:
-    """Times one run of an attack that has run before, and scores what it makes."""
-    start = time.perf_counter()
-    adversarial_images = generate(images, labels)
-    seconds = time.perf_counter() - start
-    fools = np.argmax(classifier.predict(adversarial_images), axis=1) != labels
-    distances = perturbation_sizes(images, adversarial_images, 2.0)[fools]
-    median = float(np.median(distances)) if len(distances) else float("nan")
-    return Reach(len(images) / seconds, float(fools.mean()), median)
-
-
-def print_bounded_attacks(batch_sizes: Sequence[int], count: int, repeats: int) -> None:
-    """Measures FGSM and PGD at every batch size and prints a table."""
-    random = np.random.default_rng(0)
-    images = random.random((count, *_SHAPE), dtype=np.float32)
-    labels = random.integers(0, _CLASS_COUNT, count)
-    model = build_model()
-    print("attack  batch  ours [images/s]  ART [images/s]  ratio  largest difference")
-    for batch_size in batch_sizes:
-        classifier = wrap_classifier(model, _CLASS_COUNT, _SHAPE, batch_size)
-        for pair in build_pairs(classifier, batch_size):
-            ours, theirs, difference = measure(pair, images, labels, repeats)
+def installed_rivals(names: Sequence[str]) -> list[str]:
+    """Returns the libraries that are installed, and prints a line for each that is not."""
+    for name in names:
+        if RIVALS[name].missing:
             print(
-                f"{pair.name:6}  {batch_size:5}  {ours:15.1f}  {theirs:14.1f}  "
-                f"{ours / theirs:5.1f}  {difference:.1e}"
+                f"{name}: left out, {' and '.join(RIVALS[name].missing)} not installed; "
+                f"try: {_INSTALL}"
             )
+    return [name for name in names if not RIVALS[name].missing]
 
 
-def print_carlini_wagner(batch_sizes: Sequence[int], count: int) -> None:
-    """Measures CW-L2 at every batch size and prints a table."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16.0).reshape(-1, *_DIGIT_SHAPE).astype(np.float32)
-    model = train_digits_model(images[_ATTACKED_DIGITS:], labels[_ATTACKED_DIGITS:])
-    images, labels = images[:_ATTACKED_DIGITS], labels[:_ATTACKED_DIGITS]
-    known = np.flatnonzero(np.argmax(model(images), axis=1) == labels)[:count]
-    images, labels = images[known], labels[known]
-    print("attack  batch  library  [images/s]  success rate  median L2  ratio")
-    for batch_size in batch_sizes:
-        classifier = wrap_classifier(model, _CLASS_COUNT, _DIGIT_SHAPE, batch_size)
-        pair = build_carlini_wagner(classifier, batch_size)
-        pair.ours(images, labels)
-        ours, theirs = (measure_reach(g, classifier, images, labels) for g in pair[1:])
-        for library, reach, ratio in (
-            ("ours", ours, ours.speed / theirs.speed),
-            ("ART", theirs, 1.0),
-        ):
-            print(
-                f"{pair.name:6}  {batch_size:5}  {library:7}  {reach.speed:10.2f}  "
-                f"{reach.success_rate:12.3f}  {reach.median_distance:9.3f}  {ratio:5.1f}"
-            )
+def _names(choices: Sequence[str], text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in choices]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"unknown {', '.join(unknown)}; expected some of {','.join(choices)}"
+        )
+    return names
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",")]
+
+
+def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the flags."""
+    parser = argparse.ArgumentParser(prog="benchmarks.attacks", description=__doc__.splitlines()[0])
+
+    def add(name: str, default: object, meaning: str, **options: object) -> None:
+        options.setdefault("type", type(default))
+        parser.add_argument(
+            f"--{name}", default=default, help=f"{meaning} (default: {default})", **options
+        )
+
+    def some_of(names: Sequence[str]) -> functools.partial:
+        return functools.partial(_names, list(names))
+
+    add("model", "resnet18", "Attacked classifier.", choices=list(ARCHITECTURES))
+    add("width", 16, "Channels of its first stage.")
+    add("attacks", ",".join(KINDS), "Attacks, comma-separated.", type=some_of(KINDS))
+    add("rivals", ",".join(RIVALS), "Libraries, comma-separated.", type=some_of(RIVALS))
+    add("batch_sizes", "32,128", "Batch sizes, comma-separated.", type=_sizes)
+    add("images", 128, "Images for FGSM, PGD, MIM and DI2.")
+    add("slow_images", 8, "Images for the other attacks.")
+    add("repeats", 3, "Most turns of each side of a pair.")
+    add("seconds", 10.0, "No further turns of a pair after so long.")
+    add("apgd_iterations", 25, "Steps of a run of APGD and FAB-T.")
+    add("square_queries", 300, "Queries of Square.")
+    parser.add_argument("--memory", action="store_true", help="Measure the memory, too.")
+    return parser.parse_args(arguments)
+
+
+def print_table(
+    options: argparse.Namespace, rivals: Sequence[str], target: Target, settings: Settings
+) -> None:
+    """Prints a line for each attack, batch size and library that has the attack."""
+    in_torch = [name for name in rivals if RIVALS[name].is_torch]
+    copies = {}
+    if in_torch:
+        copies = dict.fromkeys(in_torch, copy_to_torch(target.model, target.images))
+    effort = Effort(options.repeats, options.seconds)
+
+    @functools.cache
+    def mebibytes(attack: str, batch_size: int, owner: str) -> float:
+        if not options.memory:
+            return math.nan
+        return measure_memory(target, owner, attack, batch_size, settings)
+
+    print(_HEADER)
+    for plan in plan_lines(options, rivals, len(target.images)):
+        results = measure_line(plan, target, copies, settings, effort)
+        if results:
+            memory = functools.partial(mebibytes, plan.attack, plan.batch_size)
+            print(format_line(plan, *results, memory), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures every attack at every batch size and prints two tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch_sizes", default="32,128", help="Batch sizes, comma-separated.")
-    parser.add_argument("--images", type=int, default=128, help="Images for FGSM and PGD.")
-    parser.add_argument("--digits", type=int, default=32, help="Images for CW-L2, at most 250.")
-    parser.add_argument("--repeats", type=int, default=3, help="Timed runs of FGSM and PGD.")
-    options = parser.parse_args(arguments)
-    batch_sizes = [int(size) for size in options.batch_sizes.split(",")]
-    print_bounded_attacks(batch_sizes, options.images, options.repeats)
-    print_carlini_wagner(batch_sizes, options.digits)
+    """Prepares the model and compares the attacks on it."""
+    options = parse_flags(arguments)
+    # It sums gradients in another order than ART's eager steps do, at no gain in speed; the sign of
+    # a small one then differs, and with it the images that are to be compared.
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    rivals = installed_rivals(options.rivals)
+    count = max(options.images, options.slow_images)
+    target = prepare_target(options.model, options.width, count)
+    devices = [device.device_type for device in tf.config.get_visible_devices()]
+    print(f"{options.model} of width {options.width} on {'/'.join(devices)}")
+    settings = Settings(
+        apgd_iterations=options.apgd_iterations, square_queries=options.square_queries
+    )
+    print_table(options, rivals, target, settings)
 
 
 if __name__ == "__main__":
