@@ -15,7 +15,7 @@ COMPILE := $(VENV_PYTHON) -m uv pip compile -q --universal --python-version 3.10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dev gpu demo test bench-attacks lint format lock bazel clean
+.PHONY: help venv dev gpu demo test bench-attacks ray serve bench-serving lint format lock bazel clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
@@ -35,6 +35,14 @@ test: dev lint ## Check the style and run all tests.
 bench-attacks: .venv-bench/bench.stamp ## Time the attacks beside those of other libraries.
 	.venv-bench/bin/python -m benchmarks.attacks $(FLAGS)
 
+ray: .venv/ray.stamp ## Add Ray Serve to .venv.
+
+serve: ray ## Serve what WORKDIR exported, by default runs/digits, on 127.0.0.1.
+	$(VENV_PYTHON) -m pipelines.serve --workdir=$(or $(WORKDIR),runs/digits)
+
+bench-serving: ray ## Load and abuse that server (about 30 minutes).
+	$(VENV_PYTHON) -m benchmarks.serving --workdir=$(or $(WORKDIR),runs/digits) $(FLAGS)
+
 lint: dev ## Check the style, the layers and the BUILD files.
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m ruff check
@@ -50,6 +58,7 @@ lock: dev ## Pin every package again, with hashes, from requirements*.txt.
 	$(COMPILE) requirements-dev.txt -o requirements-dev.lock
 	$(COMPILE) requirements.txt -c requirements-dev.lock -o requirements.lock
 	$(COMPILE) requirements-gpu.txt -c requirements.lock -o requirements-gpu.lock
+	$(COMPILE) requirements-ray.txt -c requirements.lock -o requirements-ray.lock
 
 bazel: dev ## Build every target and run all tests with Bazel 4 (Debian's bazel-bootstrap).
 	PATH="$$PWD/.venv/bin:$$PATH" bazel build //...
@@ -69,6 +78,11 @@ clean: ## Remove .venv and caches; runs/ is kept.
 	@echo "Installing the pinned packages and tools into .venv (about 1-3 minutes) ..."
 	@$(INSTALL) -r requirements-dev.lock
 	@touch .venv/runtime.stamp $@
+
+.venv/ray.stamp: requirements-ray.lock .venv/runtime.stamp
+	@echo "Installing Ray Serve into .venv ..."
+	@$(INSTALL) -r requirements-ray.lock
+	@touch $@
 
 # The rivals have an environment of their own: torch is large, and nothing else needs it.
 .venv-bench/bench.stamp: requirements.lock requirements-bench.txt

@@ -32,7 +32,8 @@ def sample(process_id: int) -> Sample:
     sizes: dict[str, float] = {}
     for process in [root, *root.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            name = f"{process.name()} {process.pid}"
+            # Ray adds to the name of a process what it is doing.
+            name = f"{process.name().partition('.')[0]} {process.pid}"
             sizes[name] = process.memory_full_info().pss / _MEBIBYTE
     return Sample(time.monotonic(), sizes)
 

@@ -40,23 +40,37 @@ def start(module_names: Sequence[str], verb: Verb) -> None:
         verb: The stage.
     """
 
+    _start((*module_names, _MODULE), lambda: verb(*_open(), _FORCE.value))
+
+
+def start_tool(module_names: Sequence[str], tool: Callable[[], object]) -> None:
+    """As `start`, for a program that is no stage: it has no working directory and no settings.
+
+    Args:
+        module_names: Headings whose flags `--help` lists.
+        tool: What to do.
+    """
+    _start(module_names, tool)
+
+
+def _start(headings: Sequence[str], work: Callable[[], object]) -> None:
     def parse(arguments: Sequence[str]) -> list[str]:
-        return _parse_flags(arguments, module_names)
+        return _parse_flags(arguments, headings)
 
-    app.run(lambda argv: _run(argv, verb), flags_parser=parse)
+    app.run(lambda argv: _run(argv, work), flags_parser=parse)
 
 
-def _parse_flags(arguments: Sequence[str], module_names: Sequence[str]) -> list[str]:
+def _parse_flags(arguments: Sequence[str], headings: Sequence[str]) -> list[str]:
     if {"--help", "-help", "-h", "-?"} & set(arguments[1:]):
         print(sys.modules["__main__"].__doc__)
-        for module_name in (*module_names, _MODULE):
+        for module_name in headings:
             print(flags.FLAGS.module_help(module_name))
         raise SystemExit(0)
     app.define_help_flags()
     try:
         return flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
-        known = ", ".join(_flag_names((*module_names, _MODULE)))
+        known = ", ".join(_flag_names(headings))
         print(f"Error: Unknown flag --{error.flagname}; expected one of {known}.", file=sys.stderr)
         raise SystemExit(_EXIT_USER_ERROR) from error
     except flags.Error as error:
@@ -64,19 +78,18 @@ def _parse_flags(arguments: Sequence[str], module_names: Sequence[str]) -> list[
         raise SystemExit(_EXIT_USER_ERROR) from error
 
 
-def _flag_names(module_names: Sequence[str]) -> list[str]:
+def _flag_names(headings: Sequence[str]) -> list[str]:
     by_module = flags.FLAGS.flags_by_module_dict()
-    return sorted(f"--{flag.name}" for name in module_names for flag in by_module[name])
+    return sorted(f"--{flag.name}" for name in headings for flag in by_module[name])
 
 
-def _run(argv: Sequence[str], verb: Verb) -> int:
+def _run(argv: Sequence[str], work: Callable[[], object]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
             raise SfmError(f"Unexpected argument {argv[1]!r}; settings are given as --name=value.")
-        run_directory, experiment = _open()
-        verb(run_directory, experiment, _FORCE.value)
+        work()
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run again to go on.", file=sys.stderr)
         return _EXIT_INTERRUPTED

@@ -7,7 +7,8 @@ TFX counterpart: Evaluator. Reads the models of `pipelines.train`, or a classifi
 the ingested test images they have not seen. Writes into <workdir>/evaluate/<fingerprint>/
 results.parquet (a row per image, defence, threat model, attack and radius), the adversarial images,
 metrics.json, and BLESSED or NOT_BLESSED with the reasons. A run that was interrupted does no
-finished batch again, and adversarial images that another evaluation made are used again.
+finished batch again, and adversarial images that another evaluation made are used again; --force
+deletes them all first.
 """
 
 import dataclasses
@@ -44,8 +45,8 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
     config = _possible(experiment.evaluation, has_source="train" in inputs)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
-        if force:
-            shutil.rmtree(store, ignore_errors=True)
+        if force and store.exists():
+            shutil.rmtree(store)
         schema = read_schema(records.folder)
         models = inputs["train"].folder if "train" in inputs else None
         subjects = load_subjects(config, models, schema)

@@ -3,26 +3,31 @@
     python -m pipelines.export --workdir=runs/cifar10 --serving_dir=models --model_name=cifar10
 
 TFX counterparts: InfraValidator and Pusher. Reads the models that the latest evaluation blessed.
-Writes <serving_dir>/<model_name>/<version>/, a SavedModel of the whole defended pipeline, and into
-<workdir>/export/<fingerprint>/ how its answers compared with those of the evaluated model.
+Writes <serving_dir>/<model_name>/<version>/, a SavedModel of the whole defended pipeline with its
+model card and manifest, and into <workdir>/export/<fingerprint>/ how its answers compared with
+those of the evaluated model, its latency and its memory.
 """
 
 import dataclasses
 import pathlib
+import sys
 
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
+from pipelines.reproduction import reproduction_command
 from pipelines.stage_execution import execute_stage
+from sfm_tf.artifacts import manifest
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment, ExportConfig
-from sfm_tf.evaluation.blessing import read_blessing
 from sfm_tf.evaluation.stored_evaluation import evaluation_settings
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
-from sfm_tf.serving.pushing import push_blessed
-from sfm_tf.serving.versions import next_version
+from sfm_tf.report.model_card import build_model_card, collect_card_inputs
+from sfm_tf.serving.performance import describe_performance, read_performance
+from sfm_tf.serving.pushing import EvaluatedModel, push_blessed
+from sfm_tf.serving.versions import latest_version
 from sfm_tf.training.loading import load_defended_model
 
 MODULE = "pipelines.export"
@@ -31,7 +36,7 @@ flag_definitions.define_flags(["export"], MODULE)
 
 
 def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
-    """Returns the record of the pushed version.
+    """Returns the record of the pushed version, and prints how fast the model answers.
 
     Raises:
         SfmError: If the model is not blessed, or does not answer as it was evaluated.
@@ -43,24 +48,10 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("checking in a fresh process", 0, 1)
-        schema = read_schema(records.folder)
-        images, _ = load_split(
-            records.folder, "test", schema, evaluation_settings(evaluation).num_examples
+        evaluated = _load_evaluated(experiment.name, records, models, evaluation)
+        write_json(
+            folder / PUSHED_FILE, dataclasses.asdict(push_blessed(evaluated, config, folder))
         )
-        pushed = push_blessed(
-            load_defended_model(models.folder),
-            schema.class_names,
-            images,
-            read_blessing(evaluation.folder),
-            config,
-            folder,
-        )
-        value = {
-            "folder": str(pushed.folder),
-            "version": pushed.version,
-            "verification": dataclasses.asdict(pushed.verification),
-        }
-        write_json(folder / PUSHED_FILE, value)
         progress.update("checking in a fresh process", 1, 1)
 
     execution = Execution(
@@ -71,10 +62,30 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         inputs={"ingest": records, "train": models, "evaluate": evaluation},
     )
     artifact = execute_stage(execution, run_directory, produce, force)
-    if not _is_served(pushed_folder(artifact)):
+    if not _is_served(artifact):
         # It was deleted, or another model was pushed over it: a server would not find it.
         artifact = execute_stage(execution, run_directory, produce, True)
+    _print_performance(artifact)
     return artifact
+
+
+def _load_evaluated(
+    experiment: str, records: Artifact, models: Artifact, evaluation: Artifact
+) -> EvaluatedModel:
+    schema = read_schema(records.folder)
+    settings = evaluation_settings(evaluation)
+    images, labels = load_split(records.folder, "test", schema, settings.num_examples)
+    inputs = collect_card_inputs(experiment, records, models, evaluation)
+    command = reproduction_command(experiment, inputs.manifests)
+    return EvaluatedModel(
+        defended=load_defended_model(models.folder),
+        class_names=schema.class_names,
+        images=images,
+        labels=labels,
+        blessing=inputs.blessing,
+        manifest=read_json(evaluation.folder / manifest.FILE_NAME),
+        model_card=build_model_card(inputs, schema.image_shape, command),
+    )
 
 
 def _with_serving_dir(config: ExportConfig, run_directory: RunDirectory) -> ExportConfig:
@@ -84,12 +95,24 @@ def _with_serving_dir(config: ExportConfig, run_directory: RunDirectory) -> Expo
 
 def pushed_folder(artifact: Artifact) -> pathlib.Path:
     """Returns the folder of the version that an export pushed."""
-    return pathlib.Path(read_json(artifact.folder / PUSHED_FILE)["folder"])
+    return pathlib.Path(pushed_address(artifact))
 
 
-def _is_served(folder: pathlib.Path) -> bool:
+def pushed_address(artifact: Artifact) -> str:
+    """Returns the path or address of the version that an export pushed."""
+    return read_json(artifact.folder / PUSHED_FILE)["folder"]
+
+
+def _is_served(artifact: Artifact) -> bool:
     """Whether a version is there and is the one that a server loads: the highest."""
-    return folder.is_dir() and next_version(folder.parent) == int(folder.name) + 1
+    versions, _, number = pushed_address(artifact).rpartition("/")
+    return latest_version(versions) == int(number)
+
+
+def _print_performance(artifact: Artifact) -> None:
+    verification = read_json(artifact.folder / PUSHED_FILE)["verification"]
+    performance = read_performance(verification["performance"])
+    print(f"export: {describe_performance(performance)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,6 @@ class ProgressLine:
                 total=total,
                 initial=done,
                 desc=f"{self._stage}: {phase}",
-                leave=False,
                 unit=f" {self._unit}" if self._unit else "it",
             )
         self._bar.total = total

@@ -1,16 +1,13 @@
 """Typed settings of the stages: frozen dataclasses whose fields carry their help and their limits.
 
-A field is declared once, with `setting`; the command-line flag, its help text and the check of its
-value all follow from that declaration. Presets of these settings live in `experiments`.
+Presets of these settings live in `experiments`.
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Sequence
-from typing import Any
 
 from sfm_tf.errors import SfmError
+from sfm_tf.settings import Settings, setting
 
 PIXEL_LEVELS = 255.0
 """Perturbation sizes are configured in 1/255, the step of an 8-bit image, as the paper does."""
@@ -58,55 +55,6 @@ THREAT_MODELS = (
     "decision_based",
 )
 """What an attacker may know; see `attacks.threat_models`."""
-
-
-def setting(
-    default: Any,
-    help_text: str,
-    *,
-    choices: Sequence[str] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
-) -> Any:
-    """Declares a dataclass field together with its help text and limits.
-
-    Args:
-        default: Value when neither the preset nor a flag says otherwise. Its type is the field's.
-        help_text: One sentence for `--help`.
-        choices: The values allowed; empty where any value of the type is.
-        minimum: Smallest value allowed, inclusive.
-        maximum: Largest value allowed, inclusive.
-
-    Returns:
-        A `dataclasses.field` with these as metadata.
-    """
-    metadata = {"help": help_text, "choices": choices, "minimum": minimum, "maximum": maximum}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _check_value(name: str, value: Any, metadata: Any) -> None:
-    choices, minimum, maximum = metadata["choices"], metadata["minimum"], metadata["maximum"]
-    items = value if isinstance(value, tuple) else (value,)
-    if len(set(items)) != len(items):
-        raise SfmError(f"Invalid {name} {', '.join(map(str, items))}; expected each only once.")
-    for item in items:
-        if isinstance(item, float) and not math.isfinite(item):
-            raise SfmError(f"Invalid {name} {item!r}; expected a finite number.")
-        if choices and item not in choices:
-            raise SfmError(f"Unknown {name} {item!r}; expected one of {', '.join(choices)}.")
-        if minimum is not None and not item >= minimum:
-            raise SfmError(f"Invalid {name} {item!r}; expected at least {minimum}.")
-        if maximum is not None and not item <= maximum:
-            raise SfmError(f"Invalid {name} {item!r}; expected at most {maximum}.")
-
-
-class Settings:
-    """Checks every field against the limits it was declared with when an instance is made."""
-
-    def __post_init__(self) -> None:
-        """Raises `SfmError` for the first field whose value is outside its limits."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            _check_value(field.name, getattr(self, field.name), field.metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,7 +197,7 @@ class EvaluationConfig(Settings):
     norm: str = setting("inf", "Norm that bounds a perturbation.", choices=("inf", "2"))
     epsilons: tuple[float, ...] = setting(
         (8.0, 16.0),
-        "Radii of the ball, in 1/255.",
+        "Radii of the ball, in 1/255; so is that of L2, where 127.5 is a norm of 0.5.",
         minimum=1e-6,
         maximum=PIXEL_LEVELS,
     )
@@ -281,7 +229,7 @@ class EvaluationConfig(Settings):
     )
     attack_precision: str = setting(
         "float32",
-        "Arithmetic of the attacked model; scoring is always in float32.",
+        "Arithmetic of the model that attacks at a radius see; all else is in float32.",
         choices=("float32", "bfloat16", "float16"),
     )
     min_clean_accuracy: float = setting(
@@ -311,6 +259,13 @@ class ExportConfig(Settings):
 
     serving_dir: str = setting("", "Folder of served models; empty for <workdir>/serving.")
     model_name: str = setting("sfm_defended", "Name under which the server finds the model.")
+    precision: str = setting(
+        "float32",
+        "Arithmetic of the served model; in bfloat16 its answers differ from those evaluated, by "
+        "what pushed.json says.",
+        choices=("float32", "bfloat16"),
+    )
+    keep_versions: int = setting(0, "Versions kept after a push; 0 keeps all.", minimum=0)
     allow_not_blessed: bool = setting(False, "Export a model that evaluation did not bless.")
 
     def __post_init__(self) -> None:

@@ -11,11 +11,11 @@ from sfm_tf.config import (
     ExportConfig,
     ModelConfig,
     ReportConfig,
-    Settings,
     TrainingConfig,
     ValidationConfig,
 )
 from sfm_tf.errors import SfmError
+from sfm_tf.settings import Settings
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "data": DataConfig,

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 LAYERS = (
-    ("errors", "config"),
+    ("errors", "settings", "config"),
     ("artifacts",),
     ("records", "datasets"),
     ("preprocessors",),

@@ -34,9 +34,6 @@ CLEAN = "clean"
 STANDING = ""
 """In place of an attack's name: none has broken the image."""
 
-# What few images are left of several batches make a full one for the next part.
-_BATCHES_AT_ONCE = 8
-
 
 class _Part(NamedTuple):
     """One of the attacks, with those of its options that AutoAttack has none for."""
@@ -93,8 +90,8 @@ class AutoAttack(CompiledAttack):
     by 20 new looks at it, and is left alone only once the model is wrong in all of them.
 
     An outcome's iterations are those of the attack the image is of, and its zero gradients are
-    APGD's. `run_named` tells the attacks. What is left of several batches is attacked together, so
-    that `batches` yields eight of them at a time.
+    APGD's. `run_named` tells the attacks. What few images are left of several batches are attacked
+    together, so that `batches` yields several of them at a time.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits, of at least four classes for
@@ -105,6 +102,7 @@ class AutoAttack(CompiledAttack):
         iterations: Number of steps of a run of APGD and FAB.
         target_classes: How many classes the targeted attacks go for.
         queries: How often Square may ask the model about each image.
+        batches_at_once: How many batches are pooled.
         batch_size: Images attacked at a time.
         seed: Seed of everything random.
     """
@@ -116,6 +114,7 @@ class AutoAttack(CompiledAttack):
         "iterations": COUNT,
         "target_classes": COUNT,
         "queries": COUNT,
+        "batches_at_once": COUNT,
         "batch_size": COUNT,
         "seed": SEED,
     }
@@ -125,12 +124,14 @@ class AutoAttack(CompiledAttack):
         "iterations": 100,
         "target_classes": 9,
         "queries": 5000,
+        "batches_at_once": 8,
     }
 
     version: str
     iterations: int
     target_classes: int
     queries: int
+    batches_at_once: int
 
     def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
         """Sets the options; each attack is made when it first has something to do."""
@@ -179,7 +180,7 @@ class AutoAttack(CompiledAttack):
         mask: np.ndarray | None = None,
         positions: np.ndarray | None = None,
     ) -> Iterator[AttackOutcome]:
-        """Yields outcomes as every attack does, of eight batches at a time."""
+        """Yields outcomes as every attack does, of `batches_at_once` batches at a time."""
         for outcome, _ in self._sweeps(images, labels, mask, positions):
             yield outcome
 
@@ -196,7 +197,7 @@ class AutoAttack(CompiledAttack):
         mask = check_mask(mask, images.shape)
         positions = np.arange(len(images)) if positions is None else np.asarray(positions)
         seeds = np.stack([np.full_like(positions, self.seed), positions], axis=1)
-        size = _BATCHES_AT_ONCE * self.batch_size
+        size = self.batches_at_once * self.batch_size
         for start in range(0, len(images), size):
             rows = slice(start, start + size)
             batch = AttackBatch(images[rows], labels[rows], mask[rows], seeds[rows])

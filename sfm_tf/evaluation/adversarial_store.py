@@ -128,6 +128,9 @@ class AdversarialStore:
         """Removes what a process left that was killed while it wrote."""
         for temporary in self.folder.rglob(".*.tmp"):
             temporary.unlink()
+        for batches in self.folder.glob("*.batches"):
+            if self.path(batches.stem).exists():
+                shutil.rmtree(batches)
 
     def write_index(self, sets: Sequence[StoredSet]) -> None:
         """Records what each outcome was used for."""

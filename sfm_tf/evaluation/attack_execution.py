@@ -1,7 +1,7 @@
 """Makes adversarial images batch by batch, so that what is killed goes on where it was."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from sfm_tf.attacks.validity import faults
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.samples import Samples
+from sfm_tf.models import defended_model
 
 Progress = Callable[[str, int, int], None]
 """Called with a phrase, how many images are done and of how many."""
@@ -87,6 +88,8 @@ class AttackExecution:
             "samples": self.samples.digest(),
             "packages": package_versions(),
             "code": code_version(type(self.attack).__module__),
+            # The model's digest has its pre-processing by name alone.
+            "forward": code_version(defended_model.__name__),
             "model": self.model_digest,
             "attack": type(self.attack).__name__,
             "options": {option: str(getattr(self.attack, option)) for option in options},
@@ -107,7 +110,7 @@ class AttackExecution:
                 self.progress(self.phrase, done, len(rows))
         return _merge(outcomes, standing) if standing else join_outcomes(outcomes)
 
-    def _batches(self, rows: np.ndarray) -> Any:
+    def _batches(self, rows: np.ndarray) -> Iterator[AttackOutcome]:
         """Yields the outcomes of as many batches as memory allows; halves them where it fails."""
         images, labels = self.samples.images[rows], self.samples.labels[rows]
         try:
@@ -116,7 +119,8 @@ class AttackExecution:
             size = self.attack.batch_size
             if size == 1:
                 raise SfmError(
-                    f"Out of memory in {self.phrase} with a single image; use a smaller model."
+                    f"Out of memory in {self.phrase} with a single image; give a smaller "
+                    "--attack_batch_size or use a smaller model."
                 ) from error
             self.attack.set_params(batch_size=size // 2)
             phrase = f"{self.phrase}: out of memory at batch {size}, going on with {size // 2}"

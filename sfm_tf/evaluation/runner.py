@@ -4,13 +4,15 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 import keras
 import numpy as np
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
+from sfm_tf.attacks.attack_inputs import check_logits
 from sfm_tf.attacks.catalogue import NORMS, build_attack
-from sfm_tf.attacks.compiled_attack import AttackOutcome
+from sfm_tf.attacks.compiled_attack import AttackOutcome, CompiledAttack
 from sfm_tf.config import PIXEL_LEVELS, EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
@@ -29,6 +31,9 @@ from sfm_tf.evaluation.scoring import (
 from sfm_tf.evaluation.vanished_gradients import vanished_share
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.precision_copy import in_precision
+
+_StandingKey: TypeAlias = tuple[str, float, frozenset[str]]
+"""Digest of the attacked model, radius, and threat models."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,7 @@ def evaluate(
         _check_precision(name, model)
     samples = check_samples(images, labels, next(iter(models.values())).classifier)
     plan = plan_attacks(models, source, config)
+    _check_plan(plan, source, samples, config, seed)
     progress("clean images", 0, len(samples))
     scored = {
         name: score_clean(model, samples, config.attack_batch_size)
@@ -102,8 +108,7 @@ def evaluate(
 class _Work:
     """What every attack of an evaluation shares.
 
-    `standings` holds, by model digest and radius, what the attacks so far left standing, and
-    `vanished` what `Evaluation` says.
+    `standings` holds what the attacks so far left standing, and `vanished` what `Evaluation` says.
     """
 
     samples: Samples
@@ -112,7 +117,7 @@ class _Work:
     store: AdversarialStore
     scored: Mapping[str, ScoredModel]
     progress: Progress
-    standings: dict[tuple[str, float], Standing] = dataclasses.field(default_factory=dict)
+    standings: dict[_StandingKey, Standing] = dataclasses.field(default_factory=dict)
     vanished: dict[Use, float] = dataclasses.field(default_factory=dict)
 
 
@@ -145,10 +150,35 @@ def _check_precision(name: str, model: keras.Model | None) -> None:
             )
 
 
+def _check_plan(
+    plan: list[PlannedAttack],
+    source: keras.Model | None,
+    samples: Samples,
+    config: EvaluationConfig,
+    seed: int,
+) -> None:
+    """Raises now what would else be raised hours later."""
+    if not plan:
+        raise SfmError(
+            f"None of the threat models {', '.join(config.threat_models)} applies to these models; "
+            "add white_box."
+        )
+    first = samples.first(config.attack_batch_size)
+    if source is not None:
+        check_logits(first.wrap(source, len(first)).predict(first.images), samples.class_count)
+    for planned in plan:
+        precision = _precision(planned, config)
+        model = planned.model if precision == "float32" else in_precision(planned.model, precision)
+        radius = config.epsilons[0] / PIXEL_LEVELS
+        build_attack(planned.attack_name, samples.wrap(model, len(first)), radius, config, seed)
+
+
 def _made_sets(planned: PlannedAttack, place: str, work: _Work) -> Iterator[_MadeSet]:
     """Yields what one attack makes at each radius; it is compiled once for all."""
-    # An image that stops once it fools the attacked model fools other models less often.
-    only = work.config.robust_accuracy_only and planned.is_scored
+    # An image that stops once it fools the attacked model fools others less often: other models,
+    # and the same one in float32.
+    precision = _precision(planned, work.config)
+    only = work.config.robust_accuracy_only and planned.is_scored and precision == "float32"
     config = dataclasses.replace(work.config, robust_accuracy_only=only)
     samples = work.samples.first(planned.examples or len(work.samples))
     classifier = _attacked(planned, samples, work)
@@ -157,12 +187,12 @@ def _made_sets(planned: PlannedAttack, place: str, work: _Work) -> Iterator[_Mad
     uses = ", ".join(map(str, planned.uses))
     for epsilon in config.epsilons if planned.is_bounded else (math.inf,):
         if planned.is_bounded:
-            attack.set_params(epsilon=epsilon / PIXEL_LEVELS)
+            attack.set_params(**_at_radius(attack, epsilon, config))
         execution = AttackExecution(
             attack=attack,
             label=f"{planned.attack_name}-{epsilon:g}",  # "inf" where the attack finds its own.
             phrase=f"{place} {planned.attack_name}{_radius(epsilon)} ({uses})",
-            model_digest=f"{planned.digest} {config.attack_precision}",
+            model_digest=f"{planned.digest} {precision}",
             samples=samples,
             store=work.store,
             progress=work.progress,
@@ -171,17 +201,35 @@ def _made_sets(planned: PlannedAttack, place: str, work: _Work) -> Iterator[_Mad
         made = _MadeSet(epsilon, *execution.outcome(standing), samples, classifier)
         if standing is not None:
             rows = _still_right(planned, made.outcome.images, work)
-            work.standings[planned.digest, epsilon] = Standing(made.name, made.outcome, rows)
+            work.standings[_standing_key(planned, epsilon)] = Standing(
+                made.name, made.outcome, rows
+            )
         yield made
+
+
+def _at_radius(
+    attack: CompiledAttack, epsilon: float, config: EvaluationConfig
+) -> dict[str, float]:
+    """Returns the options of a radius: steps are longer where all together would not cross it."""
+    options = {"epsilon": epsilon / PIXEL_LEVELS}
+    if "step_size" in attack.options:
+        options["step_size"] = max(config.step_size, epsilon / config.iterations) / PIXEL_LEVELS
+    return options
 
 
 def _radius(epsilon: float) -> str:
     return "" if math.isinf(epsilon) else f" {epsilon:g}/255"
 
 
+def _precision(planned: PlannedAttack, config: EvaluationConfig) -> str:
+    """Returns the arithmetic of the attacked model."""
+    # The smallest perturbation of a rounded model ends at the wrong boundary.
+    return config.attack_precision if planned.is_bounded else "float32"
+
+
 def _attacked(planned: PlannedAttack, samples: Samples, work: _Work) -> TensorFlowV2Classifier:
     """Returns the attacked model in the arithmetic that attacks are asked to use."""
-    precision, batch_size = work.config.attack_precision, work.config.attack_batch_size
+    precision, batch_size = _precision(planned, work.config), work.config.attack_batch_size
     exact = samples.wrap(planned.model, batch_size)
     if precision == "float32":
         return exact
@@ -204,10 +252,16 @@ def _standing(
     whole = planned.is_bounded and planned.examples is None
     if not (work.config.robust_accuracy_only and planned.is_scored and whole):
         return None
-    if (planned.digest, epsilon) not in work.standings:
+    key = _standing_key(planned, epsilon)
+    if key not in work.standings:
         rows = _still_right(planned, samples.images, work)
         return Standing("", clean_outcome(classifier, samples), rows)
-    return work.standings[planned.digest, epsilon]
+    return work.standings[key]
+
+
+def _standing_key(planned: PlannedAttack, epsilon: float) -> _StandingKey:
+    # A weaker attacker does not inherit what a stronger one broke.
+    return planned.digest, epsilon, frozenset(use.threat_model for use in planned.uses)
 
 
 def _still_right(planned: PlannedAttack, images: np.ndarray, work: _Work) -> np.ndarray:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from sfm_tf.attacks.attack_inputs import check_logits
-from sfm_tf.attacks.compiled_attack import AttackOutcome
+from sfm_tf.attacks.compiled_attack import NOT_FOUND, AttackOutcome
 from sfm_tf.attacks.validity import perturbation_sizes
 from sfm_tf.config import PIXEL_LEVELS
 from sfm_tf.evaluation.attack_plan import Use
@@ -133,7 +133,7 @@ def within_radii(
         kept = {
             "images": np.where(inside[:, None, None, None], outcome.images, clean.images),
             "loss": np.where(inside, outcome.loss, clean.loss),
-            "iterations": outcome.iterations,
+            "iterations": np.where(inside, outcome.iterations, NOT_FOUND),
             "zero_gradient": outcome.zero_gradient,
         }
         yield epsilon, AttackOutcome(**kept)

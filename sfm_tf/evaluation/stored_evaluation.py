@@ -1,10 +1,12 @@
 """An evaluation on disk: the work of the evaluate stage, and the names of the files it leaves."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.run_directory import Artifact
@@ -46,7 +48,8 @@ def write_evaluation(
     Returns:
         The verdict, which is also written.
     """
-    evaluation = runner.evaluate(models, source, images, labels, config, seed, store, progress)
+    with _exact_float32():
+        evaluation = runner.evaluate(models, source, images, labels, config, seed, store, progress)
     summary = metrics.summarise(evaluation.results, evaluation.vanished)
     verdict = blessing.decide(summary, config)
     own = AdversarialStore(folder / ADVERSARIAL_FOLDER)
@@ -65,3 +68,14 @@ def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
     return EvaluationConfig(**lists_as_tuples)
+
+
+@contextlib.contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Keeps a GPU from computing float32 with the ten bits of TensorFloat-32 meanwhile."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)

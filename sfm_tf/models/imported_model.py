@@ -33,8 +33,9 @@ class SignatureLayer(keras.layers.Layer):
         self._loaded = _load_saved_model(folder)
         self._answer = _single_answer(folder, self._loaded)
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the logits of images."""
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the logits of images; it was saved as it answers, not as it trains."""
+        del training
         return self._answer(images)
 
     def get_config(self) -> dict[str, Any]:
@@ -59,7 +60,8 @@ def load_classifier(
     """
     if not path.exists():
         raise SfmError(f"No model {path}; expected a .keras file or the folder of a SavedModel.")
-    model = _read_signature(path, input_shape) if path.is_dir() else _read_keras(path)
+    layer = _read_signature(path) if path.is_dir() else _read_keras(path)
+    model = _functional(path, layer, input_shape)
     found = model.input_shape[1:], model.output_shape[1:]
     if found != (tuple(input_shape), (class_count,)):
         raise SfmError(
@@ -81,16 +83,22 @@ def _read_keras(path: pathlib.Path) -> keras.Model:
         ) from error
 
 
-def _read_signature(folder: pathlib.Path, input_shape: tuple[int, ...]) -> keras.Model:
-    images = keras.Input(input_shape)
+def _read_signature(folder: pathlib.Path) -> keras.layers.Layer:
+    # Named, because a name made by Keras tells how many models came before.
+    return SignatureLayer(folder, name="signature")
+
+
+def _functional(
+    path: pathlib.Path, layer: keras.layers.Layer, input_shape: tuple[int, ...]
+) -> keras.Model:
+    """Returns a model of known shapes, whatever kind of model it is made of."""
+    images = keras.Input(input_shape, name="images")
     try:
-        return keras.Model(images, SignatureLayer(folder)(images))
+        return keras.Model(images, layer(images, training=False), name="imported")
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        if isinstance(error, SfmError):
-            raise
         reason = " ".join(str(error).split())[:200]
         raise SfmError(
-            f"Model {folder} does not take images of {tuple(input_shape)} ({reason})."
+            f"Model {path} does not take images of {tuple(input_shape)} ({reason})."
         ) from error
 
 

@@ -30,6 +30,8 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
     last = {operation.name for operation in _output_layers(model)}
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.Model):
+            raise TypeError(f"it holds the model {layer.name}; expected plain layers")
         config = layer.get_config()
         if layer.name not in last and not isinstance(layer, keras.layers.InputLayer):
             config["dtype"] = _POLICIES[precision]
@@ -40,8 +42,8 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SfmError(
-            f"Model {model.name} cannot be copied to compute in {precision} ({reason}); leave "
-            "attack_precision at float32."
+            f"Model {model.name} cannot be copied to compute in {precision} ({reason}); use "
+            "float32."
         ) from error
     twin.set_weights(model.get_weights())
     return twin

@@ -79,7 +79,7 @@ def _sections(inputs: ReportInputs) -> Iterator[Section]:
     for threat_model, name in threat_models.items():
         yield _threat_model_section(inputs, threat_model, name)
     comparison = comparison_table(inputs.dataset, inputs.metrics)
-    if comparison is not None:
+    if comparison is not None and inputs.evaluation.norm == "inf":
         yield Section("Beside the paper", (CAVEAT,), (comparison,))
     if inputs.gallery is not None:
         gallery = dataclasses.astuple(inputs.gallery)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sfm_tf.attacks.threat_models import ThreatModel
+from sfm_tf.attacks.threat_models import ThreatModel, default_attacks
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.blessing import BLESSED_FILE, NOT_BLESSED_FILE
 from sfm_tf.evaluation.metrics import ALL_THREATS
@@ -18,6 +18,11 @@ THREAT_MODEL_NAMES: Mapping[str, str] = {
     ThreatModel.UNDEFENDED.value: "unaware of the defence",
     ThreatModel.SCORE_BASED.value: "score-based",
     ThreatModel.DECISION_BASED.value: "decision-based",
+}
+
+_BUDGETS: Mapping[str, str] = {
+    "inf": "each value of an image, from 0 to 1, may change by at most ε (L∞ norm)",
+    "2": "the change of an image, of values from 0 to 1, may have an L2 norm of at most ε",
 }
 
 _ALWAYS_SHOWN = ("black_box", "gray_box", "white_box")
@@ -95,11 +100,19 @@ def threat_model_statement(threat_model: str, config: EvaluationConfig) -> Itera
         yield f"The {THREAT_MODEL_NAMES[threat_model]} was not run."
         return
     radii = ", ".join(f"{epsilon:g}" for epsilon in config.epsilons)
-    yield (
-        "The goal is any wrong class; each value of an image, from 0 to 1, may change by at most "
-        f"ε (L∞ norm), for ε of {radii} in 1/255. PGD takes {config.iterations} steps of "
-        f"{config.step_size:g}/255 from a random start."
-    )
+    yield f"The goal is any wrong class; {_BUDGETS[config.norm]}, for ε of {radii} in 1/255."
+    if "pgd" in default_attacks(ThreatModel(threat_model), config.attacks):
+        yield (
+            f"PGD takes {config.iterations} steps of {config.step_size:g}/255, or of "
+            "ε / steps where that is longer, from a random start."
+        )
+    if ThreatModel(threat_model).access == "decisions":
+        yield f"Only the first {config.decision_examples:,} images were attacked."
+    if config.robust_accuracy_only:
+        yield (
+            "Each attack was run only on the images that those before it left, so its accuracy "
+            "counts theirs."
+        )
 
 
 def precision_statement(

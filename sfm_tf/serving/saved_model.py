@@ -9,6 +9,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.models.precision_copy import in_precision
 from sfm_tf.serving.signatures import build_archive
 
 CLASS_NAMES_FILE = "assets.extra/class_names.json"
@@ -17,6 +18,9 @@ CLASS_NAMES_FILE = "assets.extra/class_names.json"
 `assets.extra` is TensorFlow Serving's place for files that travel with a version but that no op of
 the graph reads; a tracked asset would need an op that reads it.
 """
+
+PRECISIONS = ("float32", "bfloat16")
+"""What a served model may compute in."""
 
 PYTHON_OPS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 """Ops that call back into the Python process that traced them, which a server does not have."""
@@ -47,7 +51,10 @@ def check_no_python_ops(folder: pathlib.Path) -> None:
 
 
 def export_saved_model(
-    defended: DefendedModel, class_names: Sequence[str], folder: pathlib.Path
+    defended: DefendedModel,
+    class_names: Sequence[str],
+    folder: pathlib.Path,
+    precision: str = "float32",
 ) -> None:
     """Writes a model as SavedModel with the names of its classes.
 
@@ -55,14 +62,28 @@ def export_saved_model(
         defended: The model that was evaluated, masker and pre-processing included.
         class_names: Names of the classes in the order of the logits.
         folder: Folder to write; it must not exist yet, and its parent must.
+        precision: One of `PRECISIONS`; what the layers of classifier and masker compute in. Inputs
+            and outputs are float32 in either; `compare_precision` says what the answers lose.
 
     Raises:
-        SfmError: If the folder exists, or the model holds an op that calls back into Python.
+        SfmError: If the folder exists, the precision is unknown, or the model holds an op that
+            calls back into Python.
     """
     if folder.exists():
         raise SfmError(f"Cannot export to {folder}: it exists already; name a new folder.")
-    build_archive(defended).write_out(str(folder), verbose=False)
+    build_archive(served_model(defended, precision)).write_out(str(folder), verbose=False)
     check_no_python_ops(folder)
     class_names_file = folder / CLASS_NAMES_FILE
     class_names_file.parent.mkdir()
     write_text(class_names_file, json.dumps(list(class_names), indent=2) + "\n")
+
+
+def served_model(defended: DefendedModel, precision: str) -> DefendedModel:
+    """Returns the model itself or, for another precision than float32, a copy that computes in it.
+
+    Raises:
+        SfmError: If the precision is none of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise SfmError(f"Unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}.")
+    return defended if precision == "float32" else in_precision(defended, precision)

@@ -1,161 +1,193 @@
 """Proof that a SavedModel answers as the model that was evaluated, before anyone serves it.
 
 This is the check TFX names InfraValidator: a fresh Python process that never imports `sfm_tf` loads
-the SavedModel and classifies images; its answers are compared with those of the Keras model.
+the SavedModel and sends the evaluated images through each of its signatures; the answers are
+compared with those of the Keras model. The same process measures latency and memory.
 """
 
 import dataclasses
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import saved_model_pb2
 
+from sfm_tf.config import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.serving import fresh_process_check
+from sfm_tf.serving.agreement import CLASS_ID, PNG_TOLERANCE, TOLERANCE, Agreement, compare_answers
+from sfm_tf.serving.fresh_process import Pass, answer_in_fresh_process
+from sfm_tf.serving.performance import Performance
+from sfm_tf.serving.signatures import (
+    BYTES_SIGNATURE_NAME,
+    EXPLAIN_SIGNATURE_NAME,
+    SIGNATURE_NAME,
+)
 
-LOGIT_TOLERANCE = 1e-4
-"""Largest difference of a logit that is rounding: float32 and two compilations of one graph."""
+INPUT_NAMES: Mapping[str, str] = {
+    SIGNATURE_NAME: "images",
+    BYTES_SIGNATURE_NAME: "image_bytes",
+    EXPLAIN_SIGNATURE_NAME: "images",
+}
+"""The signatures that are compared, with the name of their input."""
 
 SINGLE_IMAGES = 8
 """Images that are also sent one at a time, as most clients of a server do."""
 
-KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
-"""Environment variables the fresh process inherits; nothing that steers Python or TensorFlow."""
+_START_SECONDS = 600.0
+_SECONDS_PER_IMAGE = 2.0  # For each signature: only a process that hangs is to be stopped.
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """How the answers of a SavedModel compare with those of the Keras model.
+    """How a SavedModel answered.
 
     Attributes:
-        examples: Images compared.
+        examples: Images sent through each signature.
         batch_sizes: Sizes of the batches they were sent in.
-        max_logit_difference: Largest absolute difference of a logit.
-        disagreeing_labels: Images whose class differs.
+        accuracy: Share of the images that `serving_default` was right on.
+        signatures: How the answers compare with those of the Keras model, by signature.
+        performance: How long `serving_default` takes, and how much memory.
     """
 
     examples: int
     batch_sizes: tuple[int, ...]
-    max_logit_difference: float
-    disagreeing_labels: int
+    accuracy: float
+    signatures: Mapping[str, Agreement]
+    performance: Performance
 
 
 def verify_saved_model(
     folder: pathlib.Path,
     defended: DefendedModel,
     images: np.ndarray,
+    labels: np.ndarray,
+    *,
     batch_size: int = 64,
-    timeout_seconds: float = 1800.0,
+    required_signatures: Sequence[str] = tuple(INPUT_NAMES),
+    same_arithmetic: bool = True,
+    timeout_seconds: float | None = None,
 ) -> Verification:
     """Compares a SavedModel, loaded by a fresh process, with the Keras model it came from.
 
-    Both sides compute compiled, on the CPU and with the same batch sizes: quantisation turns the
-    last bit of a float into a whole level, so that the rounding of a GPU, or of eager execution,
-    would alone make a logit differ by some hundredths.
-
     Args:
         folder: The SavedModel.
-        defended: The model it was exported from.
+        defended: The model that was evaluated.
         images: Float32 images in [0, 1] of shape `(count, height, width, channels)`, at least one.
-        batch_size: Largest batch tried; batches of one image are always tried too.
-        timeout_seconds: How long the fresh process may take.
+            `predict_bytes` gets them as PNG files, which is exact for images of 8 bits.
+        labels: Their classes, integers of shape `(count,)`.
+        batch_size: Largest batch sent; batches of one image are always sent too.
+        required_signatures: Signatures that have to be there. Others of `INPUT_NAMES` are compared
+            where they are.
+        same_arithmetic: Whether the SavedModel computes in float32 as the Keras model does. For
+            one that computes in 16 bits differences are told, and only NaN is refused.
+        timeout_seconds: How long the fresh process may take; by default so long that only one that
+            hangs is stopped.
 
     Returns:
-        The differences found, all within the tolerance.
+        What was found, all differences within the tolerance.
 
     Raises:
-        SfmError: If the fresh process fails or is too slow, a label differs, or a logit differs by
-            more than `LOGIT_TOLERANCE`.
+        SfmError: If a required signature is missing, the fresh process fails or is too slow, or
+            the answers under a signature differ: a label at all, a value by more than `TOLERANCE`.
     """
-    passes = ((batch_size, len(images)), (1, min(len(images), SINGLE_IMAGES)))
-    served = _serve(folder, images, passes, timeout_seconds)
-    differences, disagreeing = [], 0
-    for (size, count), (logits, class_ids) in zip(passes, served, strict=True):
-        expected = _keras_logits(defended, images[:count], size)
-        differences.append(np.max(np.abs(logits - expected)))
-        disagreeing = max(disagreeing, int(np.sum(class_ids != np.argmax(expected, axis=-1))))
-    verification = Verification(
-        examples=len(images),
-        batch_sizes=tuple(size for size, _ in passes),
-        # NumPy's maximum, unlike Python's, keeps a NaN, which then fails the check below.
-        max_logit_difference=float(np.max(differences)),
-        disagreeing_labels=disagreeing,
-    )
-    _check(verification)
+    names = _compared_signatures(folder, required_signatures)
+    sizes = {batch_size: len(images), **({1: SINGLE_IMAGES} if batch_size > 1 else {})}
+    passes = [
+        Pass(name, INPUT_NAMES[name], size, min(len(images), count))
+        for name in names
+        for size, count in sizes.items()
+    ]
+    timeout = timeout_seconds or _START_SECONDS + _SECONDS_PER_IMAGE * len(names) * len(images)
+    shown, sent = _inputs(images, names)
+    with tempfile.TemporaryDirectory(prefix="sfm-verification-") as scratch:
+        found = answer_in_fresh_process(folder, sent, passes, pathlib.Path(scratch), timeout)
+        verification = Verification(
+            examples=len(images),
+            batch_sizes=tuple(sizes),
+            accuracy=float(np.mean(found.answers[0][CLASS_ID] == labels)),
+            signatures=_compare(passes, found.answers, defended, shown),
+            performance=found.performance,
+        )
+    _check(verification, same_arithmetic)
     return verification
 
 
-def _check(verification: Verification) -> None:
-    difference = verification.max_logit_difference
-    if verification.disagreeing_labels or not difference <= LOGIT_TOLERANCE:
+def _compared_signatures(folder: pathlib.Path, required: Sequence[str]) -> list[str]:
+    present = _signature_names(folder)
+    expected = list(dict.fromkeys([SIGNATURE_NAME, *required]))
+    if not set(expected) <= set(present):
         raise SfmError(
-            "The SavedModel does not answer as the evaluated model: "
-            f"{verification.disagreeing_labels} of {verification.examples} labels differ, and a "
-            f"logit differs by {difference:.3g}; expected no label and at most "
-            f"{LOGIT_TOLERANCE:g}. Export again."
+            f"The SavedModel has the signatures {', '.join(present) or 'none'}; expected "
+            f"{', '.join(expected)}. Export again."
         )
+    return [name for name in INPUT_NAMES if name in present]
 
 
-def _keras_logits(defended: DefendedModel, images: np.ndarray, batch_size: int) -> np.ndarray:
-    compiled = tf.function(lambda batch: defended(batch), reduce_retracing=True)
-
-    def signature(batch: np.ndarray) -> dict[str, tf.Tensor]:
-        logits = tf.cast(compiled(tf.constant(batch)), tf.float32)
-        return {"logits": logits, "class_id": tf.argmax(logits, axis=-1)}
-
-    with tf.device("/CPU:0"):
-        return fresh_process_check.classify(signature, images, batch_size)[0]
-
-
-def _serve(
-    folder: pathlib.Path,
-    images: np.ndarray,
-    passes: tuple[tuple[int, int], ...],
-    timeout_seconds: float,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    with tempfile.TemporaryDirectory(prefix="sfm-verification-") as scratch:
-        images_file = pathlib.Path(scratch, "images.npy")
-        answers_file = pathlib.Path(scratch, "answers.npz")
-        np.save(images_file, images, allow_pickle=False)
-        arguments = [str(folder.resolve()), str(images_file), str(answers_file)]
-        arguments += [f"{size}:{count}" for size, count in passes]
-        _run_fresh_process(arguments, scratch, timeout_seconds)
-        with np.load(answers_file, allow_pickle=False) as answers:
-            return [
-                (answers[f"logits_{number}"], answers[f"class_ids_{number}"])
-                for number in range(len(passes))
-            ]
-
-
-def _run_fresh_process(arguments: list[str], folder: str, timeout_seconds: float) -> None:
-    # -I isolates the interpreter from this folder, PYTHON* variables and the user's site-packages.
-    command = [sys.executable, "-I", fresh_process_check.__file__, *arguments]
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+def _signature_names(folder: pathlib.Path) -> list[str]:
+    saved_model = saved_model_pb2.SavedModel()
     try:
-        subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            timeout=timeout_seconds,
-            capture_output=True,
-            check=True,
-            text=True,
-            errors="replace",
+        saved_model.ParseFromString((folder / "saved_model.pb").read_bytes())
+    except (OSError, DecodeError) as error:
+        raise SfmError(f"Cannot read a SavedModel in {folder} ({error}); export again.") from error
+    names = {name for graph in saved_model.meta_graphs for name in graph.signature_def}
+    return sorted(name for name in names if not name.startswith("__"))
+
+
+def _inputs(
+    images: np.ndarray, names: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns the images that each input shows, and what is sent to it."""
+    shown = {INPUT_NAMES[SIGNATURE_NAME]: images}
+    sent = dict(shown)
+    if BYTES_SIGNATURE_NAME in names:
+        levels = np.round(images * PIXEL_LEVELS).astype(np.uint8)
+        bytes_input = INPUT_NAMES[BYTES_SIGNATURE_NAME]
+        shown[bytes_input] = levels.astype(np.float32) / np.float32(PIXEL_LEVELS)
+        # An array of kind S drops zeros at the end of a string, but no PNG ends with one.
+        sent[bytes_input] = np.array([tf.io.encode_png(image).numpy() for image in levels])
+    return shown, sent
+
+
+def _compare(
+    passes: Sequence[Pass],
+    answers: Sequence[Mapping[str, np.ndarray]],
+    defended: DefendedModel,
+    shown: Mapping[str, np.ndarray],
+) -> dict[str, Agreement]:
+    """Returns the worse of the agreements that a signature has in its passes."""
+    agreements: dict[str, Agreement] = {}
+    for asked, answered in zip(passes, answers, strict=True):
+        images = shown[asked.input_name][: asked.count]
+        found = compare_answers(asked.signature, answered, defended, images, asked.batch_size)
+        before = agreements.get(asked.signature, found)
+        agreements[asked.signature] = before.worse(found)
+    return agreements
+
+
+def _check(verification: Verification, same_arithmetic: bool) -> None:
+    found = {
+        name: _complaint(agreement, verification.examples, same_arithmetic)
+        for name, agreement in verification.signatures.items()
+    }
+    complaints = [f"under {name} {complaint}" for name, complaint in found.items() if complaint]
+    if complaints:
+        raise SfmError(
+            f"The SavedModel does not answer as the evaluated model: {'; '.join(complaints)}. "
+            f"Expected no label to differ, and values by at most {TOLERANCE:g}, "
+            f"{PNG_TOLERANCE:.3g} in PNG files. Export again."
         )
-    except subprocess.TimeoutExpired as error:
-        raise SfmError(
-            f"The fresh process that checks the SavedModel took over {timeout_seconds:g} seconds; "
-            "verify with fewer images."
-        ) from error
-    except subprocess.CalledProcessError as error:
-        last_line = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise SfmError(
-            "The SavedModel does not work in a fresh process without sfm_tf (exit status "
-            f"{error.returncode}): {last_line}"
-        ) from error
+
+
+def _complaint(agreement: Agreement, examples: int, same_arithmetic: bool) -> str:
+    excesses = agreement.excesses()
+    if not same_arithmetic:
+        not_numbers = [name for name, value in excesses.items() if not np.isfinite(value)]
+        return f"{', '.join(not_numbers)} hold NaN" if not_numbers else ""
+    if not (agreement.disagreeing_labels or excesses):
+        return ""
+    values = "".join(f", {name} by {value:.3g}" for name, value in excesses.items())
+    return f"{agreement.disagreeing_labels} of {examples} labels differ{values}"

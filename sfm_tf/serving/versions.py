@@ -1,83 +1,289 @@
-"""Versions of a served model: integers that grow, each complete from the moment it is visible."""
+"""Versions of a served model: integers that only grow, each whole from the moment it is visible.
 
+    <serving_dir>/<model_name>/<version>/          a SavedModel
+    <serving_dir>/<model_name>/.pushes/<version>.json  when it was pushed; stays when it is deleted
+
+TensorFlow Serving loads the highest version. A number that was given once is never given again,
+even if its version was deleted: a client, a cache or a log that names a version means one model.
+Going back to an older version therefore pushes a copy of it under a new number.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
 import os
 import pathlib
 import re
-import shutil
-import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from sfm_tf.artifacts.atomic_files import sync_folder
 from sfm_tf.errors import SfmError
+from sfm_tf.serving.local_model_folder import LocalModelFolder
+from sfm_tf.serving.remote_model_folder import RemoteModelFolder, open_remote
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SAVED_MODEL_FILE = "saved_model.pb"
+MANIFEST_FILE = "assets.extra/manifest.json"
+MODEL_CARD_FILE = "assets.extra/MODEL_CARD.md"
+"""What a version may tell of itself: where its model comes from, and its model card."""
+
+_PUSHES = ".pushes"
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[0-9]+")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+
+ModelFolder = LocalModelFolder | RemoteModelFolder
+Address = str | os.PathLike[str]
 
 
-def next_version(model_folder: pathlib.Path) -> int:
-    """Returns the version after the largest one in a folder, 1 if it has none or does not exist.
+@dataclasses.dataclass(frozen=True)
+class ModelVersion:
+    """What is known of a version.
 
-    Args:
-        model_folder: Folder whose sub-folders with a number for a name are versions.
+    Attributes:
+        number: Its number, also the name of its folder.
+        size_bytes: Size of its files.
+        complete: Whether a server can load it; a push to an object store may have been cut short.
+        pushed_at: When it got its number, in UTC and ISO 8601; None if no push did that.
+        copy_of: The version that a rollback copied; None for a model of its own.
+        blessed: The verdict in its manifest; None where it has none.
+        has_model_card: Whether a model card travels with it.
     """
-    if not model_folder.is_dir():
-        return 1
-    names = [entry.name for entry in model_folder.iterdir()]
-    return 1 + max((int(name) for name in names if _VERSION.fullmatch(name)), default=0)
+
+    number: int
+    size_bytes: int
+    complete: bool
+    pushed_at: str | None
+    copy_of: int | None
+    blessed: bool | None
+    has_model_card: bool
 
 
-def push(staged: pathlib.Path, serving_dir: pathlib.Path, model_name: str) -> pathlib.Path:
-    """Copies a SavedModel to where a server looks, as the next version of a model.
-
-    The copy is made under a name that is no version, so a server that polls the folder ignores it,
-    and renamed when all of it is on the disk. Whatever stops the push leaves the earlier versions
-    as they were.
-
-    Args:
-        staged: The SavedModel to serve; it stays where it is.
-        serving_dir: Folder of served models; made if it does not exist.
-        model_name: Name under which the server finds the model.
-
-    Returns:
-        The folder of the new version, `<serving_dir>/<model_name>/<version>`.
+def model_folder(serving_dir: Address, model_name: str) -> str:
+    """Returns the address of the folder that holds the versions of a model.
 
     Raises:
-        SfmError: If the name is not usable as that of a folder, or the folder cannot be written.
+        SfmError: If the name is not usable as that of a folder.
     """
     if not _MODEL_NAME.fullmatch(model_name):
         raise SfmError(
             f"Invalid model_name {model_name!r}; expected letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit."
+            "starting with a letter, a digit or '_'."
         )
+    return f"{os.fspath(serving_dir).rstrip('/')}/{model_name}"
+
+
+def publish(staged: pathlib.Path, folder: Address) -> int:
+    """Copies a SavedModel to where a server looks, as the next version of a model.
+
+    The copy gets its number when all of it is there; until then a server that polls the folder
+    ignores it. Whatever stops the push leaves the earlier versions as they were, and the next push
+    clears what it left. Pushes to a local folder wait for each other.
+
+    Args:
+        staged: The SavedModel to serve; it stays where it is.
+        folder: Folder of the model's versions, or an address such as `gs://bucket/models/name`.
+
+    Returns:
+        The number of the new version.
+
+    Raises:
+        SfmError: If `staged` is no SavedModel, or the folder cannot be reached or written.
+    """
+    if not (staged / SAVED_MODEL_FILE).is_file():
+        raise SfmError(f"Cannot push {staged}: it has no {SAVED_MODEL_FILE}; export a model first.")
+    with _changing(folder, "push to") as target:
+        return _release(target, lambda: target.upload(staged), copy_of=None)
+
+
+def rollback(folder: Address, version: int) -> int:
+    """Makes an older version the one that a server loads, by pushing a copy of it.
+
+    Args:
+        folder: Folder of the model's versions.
+        version: The version to go back to; it stays as well.
+
+    Returns:
+        The number under which it is served: a new one, unless the highest is it or a copy of it.
+
+    Raises:
+        SfmError: If there is no such version, or the folder cannot be reached or written.
+    """
+    _require_versions(folder)
+    with _changing(folder, "roll back in") as target:
+        present = _complete_numbers(target)
+        if version not in present:
+            listed = ", ".join(map(str, present))
+            raise SfmError(f"No version {version} in {folder}; expected one of {listed}.")
+        latest = present[-1]
+        if version in (latest, _copy_of(target, latest)):
+            return latest
+        return _release(target, lambda: target.duplicate(str(version)), copy_of=version)
+
+
+def keep_newest(folder: Address, count: int) -> list[int]:
+    """Deletes all but the newest versions of a model.
+
+    A version above the newest complete one may be a push to an object store that is under way, and
+    is left alone. Versions below it that were cut short are deleted.
+
+    Args:
+        folder: Folder of the model's versions.
+        count: How many to keep, at least 1.
+
+    Returns:
+        The numbers of the deleted versions, which no later push will get.
+
+    Raises:
+        SfmError: If `count` is less than 1, there is no version that a server can load, or the
+            folder cannot be reached or written.
+    """
+    if count < 1:
+        raise SfmError(f"Cannot keep {count} versions; expected at least 1.")
+    _require_versions(folder)
+    with _changing(folder, "delete versions in") as target:
+        kept = _complete_numbers(target)[-count:]
+        older = [number for number in _numbers(target) if number < kept[-1]]
+        deleted = [number for number in older if number not in kept]
+        for number in deleted:
+            target.delete(str(number))
+        return deleted
+
+
+def list_versions(folder: Address) -> list[ModelVersion]:
+    """Returns what is known of each version of a model, the newest last.
+
+    Raises:
+        SfmError: If the folder cannot be reached.
+    """
+    with _described(folder, "list"):
+        target = _open(folder)
+        return [_describe(target, number) for number in _numbers(target)]
+
+
+def find_models(serving_dir: Address) -> list[str]:
+    """Returns the names of the models, with at least one version, in a folder of served models."""
+    with _described(serving_dir, "list"):
+        names = sorted(filter(_MODEL_NAME.fullmatch, _open(serving_dir).names()))
+        return [name for name in names if _numbers(_open(model_folder(serving_dir, name)))]
+
+
+def latest_version(folder: Address) -> int | None:
+    """Returns the highest version, which is the one that a server loads; None if there is none."""
+    return max(_numbers(_open(folder)), default=None)
+
+
+def next_version(folder: Address) -> int:
+    """Returns the number that the next push will get: 1, or the one after the largest ever given.
+
+    Args:
+        folder: Folder whose sub-folders with a number for a name are versions; it may not exist.
+    """
+    return _next(_open(folder))
+
+
+def _open(folder: Address) -> ModelFolder:
+    address = os.fspath(folder)
+    scheme = _SCHEME.match(address)
+    if scheme is None:
+        return LocalModelFolder(pathlib.Path(address))
+    if scheme[1] == "file":
+        return LocalModelFolder(pathlib.Path(address[scheme.end() :]))
+    return open_remote(address)
+
+
+@contextlib.contextmanager
+def _changing(folder: Address, verb: str) -> Iterator[ModelFolder]:
+    with _described(folder, verb):
+        target = _open(folder)
+        with target.exclusive():
+            yield target
+
+
+@contextlib.contextmanager
+def _described(folder: Address, verb: str) -> Iterator[None]:
     try:
-        return _push(staged, serving_dir / model_name)
-    except OSError as error:
+        yield
+    except SfmError:
+        raise
+    except Exception as error:
+        # The packages for object stores raise their own kinds for a bucket or right that is absent.
+        if isinstance(_open(folder), LocalModelFolder) and not isinstance(error, OSError):
+            raise
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise SfmError(
-            f"Cannot push to {serving_dir / model_name}: {error.strerror or error}; check that "
-            "the folder can be written and has room, then export again."
+            f"Cannot {verb} {folder}: {reason}; check that the folder can be written and has room, "
+            "then try again."
         ) from error
 
 
-def _push(staged: pathlib.Path, model_folder: pathlib.Path) -> pathlib.Path:
-    model_folder.mkdir(parents=True, exist_ok=True)
-    incoming = pathlib.Path(tempfile.mkdtemp(prefix=".incoming-", dir=model_folder))
+def _require_versions(folder: Address) -> None:
+    with _described(folder, "read"):
+        if not _complete_numbers(_open(folder)):
+            raise SfmError(f"No model versions in {folder}; export a model or name another folder.")
+
+
+def _numbers(target: ModelFolder) -> list[int]:
+    return sorted(int(name) for name in target.names() if _VERSION.fullmatch(name))
+
+
+def _complete_numbers(target: ModelFolder) -> list[int]:
+    numbers = _numbers(target)
+    return [number for number in numbers if SAVED_MODEL_FILE in target.names(str(number))]
+
+
+def _next(target: ModelFolder) -> int:
+    records = [name.removesuffix(".json") for name in target.names(_PUSHES)]
+    given = [int(name) for name in records if _VERSION.fullmatch(name)]
+    return 1 + max([0, *_numbers(target), *given])
+
+
+def _release(target: ModelFolder, copy: Callable[[], str], copy_of: int | None) -> int:
+    incoming = copy()
     try:
-        copy = incoming / "saved_model"
-        shutil.copytree(staged, copy)
-        _sync_tree(copy)
-        version_folder = model_folder / str(next_version(model_folder))
-        # Fails, rather than replaces, if another export has taken the version in the meantime.
-        os.rename(copy, version_folder)
-        sync_folder(model_folder)
+        number = _claim(target, copy_of)
+        target.reveal(incoming, str(number))
     finally:
-        shutil.rmtree(incoming, ignore_errors=True)
-    return version_folder
+        target.delete(incoming)
+    return number
 
 
-def _sync_tree(folder: pathlib.Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    sync_folder(folder)
+def _claim(target: ModelFolder, copy_of: int | None) -> int:
+    """Takes a number, for ever: the record of a push is written once and not deleted."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    record = json.dumps({"pushed_at": now, "copy_of": copy_of}) + "\n"
+    number = _next(target)
+    while not target.create(_record(number), record.encode("utf-8")):
+        number += 1
+    return number
+
+
+def _record(number: int) -> str:
+    return f"{_PUSHES}/{number}.json"
+
+
+def _copy_of(target: ModelFolder, number: int) -> int | None:
+    return _facts(target, _record(number)).get("copy_of")
+
+
+def _facts(target: ModelFolder, path: str) -> dict[str, Any]:
+    """Reads a JSON object; a record that was cut short, or is not ours, tells nothing."""
+    try:
+        facts = json.loads(target.read(path) or b"{}")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _describe(target: ModelFolder, number: int) -> ModelVersion:
+    files = target.files(str(number))
+    record = _facts(target, _record(number))
+    return ModelVersion(
+        number=number,
+        size_bytes=sum(files.values()),
+        complete=SAVED_MODEL_FILE in files,
+        pushed_at=record.get("pushed_at"),
+        copy_of=record.get("copy_of"),
+        blessed=_facts(target, f"{number}/{MANIFEST_FILE}").get("blessed"),
+        has_model_card=MODEL_CARD_FILE in files,
+    )

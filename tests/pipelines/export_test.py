@@ -9,10 +9,29 @@ from pipelines.export import export, pushed_folder
 from sfm_tf import experiments, testing
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
+from sfm_tf.serving import pushing
 from sfm_tf.training.loading import load_defended_model
 
 
-def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find_it(tmp_path):
+def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find_it(
+    tmp_path, capsys, monkeypatch
+):
+    # Only the first push traces the model and starts a fresh process, which take their seconds.
+    verify, write, found = pushing.verify_saved_model, pushing.export_saved_model, []
+
+    def verify_once(*arguments, **options):
+        if not found:
+            found.append(verify(*arguments, **options))
+        return found[0]
+
+    def write_once(defended, class_names, folder, precision):
+        if found:
+            shutil.copytree(tmp_path / "models" / "digits" / "1", folder)
+        else:
+            write(defended, class_names, folder, precision)
+
+    monkeypatch.setattr(pushing, "verify_saved_model", verify_once)
+    monkeypatch.setattr(pushing, "export_saved_model", write_once)
     run_directory = RunDirectory(tmp_path / "run")
     evaluation = testing.make_evaluation(run_directory)
     experiment = experiments.override(
@@ -31,14 +50,32 @@ def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find
     np.testing.assert_allclose(answers["logits"], expected, atol=1e-5)
 
     verification = json.loads((artifact.folder / "pushed.json").read_text())["verification"]
-    assert (verification["examples"], verification["disagreeing_labels"]) == (12, 0)
+    assert verification["examples"] == 12
+    labels = {name: v["disagreeing_labels"] for name, v in verification["signatures"].items()}
+    assert labels == {"serving_default": 0, "predict_bytes": 0, "explain": 0}
+    batches = verification["performance"]["batches"]
+    assert [batch["batch_size"] for batch in batches] == [1, 8, 64]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "peak memory" in line]
+    assert len(lines) == 2  # Once measured, once found finished.
+    for batch in batches:
+        median = f"batch {batch['batch_size']} {1000 * batch['median_seconds']:,.1f} ms"
+        assert all(median in line for line in lines)
+
+    extra = pushed_folder(artifact) / "assets.extra"
+    card = (extra / "MODEL_CARD.md").read_text()
+    assert "--experiment=digits --seed=0" in card
+    assert evaluation.manifest.fingerprint in card
+    manifest = json.loads((extra / "manifest.json").read_text())
+    assert manifest["artifact"]["fingerprint"] == evaluation.manifest.fingerprint
+    assert manifest["blessed"] is True
 
     # Another model's version hides this one from a server, so it is pushed again.
     (tmp_path / "models" / "digits" / "2").mkdir()
     assert pushed_folder(export(run_directory, experiment, False)).name == "3"
 
-    shutil.rmtree(tmp_path / "models")
-    assert pushed_folder(export(run_directory, experiment, False)).is_dir()
+    for version in (2, 3):
+        shutil.rmtree(tmp_path / "models" / "digits" / str(version))
+    assert pushed_folder(export(run_directory, experiment, False)).name == "4"
 
 
 def test_refuses_a_model_that_was_not_blessed(tmp_path):

@@ -202,7 +202,7 @@ def test_the_loss_is_the_cross_entropy_at_the_images(digits):
 def test_a_defence_by_bit_depth_alone_falls(digits):
     """A defence known to be broken validates the attack (Athalye et al. 2018)."""
     classifier, images, labels = digits
-    defended = DefendedModel(classifier.model, None, parse_preprocessor("bit_depth_3"))
+    defended = DefendedModel(classifier.model, None, parse_preprocessor("bit_depth_4"))
     attacked = wrap_classifier(defended, 10, SHAPE, 16)
     outcome = CarliniWagner(attacked, **THOROUGH, learning_rate=0.1).run(images, labels)
     assert outcome.found.all()

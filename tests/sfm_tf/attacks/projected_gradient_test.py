@@ -148,7 +148,7 @@ def test_many_small_steps_fool_no_less_than_one_large_step(trained_model, digits
 def test_a_defence_by_bit_depth_alone_falls(trained_model, digits, surrogate):
     """A defence known to be broken validates the attack (Athalye et al. 2018)."""
     images, labels = digits[0][:100], digits[1][:100]
-    preprocessor = parse_preprocessor("bit_depth_3", surrogate)
+    preprocessor = parse_preprocessor("bit_depth_4", surrogate)
     defended = DefendedModel(trained_model, None, preprocessor)
     assert _accuracy(defended, images, labels) > 0.85
     attack = ProjectedGradientDescent(

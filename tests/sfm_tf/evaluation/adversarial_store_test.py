@@ -137,6 +137,8 @@ def test_what_a_killed_process_left_half_written_is_swept(tmp_path):
     store.write_batch("mim-8-abc", 0, _outcome())
     for folder in (tmp_path, tmp_path / "mim-8-abc.batches"):
         (folder / ".half.tfrecord.123.tmp").write_bytes(b"half")
+    (tmp_path / "pgd-8-abc.batches").mkdir()
+    (tmp_path / "pgd-8-abc.batches" / "00000000.tfrecord").write_bytes(b"a batch of the whole set")
     store.sweep()
     assert sorted(path.name for path in tmp_path.rglob("*.t*")) == [
         "00000000.tfrecord",

@@ -233,7 +233,7 @@ def test_whatever_changes_the_images_makes_them_anew(tmp_path, made):
     assert len(made) == 13
 
 
-def test_another_batch_size_changes_nothing(models, tmp_path, made):
+def test_a_set_is_used_again_whatever_the_batch_size(models, tmp_path, made):
     settings = {"threat_models": ("white_box",), "attacks": ("fgsm",), "epsilons": (8.0,)}
     _evaluate(models, tmp_path, EvaluationConfig(attack_batch_size=4, **settings))
     made.clear()
@@ -281,13 +281,17 @@ def test_a_smallest_perturbation_has_a_row_at_every_radius_and_at_none(models, t
     assert {entry.epsilon for entry in evaluation.sets} == {None}
 
 
-def test_robust_accuracy_alone_is_the_same_with_less_work(models, tmp_path, monkeypatch):
+@pytest.mark.parametrize("threat_models", [("white_box",), ("white_box", "score_based")])
+def test_robust_accuracy_alone_is_the_same_with_less_work(
+    models, tmp_path, monkeypatch, threat_models
+):
     settings = {
-        "threat_models": ("white_box",),
+        "threat_models": threat_models,
         "attacks": ("fgsm", "pgd", "mim"),
         "epsilons": (48.0,),
         "iterations": 4,
         "step_size": 12.0,
+        "square_queries": 3,
     }
     attacked, batches = [], CompiledAttack.batches
 
@@ -300,17 +304,93 @@ def test_robust_accuracy_alone_is_the_same_with_less_work(models, tmp_path, monk
     def worst(config, folder):
         attacked.clear()
         rows = _evaluate(models, folder, config).results.to_pylist()
-        right = {(row["defence"], row["image_index"]): True for row in rows}
+        right = {}
         for row in rows:
-            right[row["defence"], row["image_index"]] &= row["prediction"] == row["label"]
+            key = (row["defence"], row["threat_model"], row["image_index"])
+            right[key] = right.get(key, True) and row["prediction"] == row["label"]
         return right, sum(attacked)
 
     full, full_work = worst(EvaluationConfig(**settings), tmp_path / "full")
     short, short_work = worst(
         EvaluationConfig(robust_accuracy_only=True, **settings), tmp_path / "short"
     )
-    assert short == full
-    assert short_work < full_work / 2
+    clean = {key: right for key, right in full.items() if key[1] == "none"}
+    for key, right in full.items():
+        # An image that is wrong to begin with is not attacked.
+        before = clean[key[0], "none", key[2]]
+        assert (short[key] and before) == (right and before)
+    assert short_work < full_work
+
+
+def test_images_do_not_depend_on_the_batch_size(models, tmp_path):
+    settings = {
+        "threat_models": ("white_box",),
+        "attacks": ("pgd", "apgd_ce", "square"),
+        "epsilons": (24.0,),
+        "iterations": 4,
+        "apgd_iterations": 5,
+        "square_queries": 20,
+    }
+    results = [
+        _evaluate(
+            models, tmp_path / str(size), EvaluationConfig(attack_batch_size=size, **settings)
+        ).results
+        for size in (4, 7)
+    ]
+    for name in ("prediction", "zero_gradient", "iterations"):
+        assert results[0][name].equals(results[1][name])
+    np.testing.assert_allclose(results[0]["l2"], results[1]["l2"], atol=1e-5)
+
+
+def test_steps_are_longer_where_they_would_not_cross_the_ball(models, tmp_path):
+    config = EvaluationConfig(
+        threat_models=("white_box",),
+        attacks=("mim",),
+        epsilons=(200.0,),
+        iterations=4,
+        step_size=1.0,
+    )
+    linf = _evaluate(models, tmp_path, config).results.to_pydict()["linf"]
+    assert max(linf) > 100 / 255
+
+
+def test_a_smallest_perturbation_is_of_the_model_in_float32(models, tmp_path):
+    settings = {"threat_models": ("white_box",), "attacks": ("cw",), "cw_learning_rate": 0.1}
+    exact = _evaluate(models, tmp_path / "a", EvaluationConfig(**settings))
+    rounded = _evaluate(
+        models, tmp_path / "b", EvaluationConfig(attack_precision="bfloat16", **settings)
+    )
+    assert rounded.results.equals(exact.results)
+
+
+def test_what_16_bits_lose_is_measured_for_each_use(models, tmp_path):
+    config = EvaluationConfig(
+        threat_models=("white_box",), attacks=("fgsm",), attack_precision="bfloat16"
+    )
+    vanished = _evaluate(models, tmp_path, config).vanished
+    assert {str(use) for use in vanished} == {"undefended white_box", "sfm white_box"}
+    assert all(0.0 <= share <= 1.0 for share in vanished.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (
+            EvaluationConfig(attacks=("fgsm", "autoattack"), threat_models=("white_box",)),
+            {},
+            "of 3 classes",
+        ),
+        (
+            EvaluationConfig(attacks=("fgsm",)),
+            {"source": _model(0, keras.layers.Flatten(), keras.layers.Dense(3, "softmax"))},
+            "probabilities",
+        ),
+    ],
+)
+def test_what_cannot_be_run_to_the_end_is_not_begun(models, tmp_path, config, changes, message):
+    with pytest.raises(SfmError, match=message):
+        _evaluate(models, tmp_path, config, **changes)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_black_box_no_source_is_needed(models, tmp_path):
@@ -332,6 +412,14 @@ def test_bad_arguments_are_refused_before_any_work(models, tmp_path, changes, me
     with pytest.raises(SfmError, match=message):
         _evaluate(models, tmp_path, **changes)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_threat_model_that_applies_to_no_model_is_refused(tmp_path):
+    models = Models()
+    models.defended = models.undefended
+    config = EvaluationConfig(threat_models=("adaptive",))
+    with pytest.raises(SfmError, match="None of the threat models adaptive applies to these mod"):
+        _evaluate(models, tmp_path, config)
 
 
 def test_a_model_in_lower_precision_is_refused(models, tmp_path):

@@ -85,6 +85,7 @@ def test_a_perturbation_beyond_a_radius_leaves_the_clean_image_there(norm, radiu
     np.testing.assert_array_equal(small.images[1], MOVED[1])
     assert small.loss[0] == clean.loss[0]
     assert small.loss[1] == 2.0
+    assert small.iterations.tolist() == [-1, 5, -1]
     np.testing.assert_array_equal(outcomes[epsilons[1]].images, MOVED)
 
 

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.model_digest import model_digest
 from sfm_tf.models.imported_model import load_classifier
 
 SHAPE = (4, 4, 1)
@@ -90,6 +91,36 @@ def test_what_is_no_such_model_is_refused_in_one_line(tmp_path, prepare, message
     with pytest.raises(SfmError, match=message) as caught:
         load_classifier(tmp_path / "model", SHAPE, 3)
     assert "\n" not in str(caught.value)
+
+
+@keras.saving.register_keras_serializable(package="imported_model_test")
+class Subclassed(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, images):
+        return self.dense(keras.ops.reshape(images, (-1, 16)))
+
+
+def test_a_model_need_not_know_its_shapes(tmp_path):
+    subclassed = Subclassed()
+    subclassed(IMAGES)
+    any_size = keras.Sequential(
+        [keras.Input((None, None, 1)), keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(3)]
+    )
+    for model in (subclassed, any_size):
+        model.save(tmp_path / "model.keras")
+        loaded = load_classifier(tmp_path / "model.keras", SHAPE, 3)
+        assert (loaded.input_shape, loaded.output_shape) == ((None, *SHAPE), (None, 3))
+        np.testing.assert_allclose(loaded(IMAGES), model(IMAGES), rtol=1e-5)
+
+
+def test_a_model_is_the_same_however_many_were_loaded_before(tmp_path):
+    for kind in ("keras", "exported"):
+        path, _ = _saved(kind, _classifier(), tmp_path)
+        first, second = (model_digest(load_classifier(path, SHAPE, 3)) for _ in range(2))
+        assert first == second
 
 
 def test_a_model_of_other_images_is_refused(tmp_path):

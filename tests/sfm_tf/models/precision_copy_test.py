@@ -49,6 +49,13 @@ def test_the_preprocessing_stays():
     assert in_precision(_defended(), "float16").preprocessor == parse_preprocessor("bit_depth_4")
 
 
+def test_a_model_inside_a_model_is_not_left_in_float32_in_silence():
+    inner = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()], name="inner")
+    model = keras.Sequential([keras.Input(SHAPE), inner, keras.layers.Dense(3)])
+    with pytest.raises(SfmError, match="it holds the model inner; expected plain layers"):
+        in_precision(model, "bfloat16")
+
+
 def test_a_model_that_cannot_be_rebuilt_is_refused():
     class Own(keras.layers.Layer):
         def __init__(self, needed, **options):

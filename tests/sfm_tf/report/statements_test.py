@@ -84,11 +84,22 @@ def test_a_whole_split_is_called_so():
 )
 def test_a_threat_model_is_stated_in_words(threat_model, known):
     config = inputs((threat_model,)).evaluation
-    knowledge, budget = statements.threat_model_statement(threat_model, config)
+    knowledge, budget, *rest = statements.threat_model_statement(threat_model, config)
     assert known in knowledge
     assert "any wrong class" in budget
     assert "ε (L∞ norm), for ε of 4, 8 in 1/255" in budget
-    assert "7 steps of 2/255" in budget
+    runs_pgd = threat_model in ("black_box", "gray_box", "white_box", "undefended")
+    assert any("7 steps of 2/255" in sentence for sentence in rest) == runs_pgd
+    is_sampled = threat_model == "decision_based"
+    assert any("Only the first 20 images" in sentence for sentence in rest) == is_sampled
+
+
+def test_what_changes_the_meaning_of_the_figures_is_stated():
+    config = EvaluationConfig(norm="2", robust_accuracy_only=True)
+    text = " ".join(statements.threat_model_statement("white_box", config))
+    assert "L2 norm of at most ε" in text
+    assert "L∞" not in text
+    assert "only on the images that those before it left" in text
 
 
 def test_a_threat_model_that_was_not_run_says_so_instead_of_its_budget():

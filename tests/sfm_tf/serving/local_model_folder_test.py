@@ -44,6 +44,21 @@ def test_copies_stay_hidden_until_revealed_and_deleted_versions_leave_nothing(fo
     assert sorted(folder.names()) == [".lock", "2"]
 
 
+def test_a_version_is_out_of_sight_before_its_first_file_is_deleted(folder, monkeypatch):
+    seen = []
+
+    def stop(path):
+        seen.append((folder.names("1"), folder.names()))
+        raise OSError("Killed")
+
+    monkeypatch.setattr("shutil.rmtree", stop)
+    with pytest.raises(OSError, match="Killed"):
+        folder.delete("1")
+    ((inside, (outgoing,)),) = seen
+    assert inside == []
+    assert outgoing.startswith(".outgoing-")
+
+
 def test_a_copy_of_a_copy_gets_the_mode_of_its_source(folder):
     os.chmod(folder.root / "1", 0o755)
     with folder.exclusive():
@@ -56,12 +71,11 @@ def test_a_copy_of_a_copy_gets_the_mode_of_its_source(folder):
 def test_leftovers_are_cleared_only_by_whoever_holds_the_lock(folder):
     (folder.root / ".incoming-dead").mkdir()
     (folder.root / ".outgoing-dead").mkdir()
-    lock = open(folder.root / ".lock", "w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    with pytest.raises(SfmError, match="Another process has been changing .* for over 0.1 seconds"):
-        folder.exclusive().__enter__()
-    assert ".incoming-dead" in folder.names()
-    lock.close()
+    with open(folder.root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SfmError, match="Another process has been changing .* for over 0.1 sec"):
+            folder.exclusive().__enter__()
+        assert ".incoming-dead" in folder.names()
     with folder.exclusive():
         assert sorted(folder.names()) == [".lock", "1"]
 

@@ -74,6 +74,8 @@ def test_a_tensor_of_unknown_sizes_is_bounded_too():
     with pytest.raises(RequestError, match="more than 1000 bytes") as caught:
         check_declaration("values", spec, tf.float32, [10**9, 10**9], LIMITS)
     assert caught.value.code is Code.TOO_LARGE
+    with pytest.raises(RequestError, match=r"shape \[-1\]; expected \[\?\.\.\.\]"):
+        check_declaration("values", spec, tf.float32, [-1], LIMITS)
 
 
 @pytest.mark.parametrize(

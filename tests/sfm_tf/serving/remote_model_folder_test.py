@@ -43,6 +43,19 @@ def test_an_object_is_created_once(folder):
     assert folder.read(".pushes/1.json") == b"first"
 
 
+def test_of_two_processes_that_found_nothing_the_store_chooses_one(folder, monkeypatch):
+    modes = []
+
+    def refuse(self, path, value, mode="overwrite", **options):
+        # As gcsfs and s3fs answer if the object came into being since it was looked for.
+        modes.append(mode)
+        raise FileExistsError(path)
+
+    monkeypatch.setattr(type(folder.filesystem), "pipe_file", refuse)
+    assert not folder.create(".pushes/1.json", b"second")
+    assert modes == ["create"]
+
+
 @pytest.fixture
 def recorded(folder, monkeypatch):
     """The changes made to the store, in order."""
@@ -106,8 +119,9 @@ def test_without_fsspec_the_error_says_what_to_install(monkeypatch):
 
 
 def test_works_on_a_file_system_with_real_folders(tmp_path, staged):
-    folder = RemoteModelFolder(fsspec.filesystem("file"), str(tmp_path / "model"))
-    assert folder.create(".pushes/1.json", b"{}") or True
+    folder = RemoteModelFolder(fsspec.filesystem("file", auto_mkdir=True), str(tmp_path / "model"))
+    assert folder.create(".pushes/1.json", b"first")
+    assert not folder.create(".pushes/1.json", b"second")
     incoming = folder.upload(staged)
     folder.reveal(incoming, "1")
     folder.delete(incoming)

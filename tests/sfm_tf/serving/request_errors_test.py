@@ -27,6 +27,7 @@ def test_numbers_are_those_of_grpc_and_of_http():
 def test_a_refusal_has_a_code_and_one_line():
     error = RequestError(Code.NOT_FOUND, "no such model")
     assert (error.code, str(error)) == (Code.NOT_FOUND, "no such model")
+    assert str(RequestError(Code.NOT_FOUND, "ab" * 5000)) == "ab" * 250
 
 
 if __name__ == "__main__":

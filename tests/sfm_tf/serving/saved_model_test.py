@@ -1,13 +1,42 @@
 import json
+import subprocess
+import sys
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.serving.saved_model import check_no_python_ops, export_saved_model, op_types
+from sfm_tf.serving.saved_model import (
+    check_no_python_ops,
+    export_saved_model,
+    op_types,
+    served_model,
+)
+
+FRESH_PROCESS = """
+import sys
+sys.modules["sfm_tf"] = None
+import tensorflow as tf
+folder, number = sys.argv[1], int(sys.argv[2])
+image = tf.io.encode_png(tf.cast(tf.fill((6, 6, 1), number), tf.uint8)).numpy()
+files = [image, b"", b"text", b"GIF89a", image[:40], image[:33] + bytes(30), image]
+files.insert(3, image[:16] + (5000).to_bytes(4, "big") + image[20:])
+eager = tf.saved_model.load(folder).signatures["predict_bytes"](image_bytes=tf.constant(files))
+# TensorFlow Serving runs a SavedModel in a session.
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    signature = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def[
+        "predict_bytes"
+    ]
+    fetches = {name: output.name for name, output in signature.outputs.items()}
+    served = session.run(fetches, {signature.inputs["image_bytes"].name: files})
+for name in ("status", "class_id", "logits"):
+    assert (eager[name].numpy() == served[name]).all(), name
+print(served["status"].tolist(), served["class_id"].tolist(), sep="\\n")
+"""
 
 
 class PythonHalving(keras.layers.Layer):
@@ -51,6 +80,44 @@ def test_every_graph_and_function_is_searched_for_ops(tmp_path):
     assert "MatMul" in set(op_types(tmp_path / "model"))
     assert "MatMul" not in set(op_types(tmp_path / "empty"))
     check_no_python_ops(tmp_path / "model")
+
+
+def test_a_fresh_process_answers_good_and_bad_files_in_one_batch(tmp_path):
+    defended = defended_model()
+    export_saved_model(defended, ["a", "b", "c"], tmp_path / "model")
+    command = [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "model"), "200"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert answer.returncode == 0, answer.stderr
+    statuses, class_ids = map(json.loads, answer.stdout.splitlines())
+    assert statuses == [0, 1, 1, 2, 1, 1, 1, 0]
+    image = np.full((1, 6, 6, 1), 200 / 255, np.float32)
+    class_id = int(np.argmax(defended(image)))
+    assert class_ids == [class_id, -1, -1, -1, -1, -1, -1, class_id]
+
+
+def test_bfloat16_computes_in_16_bits_and_answers_in_32(tmp_path):
+    layer = keras.layers.Conv2D(2, 1, use_bias=False)
+    defended = defended_model(layer)
+    layer.set_weights([np.full((1, 1, 1, 2), 1 + 1 / 512)])
+    export_saved_model(defended, ["a", "b", "c"], tmp_path / "model", "bfloat16")
+    signature = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    assert signature.structured_outputs["logits"].dtype == tf.float32
+    kernel, bias = defended.classifier.layers[-1].get_weights()
+    # The nearest of bfloat16's numbers, which are 1/128 apart here, is 1.
+    expected = np.sum(kernel, axis=0) + bias
+    found = signature(images=tf.ones((1, 6, 6, 1)))["logits"][0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.max(np.abs(defended(np.ones((1, 6, 6, 1), np.float32)) - expected)) > 1e-4
+
+
+def test_float32_is_the_model_itself():
+    defended = defended_model()
+    assert served_model(defended, "float32") is defended
+
+
+def test_unknown_precisions_are_refused(tmp_path):
+    with pytest.raises(SfmError, match="'half'; expected one of float32, bfloat16"):
+        export_saved_model(defended_model(), ["a", "b", "c"], tmp_path / "model", "half")
 
 
 @pytest.mark.parametrize(

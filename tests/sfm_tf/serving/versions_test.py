@@ -45,6 +45,11 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def push(staged: pathlib.Path, serving: pathlib.Path, name: str) -> pathlib.Path:
+    folder = versions.model_folder(serving, name)
+    return pathlib.Path(folder, str(versions.publish(staged, folder)))
+
+
 def seen_by_a_server(folder: pathlib.Path) -> list[str]:
     """Names that TensorFlow Serving takes for versions: those that it can parse as integers."""
     return sorted(name for name in os.listdir(folder) if name.isdecimal())
@@ -78,7 +83,7 @@ def test_an_absent_folder_has_no_latest_version_and_its_next_is_one(folder):
 
 def test_pushed_versions_are_whole_copies_that_count_up(staged, tmp_path):
     serving = tmp_path / "new" / "serving"
-    pushed = [versions.push(staged, serving, "model") for _ in range(3)]
+    pushed = [push(staged, serving, "model") for _ in range(3)]
     assert [path.relative_to(serving).as_posix() for path in pushed] == [
         "model/1",
         "model/2",
@@ -107,6 +112,7 @@ def test_a_number_is_never_given_again(staged, folder):
     assert versions.keep_newest(folder, 1) == [1, 2]
     versions._open(folder).delete("4")
     assert numbers(folder) == []
+    assert versions.next_version(folder) == 5
     assert versions.publish(staged, folder) == 5
 
 
@@ -145,6 +151,16 @@ def test_rolling_back_makes_a_copy_the_highest_version(tmp_path, folder):
     assert versions.rollback(folder, 3) == 5
 
 
+def test_models_are_the_folders_with_versions(staged, tmp_path):
+    for name in ("digits", "cifar-10"):
+        push(staged, tmp_path, name)
+    for folder in ("empty", ".hidden/1", "a name/1"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "models.config").write_text("")
+    assert versions.find_models(tmp_path) == ["cifar-10", "digits"]
+    assert versions.find_models(tmp_path / "absent") == []
+
+
 def test_lists_what_each_version_tells_of_itself(tmp_path, staged):
     folder = tmp_path / "model"
     versions.publish(staged, folder)
@@ -172,7 +188,7 @@ def test_a_damaged_record_tells_nothing_and_stops_nothing(staged, tmp_path):
 def test_stopped_before_the_rename_leaves_the_earlier_version_as_it_was(
     staged, tmp_path, monkeypatch
 ):
-    earlier = versions.push(staged, tmp_path / "serving", "model")
+    earlier = push(staged, tmp_path / "serving", "model")
     before = contents(earlier)
     seen = []
 
@@ -183,7 +199,7 @@ def test_stopped_before_the_rename_leaves_the_earlier_version_as_it_was(
 
     monkeypatch.setattr(local_model_folder.LocalModelFolder, "reveal", stop)
     with pytest.raises(KeyboardInterrupt):
-        versions.push(stage(staged, b"another graph"), tmp_path / "serving", "model")
+        push(stage(staged, b"another graph"), tmp_path / "serving", "model")
     assert seen == [["1"]]
     assert contents(earlier) == before
     assert sorted(os.listdir(earlier.parent)) == [".lock", ".pushes", "1"]
@@ -213,23 +229,24 @@ def test_an_interrupted_copy_in_an_object_store_is_taken_back(staged, monkeypatc
 
 
 def test_a_version_taken_meanwhile_is_not_replaced(staged, folder, monkeypatch):
-    versions.publish(staged, folder)
+    for _ in range(2):
+        versions.publish(staged, folder)
     # As another pusher would see it that listed the folder before version 1 was there.
     monkeypatch.setattr(versions, "_next", lambda target: 1)
-    assert versions.publish(staged, folder) == 2
+    assert versions.publish(staged, folder) == 3
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../up", "/root", "a\nb", "a b", ".hidden"])
 def test_names_that_are_no_folder_name_are_refused(staged, tmp_path, name):
     with pytest.raises(SfmError, match="Invalid model_name"):
-        versions.push(staged, tmp_path / "serving", name)
+        push(staged, tmp_path / "serving", name)
     assert not (tmp_path / "serving").exists()
 
 
 def test_a_serving_folder_that_is_a_file_is_named_in_the_error(staged, tmp_path):
     (tmp_path / "serving").write_text("a file")
     with pytest.raises(SfmError, match=r"Cannot push to .*serving.*; check that the folder"):
-        versions.push(staged, tmp_path / "serving", "model")
+        push(staged, tmp_path / "serving", "model")
 
 
 def test_a_full_disk_leaves_no_half_copy(staged, tmp_path, monkeypatch):
@@ -239,7 +256,7 @@ def test_a_full_disk_leaves_no_half_copy(staged, tmp_path, monkeypatch):
 
     monkeypatch.setattr(local_model_folder.shutil, "copytree", fail)
     with pytest.raises(SfmError, match="No space left on device"):
-        versions.push(staged, tmp_path / "serving", "model")
+        push(staged, tmp_path / "serving", "model")
     assert os.listdir(tmp_path / "serving" / "model") == [".lock"]
 
 

@@ -1,0 +1,105 @@
+"""Serves exported models over TensorFlow Serving's REST and gRPC APIs, without a container.
+
+    python -m pipelines.serve --workdir=runs/cifar10
+    python -m pipelines.serve --model_dir=models/cifar10 --rest_port=8501 --grpc_port=8500
+
+Serves what the workdir exported last, or the model in each folder of --model_dir, under the
+folder's name; the newest version always, also one that is pushed meanwhile. Needs the packages of
+requirements-ray.txt. Only this machine can reach it, unless --host says otherwise; then it answers
+anyone who can reach that address, without asking who they are. It runs until Ctrl-C or SIGTERM.
+
+A SavedModel is a program, and so may do as it likes: serve none that you do not trust.
+"""
+
+import asyncio
+import pathlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+import pipelines.quiet_start  # noqa: F401  Before the library, which imports TensorFlow.
+from pipelines import command_line
+from pipelines.export import pushed_folder
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
+from sfm_tf.serving.ray_server import ServerSettings, running_server
+
+MODULE = "pipelines.serve"
+_MODEL_DIR = flags.DEFINE_list(
+    "model_dir",
+    [],
+    "Folders of models, each with its versions in it; by default what --workdir exported last.",
+    module_name=MODULE,
+)
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all.", module_name=MODULE
+)
+_REST_PORT = flags.DEFINE_integer("rest_port", 8501, "Port of REST.", 1, 65535, module_name=MODULE)
+_GRPC_PORT = flags.DEFINE_integer("grpc_port", 8500, "Port of gRPC.", 1, 65535, module_name=MODULE)
+_GPUS = flags.DEFINE_float("gpus", 0, "GPUs to use; 0 for the CPU.", 0, module_name=MODULE)
+
+
+def find_models(workdir: str | None, model_dirs: Sequence[str]) -> dict[str, pathlib.Path]:
+    """Returns the folders of the models to serve, by the models' names.
+
+    Args:
+        workdir: Working directory whose last export to serve where no folder is given.
+        model_dirs: Folders of models.
+
+    Raises:
+        SfmError: If both or neither are given, two models have one name, or nothing was exported.
+    """
+    if bool(workdir) == bool(model_dirs):
+        raise SfmError("Give either --workdir or --model_dir.")
+    if workdir:
+        folder = pushed_folder(RunDirectory(pathlib.Path(workdir)).latest("export")).parent
+        return {folder.name: folder}
+    folders = [pathlib.Path(model_dir).resolve() for model_dir in model_dirs]
+    models = {folder.name: folder for folder in folders}
+    if len(models) < len(folders):
+        raise SfmError(
+            f"Two folders of one name in --model_dir={','.join(model_dirs)}; rename one."
+        )
+    return models
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Serves until SIGINT or SIGTERM; prints where, once the models answer."""
+    stop = asyncio.Event()
+    print("Starting Ray Serve ...", flush=True)
+    async with running_server(settings) as (rest_port, grpc_port):
+        # Only now: Ray sets handlers of its own when it starts.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        for name in settings.models:
+            print(f"REST: http://{settings.host}:{rest_port}/v1/models/{name}:predict")
+        print(f"gRPC: {settings.host}:{grpc_port}\nCtrl-C stops the server.", flush=True)
+        await stop.wait()
+        print("Stopping ...", flush=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the program and returns its exit status."""
+    try:
+        if len(argv) > 1:
+            raise SfmError(f"Unexpected argument {argv[1]!r}; settings are given as --name=value.")
+        settings = ServerSettings(
+            models=find_models(flags.FLAGS.workdir, _MODEL_DIR.value),
+            host=_HOST.value,
+            rest_port=_REST_PORT.value,
+            grpc_port=_GRPC_PORT.value,
+            gpus=_GPUS.value,
+        )
+        asyncio.run(serve(settings))
+    except KeyboardInterrupt:
+        return 130
+    except SfmError as error:
+        print(f"Error: {command_line.describe(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,143 @@
+"""Lists the pushed versions of a model, deletes old ones, or goes back to an older one.
+
+    python -m pipelines.versions --workdir=runs/cifar10
+    python -m pipelines.versions --serving_dir=models --model_name=cifar10 --keep=3
+    python -m pipelines.versions --serving_dir=gs://bucket/models --rollback_to=4
+
+Works on what the workdir exported last, or on a model in --serving_dir. A server loads the highest
+version, and a number is never used twice: going back pushes a copy of the older version under a new
+number. With both --rollback_to and --keep, the copy is made first.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from pipelines import command_line
+from sfm_tf.artifacts.atomic_files import read_json
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
+from sfm_tf.serving.versions import (
+    ModelVersion,
+    find_models,
+    keep_newest,
+    list_versions,
+    model_folder,
+    rollback,
+)
+
+MODULE = "pipelines.versions"
+_PUSHED_FILE = "pushed.json"  # What the export stage leaves in its artifact.
+_YES_NO = {True: "yes", False: "NO", None: "unknown"}
+
+
+def define_flags() -> None:
+    """Defines the flags; only as a program, for some of them are named as a stage's."""
+    flags.DEFINE_string(
+        "serving_dir",
+        None,
+        "Folder of served models, or an address such as gs://bucket/models; by default that of "
+        "what --workdir exported last.",
+        module_name=MODULE,
+    )
+    flags.DEFINE_string(
+        "model_name",
+        None,
+        "The model in --serving_dir; by default the only one there.",
+        module_name=MODULE,
+    )
+    flags.DEFINE_bool(
+        "list", False, "List the versions; so does giving none of these.", module_name=MODULE
+    )
+    flags.DEFINE_integer(
+        "keep", None, "Delete all but so many of the newest versions.", module_name=MODULE
+    )
+    flags.DEFINE_integer(
+        "rollback_to", None, "Make this version the one a server loads.", module_name=MODULE
+    )
+
+
+def find_folder(workdir: str | None, serving_dir: str | None, model_name: str | None) -> str:
+    """Returns the folder, or the address, of the versions of the model that is meant.
+
+    Args:
+        workdir: Working directory whose last export it is.
+        serving_dir: Folder of served models, in the place of `workdir`.
+        model_name: The model in `serving_dir`; None for the only one.
+
+    Raises:
+        SfmError: If both or neither of the first two are given, nothing was exported, or it is not
+            clear which model is meant.
+    """
+    if bool(workdir) == bool(serving_dir):
+        raise SfmError("Give either --workdir or --serving_dir.")
+    if workdir:
+        exported = RunDirectory(pathlib.Path(workdir)).latest("export")
+        folder, _, _ = read_json(exported.folder / _PUSHED_FILE)["folder"].rpartition("/")
+        return folder
+    names = [model_name] if model_name else find_models(serving_dir)
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
+        raise SfmError(f"Give --model_name; the models in {serving_dir} are: {found}.")
+    return model_folder(serving_dir, names[0])
+
+
+def table(versions: Sequence[ModelVersion]) -> str:
+    """Returns the versions as lines of text, the newest last."""
+    rows = [("version", "size", "pushed (UTC)", "blessed", "card", "")]
+    rows += [_row(version, version is versions[-1]) for version in versions]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _row(version: ModelVersion, is_highest: bool) -> tuple[str, ...]:
+    notes = [
+        "what a server loads" if is_highest else "",
+        f"copy of {version.copy_of}" if version.copy_of else "",
+        "" if version.complete else "incomplete",
+    ]
+    return (
+        str(version.number),
+        f"{version.size_bytes / 1e6:.1f} MB",
+        (version.pushed_at or "unknown").replace("T", " ")[:16],
+        _YES_NO[version.blessed],
+        "yes" if version.has_model_card else "no",
+        ", ".join(filter(None, notes)),
+    )
+
+
+def manage(folder: str, keep: int | None, rollback_to: int | None) -> str:
+    """Rolls back and deletes as asked, and returns what to tell the user.
+
+    Args:
+        folder: The folder or address of the model's versions.
+        keep: How many versions to keep; None for all.
+        rollback_to: The version to go back to; None to stay.
+
+    Raises:
+        SfmError: If there is no such version, or the folder cannot be reached or written.
+    """
+    words = []
+    if rollback_to is not None:
+        words.append(f"Back at version {rollback_to}, served as {rollback(folder, rollback_to)}.")
+    if keep is not None:
+        deleted = ", ".join(map(str, keep_newest(folder, keep)))
+        words.append(f"Deleted: {deleted or 'nothing'}.")
+    versions = list_versions(folder)
+    if not versions:
+        raise SfmError(f"No model versions in {folder}; export a model or name another folder.")
+    return "\n".join([*words, f"Versions in {folder}:", table(versions)])
+
+
+def main() -> None:
+    """Does what the flags say."""
+    values = flags.FLAGS
+    folder = find_folder(values.workdir, values.serving_dir, values.model_name)
+    print(manage(folder, values.keep, values.rollback_to))
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.start_tool([MODULE], main)

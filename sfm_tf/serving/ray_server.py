@@ -1,0 +1,268 @@
+"""A server of SavedModels under Ray Serve, for where there is no container of TensorFlow Serving.
+
+It answers TensorFlow Serving's REST routes and its gRPC services, and is contract-tested against
+that API. Ray Serve brings the processes, the HTTP port, back-pressure and dynamic batching. The
+gRPC port is this module's own: Ray Serve's listens on every interface of the machine, whatever the
+host asked for, and takes messages of 2 GiB.
+
+Ray itself opens ports for its own processes that other machines may reach. Each server makes a
+token without which they refuse to talk. Ray and tensorflow-serving-api are optional packages.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import importlib.util
+import logging
+import os
+import pathlib
+import secrets
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from sfm_tf.errors import SfmError
+from sfm_tf.serving.grpc_front import start_grpc_front
+from sfm_tf.serving.model_repository import ModelRepository, version_folders
+from sfm_tf.serving.prediction_service import Limits, Outputs, Prediction, run_merged
+from sfm_tf.serving.request_errors import Code, RequestError
+from sfm_tf.serving.rest_api import RestApi
+
+_PACKAGES = ("ray", "tensorflow_serving")
+_LIBRARY = pathlib.Path(__file__).resolve().parents[2]
+_APPLICATION = "sfm"
+_ONGOING = 128  # Requests that the model's process holds at a time.
+_QUEUED = 256  # Requests that wait for it; more are told 503.
+_OBJECT_STORE_BYTES = 2**30  # Ray's shared memory, where bodies over 100 kB pass through.
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """How to serve.
+
+    Attributes:
+        models: Each model's folder of versions, by its name.
+        host: Address that both ports listen on.
+        rest_port: Port of HTTP.
+        grpc_port: Port of gRPC.
+        gpus: GPUs that the model's process gets; 0 for the CPU.
+        batch_wait_seconds: How long a request waits for others to be merged with.
+        poll_seconds: How often the folders are looked at for newer versions.
+        limits: What one request may ask for.
+    """
+
+    models: Mapping[str, pathlib.Path]
+    host: str = "127.0.0.1"
+    rest_port: int = 8501
+    grpc_port: int = 8500
+    gpus: float = 0
+    batch_wait_seconds: float = 0.002
+    poll_seconds: float = 2.0
+    limits: Limits = dataclasses.field(default_factory=Limits)
+
+
+class ModelServer:
+    """The process that holds the models; Ray Serve makes one."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Loads the models and begins to watch for newer versions.
+
+        Args:
+            settings: How to serve.
+
+        Raises:
+            SfmError: If a model has no version that can be served.
+        """
+        # Both need the optional packages, which only the processes that Ray starts must have.
+        from ray import serve
+
+        from sfm_tf.serving.grpc_api import GrpcApi
+
+        limits = settings.limits
+        self._repository = ModelRepository(settings.models)
+        self._repository.refresh()
+        if self._repository.missing():
+            raise SfmError(" ".join(self._repository.failures()))
+
+        async def run_batch(predictions: list[Prediction]) -> list[Outputs | RequestError]:
+            return await asyncio.to_thread(run_merged, predictions, limits.batch_size)
+
+        self._run_batch = serve.batch(
+            run_batch,
+            max_batch_size=limits.batch_size,
+            batch_wait_timeout_s=settings.batch_wait_seconds,
+        )
+        self._rest = RestApi(self._repository, self._predict, limits)
+        self._grpc = GrpcApi(self._repository, self._predict, limits)
+        watch = threading.Thread(target=self._watch, args=(settings.poll_seconds,), daemon=True)
+        watch.start()
+
+    async def __call__(self, request: Any) -> Any:
+        """Answers a REST request; takes and gives Starlette's objects."""
+        from starlette.responses import Response
+
+        length = request.headers.get("content-length", "")
+        answer = await self._rest.answer(
+            request.method,
+            request.url.path,
+            int(length) if length.isdecimal() else None,
+            request.stream(),
+        )
+        return Response(answer.body, answer.status, media_type="application/json")
+
+    async def grpc(self, method: str, request: bytes) -> tuple[int, str, bytes]:
+        """Answers a gRPC request with status code, details and message."""
+        answer = await self._grpc.answer(method, request)
+        return answer.code, answer.details, answer.response
+
+    async def _predict(self, prediction: Prediction) -> Outputs:
+        result = await self._run_batch(prediction)
+        if isinstance(result, RequestError):
+            raise result
+        return result
+
+    def _watch(self, seconds: float) -> None:
+        told: Sequence[str] = ()
+        while True:
+            time.sleep(seconds)
+            try:
+                self._repository.refresh()
+            except OSError as error:
+                logging.getLogger(__name__).warning("Cannot look for versions: %s", error)
+            failures = self._repository.failures()
+            if failures and failures != told:
+                logging.getLogger(__name__).warning("%s", " ".join(failures))
+            told = failures
+
+
+def check_installed() -> None:
+    """Raises `SfmError` unless the optional packages of a server are there."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SfmError(
+            f"The server needs {' and '.join(missing)}, not installed here; "
+            "run `make ray` or install requirements-ray.txt."
+        )
+
+
+def check_models(models: Mapping[str, pathlib.Path]) -> None:
+    """Raises `SfmError` for a folder without a version of a model in it."""
+    for name, folder in models.items():
+        if not version_folders(folder):
+            raise SfmError(
+                f"No version of {name} in {folder}; expected a folder named by a number with "
+                "saved_model.pb in it, as pipelines.export writes it."
+            )
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> None:
+    """Sets what Ray and the processes it starts read from the environment.
+
+    That is: no reports of usage to Ray's makers, a token for Ray's own ports, which else it would
+    write to the home directory, and where this library is.
+
+    Args:
+        environment: Where to set it, before Ray is imported.
+    """
+    environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_AUTH_MODE" not in environment:
+        environment["RAY_AUTH_MODE"] = "token"
+        environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    paths = [str(_LIBRARY), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+
+
+@contextlib.asynccontextmanager
+async def running_server(settings: ServerSettings) -> AsyncIterator[tuple[int, int]]:
+    """Serves for as long as the context lasts.
+
+    Args:
+        settings: How to serve.
+
+    Yields:
+        The ports of REST and gRPC, once the models answer.
+
+    Raises:
+        SfmError: If a package, a model or a port is not to be had.
+    """
+    _prepare(settings)
+    import ray
+    from ray import serve
+
+    from sfm_tf.serving.grpc_api import SERVICES
+
+    _start_ray(ray, settings)
+    try:
+        handle = await asyncio.to_thread(_deploy, serve, settings)
+
+        async def answer(method: str, request: bytes) -> tuple[int, str, bytes]:
+            try:
+                return await handle.grpc.remote(method, request)
+            except (serve.exceptions.RayServeException, ray.exceptions.RayError) as error:
+                logging.getLogger(__name__).warning("%s failed: %s", method, error)
+                return Code.UNAVAILABLE.grpc, "The server is busy or restarting; try again.", b""
+
+        limit = settings.limits.body_bytes
+        front, grpc_port = await start_grpc_front(
+            settings.host, settings.grpc_port, SERVICES, answer, limit
+        )
+        try:
+            yield settings.rest_port, grpc_port
+        finally:
+            await front.stop(grace=1.0)
+    finally:
+        await asyncio.to_thread(_shut_down, serve, ray)
+
+
+def _prepare(settings: ServerSettings) -> None:
+    check_installed()
+    check_models(settings.models)
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise SfmError(
+            "Ray was imported before its token was set; start the server in a process of its own."
+        )
+    prepare_environment(os.environ)
+
+
+def _start_ray(ray: Any, settings: ServerSettings) -> None:
+    ray.init(
+        address="local",
+        num_cpus=1,
+        num_gpus=settings.gpus,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _deploy(serve: Any, settings: ServerSettings) -> Any:
+    quiet = {"log_level": "ERROR", "enable_access_log": False}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": settings.host, "port": settings.rest_port},
+        logging_config=quiet,
+    )
+    deployment = serve.deployment(
+        ModelServer,
+        name="models",
+        num_replicas=1,
+        max_ongoing_requests=_ONGOING,
+        max_queued_requests=_QUEUED,
+        ray_actor_options={"num_cpus": 1, "num_gpus": settings.gpus},
+        logging_config=quiet,
+    )
+    try:
+        return serve.run(deployment.bind(settings), name=_APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        statuses = serve.status().applications[_APPLICATION].deployments.values()
+        reason = " ".join(" ".join(status.message for status in statuses).split())
+        raise SfmError(f"The server does not start: {reason[-300:] or error}") from error
+
+
+def _shut_down(serve: Any, ray: Any) -> None:
+    serve.shutdown()
+    ray.shutdown()

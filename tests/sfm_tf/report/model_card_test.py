@@ -1,0 +1,209 @@
+"""The card is read as its readers read it, and compared with figures worked out by hand."""
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+
+from sfm_tf import testing
+from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation import results
+from sfm_tf.evaluation.blessing import decide
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.report.model_card import build_model_card, collect_card_inputs
+from sfm_tf.report.report_inputs import ReportInputs
+
+HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
+LABELS = np.array([0, 0, 1, 1])
+COMMAND = "python -m pipelines.run --experiment=cifar10 --preprocessor='a|b' --seed=3"
+# Wilson intervals of 0 to 4 of 4, as published tables give them.
+NONE, ONE, TWO, THREE = (
+    "0.0% (0.0–49.0)",
+    "25.0% (4.6–69.9)",
+    "50.0% (15.0–85.0)",
+    "75.0% (30.1–95.4)",
+)
+
+
+def rows(defence: str, threat_model: str, attack: str, epsilon: float, prediction: list):
+    values = {
+        "label": LABELS[: len(prediction)],
+        "defence": defence,
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": epsilon,
+        "clean_prediction": [0, 0, 1, 0][: len(prediction)],
+        "prediction": prediction,
+        "linf": epsilon / 255,
+        "l2": 0.1,
+        "iterations": 3,
+        "loss": 0.5,
+        "zero_gradient": False,
+    }
+    return results.results_rows(len(prediction), values)
+
+
+RESULTS = {
+    "none": [
+        rows("undefended", "none", "clean", 0.0, [0, 0, 1, 0]),
+        rows("sfm", "none", "clean", 0.0, [0, 0, 1, 0]),
+    ],
+    "black_box": [
+        rows("sfm", "black_box", "fgsm", 8.0, [0, 0, 1, 1]),
+        rows("sfm", "black_box", "pgd", 8.0, [0, 1, 1, 0]),
+        rows("sfm", "black_box", "pgd", 16.0, [1, 1, 1, 0]),
+    ],
+    "white_box": [
+        rows("sfm", "white_box", "fgsm", 8.0, [0, 1, 0, 0]),
+        rows("sfm", "white_box", "pgd", 8.0, [1, 1, 0, 0]),
+    ],
+    "decision_based": [rows("sfm", "decision_based", "hop_skip_jump", 8.0, [0, 0])],
+}
+
+
+def manifest(stage: str, config: dict, seed: int) -> Manifest:
+    return Manifest(
+        stage=stage,
+        fingerprint=f"{stage}-fingerprint",
+        config=config,
+        seed=seed,
+        inputs={},
+        content="0a",
+        code_version=f"{stage}-code",
+        package_versions={"keras": "3.15.1"},
+        started="2025-01-02T03:04:05+00:00",
+        wall_seconds=1.0,
+    )
+
+
+def card_inputs(*threat_models: str) -> ReportInputs:
+    evaluation = EvaluationConfig(
+        threat_models=threat_models, epsilons=(8.0, 16.0), iterations=17, attacks=("fgsm", "pgd")
+    )
+    parts = [RESULTS[name] for name in ("none", *threat_models)]
+    metrics = summarise(results.join_results([each for part in parts for each in part]))
+    split = {"count": 7, "exact_duplicates": 0, "class_counts": {HOSTILE: 4, "dog": 3}}
+    return ReportInputs(
+        experiment="cifar10",
+        dataset=HOSTILE,
+        statistics={"test": split},
+        class_counts={HOSTILE: 2, "dog": 2},
+        evaluation=evaluation,
+        metrics=metrics,
+        blessing=decide(metrics, evaluation),
+        history={},
+        manifests=[
+            manifest("train", {"model": {"classifier": "resnet18", "masker_depth": 4}}, 1),
+            manifest("evaluate", {"evaluation": {"iterations": 17}}, 3),
+        ],
+        gallery=None,
+    )
+
+
+def card(*threat_models: str) -> str:
+    return build_model_card(card_inputs(*threat_models), (32, 32, 3), COMMAND)
+
+
+def sections(text: str) -> dict[str, str]:
+    parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
+    return dict(zip(["", *parts[1::2]], parts[::2], strict=True))
+
+
+def table(section: str, title: str) -> dict[str, list[str]]:
+    """Returns the cells of the rows of a table by the row's label, the head's under `head`."""
+    lines = section.split(f"{title}\n\n", 1)[1].split("\n\n")[0].splitlines()
+    cells = [[html.unescape(cell.strip()) for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in cells}) == 1
+    head, _, *body = cells
+    return {"head": head[1:], **{label: values for label, *values in body}}
+
+
+def test_the_worst_case_stands_with_interval_and_attack_for_each_threat_model_and_radius():
+    under_attack = sections(card("black_box", "white_box"))["Accuracy under attack"]
+    found = table(under_attack, "Accuracy after the worst attack per image, SFM-Defence")
+    assert found["head"] == ["8/255", "16/255", "all radii"]
+    # FGSM and PGD leave images 0 and 2 right in the black box, at 16 only image 2.
+    black_box = [f"{TWO}, PGD won most", f"{ONE}, PGD won most", f"{ONE}, PGD won most"]
+    assert found["black box"] == black_box
+    assert found["white box"] == [f"{NONE}, PGD won most", "not run", f"{NONE}, PGD won most"]
+    assert found["gray box"] == ["not run"] * 3
+
+
+def test_clean_accuracies_stand_with_their_intervals():
+    clean = sections(card("white_box"))["Clean accuracy"]
+    found = table(clean, "Accuracy without an attack, with its 95% interval")
+    assert found["no defence"] == found["SFM-Defence"] == [THREE]
+
+
+def test_the_verdict_comes_first_with_its_reasons():
+    inputs = card_inputs("black_box", "white_box")
+    lines = [line for line in card("black_box", "white_box").splitlines() if line]
+    assert lines[1] == "**NOT_BLESSED**"
+    assert [line.removeprefix("- ") for line in lines[2 : 2 + len(inputs.blessing.reasons)]] == [
+        *inputs.blessing.reasons
+    ]
+
+
+def test_without_the_white_box_the_first_line_and_the_first_limitation_say_so():
+    text = card("black_box")
+    assert "white box was not run" in [line for line in text.splitlines() if line][1]
+    first = sections(text)["Limitations"].strip().splitlines()[0]
+    assert first.startswith("- The white box was not run")
+    with_it = sections(card("white_box"))["Limitations"]
+    assert "white box" not in with_it.lower()
+    assert "- Not run: black box." in with_it
+
+
+def test_a_threat_model_tried_on_fewer_images_is_a_limitation():
+    with_all = sections(card("white_box"))["Limitations"]
+    assert "Only the first" not in with_all
+    limitations = sections(card("white_box", "decision_based"))["Limitations"]
+    assert "- Only the first 2 of 4 images were attacked: decision-based." in limitations
+
+
+def test_settings_versions_and_fingerprints_are_all_there():
+    text = sections(card("white_box"))
+    settings = table(text["Attacks"], "All settings of the evaluation")
+    assert settings["iterations"] == ["17"]
+    assert settings["seed"] == ["3"]
+    assert json.loads(settings["epsilons"][0]) == [8.0, 16.0]
+    built = table(text["Model details"], "How it was built and trained")
+    assert (built["classifier"], built["masker_depth"]) == (['"resnet18"'], ["4"])
+    made = table(text["Versions and fingerprints"], "What made it")
+    assert made["train"][:3] == ["train-fingerprint", "train-code", "1"]
+    assert table(text["Versions and fingerprints"], "Packages")["keras"] == ["3.15.1"]
+
+
+def test_the_command_can_be_copied_as_it_is():
+    assert sections(card("white_box"))["How to reproduce"].strip("\n") == f"    {COMMAND}"
+
+
+def test_names_are_shown_but_are_no_mark_up():
+    text = card("white_box")
+    data = table(sections(text)["Data"], "Test images of each class")
+    assert data[HOSTILE.replace("\n", " ")] == ["2", "4"]
+    assert data["dog"] == ["2", "3"]
+    assert "<" not in text
+    assert "# e" not in [line.strip() for line in text.splitlines()]
+
+
+def test_a_stored_evaluation_has_all_that_a_card_shows(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    evaluation = testing.make_evaluation(run_directory)
+    records = run_directory.input_of(evaluation, "ingest")
+    models = run_directory.input_of(evaluation, "train")
+    inputs = collect_card_inputs("digits", records, models, evaluation)
+    assert sum(inputs.class_counts.values()) == 12
+    text = sections(build_model_card(inputs, (8, 8, 1), "make demo"))
+    assert "8 x 8 x 1" in text["Model details"]
+    made = table(text["Versions and fingerprints"], "What made it")
+    for artifact in (records, models, evaluation):
+        assert made[artifact.manifest.stage][0] == artifact.manifest.fingerprint
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

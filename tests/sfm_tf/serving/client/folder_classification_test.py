@@ -1,0 +1,111 @@
+import os
+import pathlib
+
+import pytest
+
+from sfm_tf.errors import SfmError
+from sfm_tf.serving.client import image_batches
+from sfm_tf.serving.client.folder_classification import FileRow, classify_folder, find_images
+from sfm_tf.serving.client.model_client import ModelClient
+from sfm_tf.serving.client.retries import RetryPolicy
+
+
+class _Server(ModelClient):
+    """Finds class 1 in files that begin with 1, and cannot decode those that are empty."""
+
+    def __init__(self):
+        super().__init__("nowhere", "m", None, 32, RetryPolicy())
+        self.sizes = []
+
+    def _predict(self, signature_name, input_name, values):
+        assert (signature_name, input_name) == ("predict_bytes", "image_bytes")
+        self.sizes.append(len(values))
+        return {
+            "class_id": [int(value.startswith(b"1")) if value else -1 for value in values],
+            "probabilities": [[0.25, 0.75]] * len(values),
+            "logits": [[0.0, 0.0]] * len(values),
+            "status": [0 if value else 1 for value in values],
+        }
+
+    def _get_status(self):
+        raise NotImplementedError
+
+    def _get_metadata(self):
+        raise NotImplementedError
+
+
+def _fill(folder: pathlib.Path, **contents):
+    for name, content in contents.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".png").write_bytes(content)
+
+
+def test_finds_images_in_all_visible_folders_sorted(tmp_path):
+    for name in ("b.JPG", "a.png", "c/d.jpeg", "notes.txt", ".hidden.png", ".git/e.png", "f.gif"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a.png", "b.JPG", "c/d.jpeg"]
+
+
+def test_every_file_gets_its_row_in_order(tmp_path):
+    _fill(tmp_path, a=b"1", b=b"", c=b"0", d__e=b"1")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    scores = (0.25, 0.75)
+    assert classify_folder(_Server(), tmp_path) == [
+        FileRow("a.png", "classified", 1, scores),
+        FileRow("b.png", "cannot be decoded as PNG or JPEG"),
+        FileRow("c.png", "classified", 0, scores),
+        FileRow("d/e.png", "classified", 1, scores),
+        FileRow("gone.png", "not sent: No such file or directory"),
+        FileRow("pipe.png", "not sent: no regular file"),
+    ]
+
+
+def test_batches_are_bounded_and_progress_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_batches, "LARGEST_REQUEST", 10)
+    monkeypatch.setattr(image_batches, "LARGEST_FILE", 8)
+    _fill(tmp_path, a=b"1", b=b"1", c=b"1", d=b"1" * 8, e=b"1" * 8, f=b"1" * 9)
+    server, told = _Server(), []
+    rows = classify_folder(server, tmp_path, 3, lambda done, total: told.append((done, total)))
+    # The last file is too large to be sent, so that the batch with it holds one less.
+    assert server.sizes == [3, 1, 1]
+    assert told == [(3, 6), (4, 6), (6, 6)]
+    assert rows[-1] == FileRow("f.png", "not sent: over 8 bytes")
+
+
+def test_the_server_is_not_asked_when_no_file_can_be_sent(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_batches, "LARGEST_FILE", 0)
+    _fill(tmp_path, a=b"1")
+    server = _Server()
+    assert [row.class_id for row in classify_folder(server, tmp_path)] == [None]
+    assert server.sizes == []
+
+
+def test_names_that_are_no_text_can_still_be_told_apart(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff\n\xc3\xa9.png", "wb") as file:
+        file.write(b"1")
+    (row,) = classify_folder(_Server(), tmp_path)
+    assert row.file == "\\xff\n\u00e9.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("empty", "No image in .*empty'"), ("gone", "Cannot read .*gone'")]
+)
+def test_a_folder_without_images_is_named(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SfmError, match=message):
+        classify_folder(_Server(), tmp_path / name)
+
+
+def test_the_batch_size_is_checked_before_anything_is_read(tmp_path):
+    with pytest.raises(SfmError, match="Invalid batch_size 0"):
+        classify_folder(_Server(), tmp_path / "gone", 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

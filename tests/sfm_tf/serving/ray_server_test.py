@@ -1,0 +1,321 @@
+import asyncio
+import base64
+import concurrent.futures
+import contextlib
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.errors import SfmError
+from sfm_tf.serving.prediction_service import Limits
+from sfm_tf.serving.ray_server import (
+    ServerSettings,
+    check_installed,
+    check_models,
+    prepare_environment,
+    running_server,
+)
+
+IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
+CONTAINER = "tensorflow/serving"
+
+
+class Toy(tf.Module):
+    """Gives each image's mean plus the version's number."""
+
+    def __init__(self, version):
+        super().__init__()
+        self.version = tf.constant(float(version))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.float32, name="images")])
+    def classify(self, images):
+        logits = tf.reduce_mean(images, (1, 2)) + self.version
+        return {"logits": logits, "class_id": tf.argmax(logits, -1)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def classify_bytes(self, image_bytes):
+        lengths = tf.cast(tf.strings.length(image_bytes), tf.int64)
+        return {"status": lengths, "copy_bytes": image_bytes}
+
+
+def write_version(folder, version):
+    toy = Toy(version)
+    signatures = {"serving_default": toy.classify, "predict_bytes": toy.classify_bytes}
+    incoming = folder / f".incoming-{version}"
+    tf.saved_model.save(toy, str(incoming), signatures=signatures)
+    incoming.rename(folder / str(version))
+
+
+def logits(version, images=IMAGES):
+    return images.mean((1, 2)) + version
+
+
+def ask(url, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(url, data, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def check_rest(address, version):
+    """What TensorFlow Serving answers to REST, asked of whichever server is there."""
+    url = f"http://{address}/v1/models/toy"
+    for at in (url, f"{url}/versions/{version}"):
+        code, answer = ask(f"{at}:predict", {"instances": IMAGES.tolist()})
+        assert code == 200
+        rows = [row["logits"] for row in answer["predictions"]]
+        np.testing.assert_allclose(rows, logits(version), rtol=1e-6)
+        (status,) = ask(at)[1]["model_version_status"]
+        assert (status["version"], status["state"]) == (str(version), "AVAILABLE")
+        assert status["status"] == {"error_code": "OK", "error_message": ""}
+        metadata = ask(f"{at}/metadata")[1]
+        assert metadata["model_spec"]["version"] == str(version)
+        inputs = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
+        sizes = [dimension["size"] for dimension in inputs["images"]["tensor_shape"]["dim"]]
+        assert sizes == ["-1", "4", "4", "1"]
+    columns = ask(f"{url}:predict", {"inputs": {"images": IMAGES.tolist()}})[1]["outputs"]
+    np.testing.assert_allclose(columns["logits"], logits(version), rtol=1e-6)
+    encoded = [{"b64": base64.b64encode(data).decode()} for data in (b"\x89PNG\0", b"x")]
+    body = {"signature_name": "predict_bytes", "instances": encoded}
+    rows = ask(f"{url}:predict", body)[1]["predictions"]
+    assert rows == [
+        {"copy_bytes": encoded[0], "status": 5},
+        {"copy_bytes": encoded[1], "status": 1},
+    ]
+
+
+REFUSALS = [
+    (":predict", {}, 400, "Missing 'inputs' or 'instances' key"),
+    (":predict", {"instances": []}, 400, "No values in 'instances' array"),
+    (":predict", {"instances": ["a"]}, 400, "is not of expected type: float"),
+    (":predict", {"instances": [1], "signature_name": "x"}, 400, "not found in signature def"),
+    (":predict", {"instances": [[1], [1, 2]]}, 400, "Failed to process element: 1"),
+    (":predict", {"instances": IMAGES[0].tolist()}, 400, ""),
+    ("/versions/99:predict", {"instances": [1]}, 404, "Specific(toy, 99)"),
+    ("x:predict", {"instances": [1]}, 404, "Latest(toyx)"),
+    ("x", None, 404, "Could not find any versions of model toyx"),
+    ("/version/1:predict", {"instances": [1]}, 400, "Malformed request"),
+]
+
+
+def check_refusals(address):
+    for suffix, body, code, message in REFUSALS:
+        found, answer = ask(f"http://{address}/v1/models/toy{suffix}", body)
+        assert found == code, (suffix, body, answer)
+        assert message in answer["error"]
+
+
+def check_grpc(address, version):
+    """What TensorFlow Serving answers to the unmodified stubs."""
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
+
+    with grpc.insecure_channel(address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "toy"
+        request.inputs["images"].CopyFrom(tf.make_tensor_proto(IMAGES))
+        response = stub.Predict(request, timeout=60)
+        assert response.model_spec.version.value == version
+        found = tf.make_ndarray(response.outputs["logits"])
+        np.testing.assert_allclose(found, logits(version), rtol=1e-6)
+        metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        metadata.model_spec.name = "toy"
+        assert stub.GetModelMetadata(metadata, timeout=60).model_spec.version.value == version
+
+        def refusal(changed):
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Predict(changed, timeout=60)
+            return caught.value.code().name
+
+        request.inputs["images"].CopyFrom(tf.make_tensor_proto(IMAGES[0]))
+        assert refusal(request) == "INVALID_ARGUMENT"
+        request.model_spec.version.value = 99
+        assert refusal(request) == "NOT_FOUND"
+        request.model_spec.name = "other"
+        assert refusal(request) == "NOT_FOUND"
+
+
+def check_crowd(address, version):
+    """Requests at the same time, which are merged, each get their own answer."""
+    generator = np.random.default_rng(0)
+    crowd = [generator.random((1 + place % 3, 4, 4, 1), np.float32) for place in range(40)]
+
+    def one(images):
+        body = {"instances": images.tolist()}
+        return ask(f"http://{address}/v1/models/toy:predict", body)[1]["predictions"]
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for images, rows in zip(crowd, pool.map(one, crowd), strict=True):
+            found = [row["logits"] for row in rows]
+            np.testing.assert_allclose(found, logits(version, images), rtol=1e-5)
+
+
+def check_takeover(address, folder):
+    """A version pushed meanwhile takes over, and every answer is wholly of one version."""
+    write_version(folder, 2)
+    seen = []
+    deadline = time.monotonic() + 60
+    while (not seen or seen[-1] == 1.0) and time.monotonic() < deadline:
+        body = {"instances": np.zeros((2, 4, 4, 1)).tolist()}
+        code, answer = ask(f"http://{address}/v1/models/toy:predict", body)
+        assert code == 200
+        (value,) = {row["logits"][0] for row in answer["predictions"]}
+        seen.append(value)
+    assert sorted(set(seen)) in ([1.0, 2.0], [2.0])
+    assert seen == sorted(seen)
+
+
+def check_limits(address, limit):
+    for body in ({"instances": ["x" * limit]}, {"instances": ["x" * 3 * limit]}):
+        code, answer = ask(f"http://{address}/v1/models/toy:predict", body)
+        assert code == 413
+        assert "larger than the limit" in answer["error"]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_ray_serve_answers_as_tensorflow_serving_does(tmp_path):
+    # Not imported here: Ray reads its token when it is imported.
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is optional: pip install -r requirements-ray.txt")
+    folder = tmp_path / "toy"
+    write_version(folder, 1)
+    settings = ServerSettings(
+        {"toy": folder},
+        rest_port=free_port(),
+        grpc_port=free_port(),
+        poll_seconds=0.2,
+        limits=Limits(body_bytes=2**20),
+    )
+
+    def check(rest_port, grpc_port):
+        rest = f"127.0.0.1:{rest_port}"
+        check_rest(rest, 1)
+        check_refusals(rest)
+        check_grpc(f"127.0.0.1:{grpc_port}", 1)
+        check_limits(rest, 2**20)
+        check_crowd(rest, 1)
+        check_takeover(rest, folder)
+        check_grpc(f"127.0.0.1:{grpc_port}", 2)
+
+    async def run():
+        async with running_server(settings) as ports:
+            await asyncio.to_thread(check, *ports)
+
+    asyncio.run(run())
+
+
+def container_problem():
+    """Returns why the container cannot be started here; empty where it can."""
+    if shutil.which("docker") is None:
+        return "docker is not installed"
+    done = subprocess.run(["docker", "image", "inspect", CONTAINER], capture_output=True, text=True)
+    return f"docker: {done.stderr.strip()}" if done.returncode else ""
+
+
+@contextlib.contextmanager
+def container(folder):
+    """Starts TensorFlow Serving itself on a model's folder; yields its addresses."""
+    command = ["docker", "run", "--rm", "-d", "-p", "127.0.0.1::8500", "-p", "127.0.0.1::8501"]
+    command += ["-v", f"{folder}:/models/toy:ro", "-e", "MODEL_NAME=toy", CONTAINER]
+    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        ports = [
+            subprocess.run(
+                ["docker", "port", name, port], check=True, capture_output=True, text=True
+            ).stdout.split()[0]
+            for port in ("8501", "8500")
+        ]
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if ask(f"http://{ports[0]}/v1/models/toy")[0] == 200:
+                    break
+            time.sleep(0.5)
+        yield ports
+    finally:
+        subprocess.run(["docker", "kill", name], capture_output=True)
+
+
+def test_tensorflow_serving_itself_answers_the_same(tmp_path):
+    problem = container_problem()
+    if problem or importlib.util.find_spec("tensorflow_serving") is None:
+        pytest.skip(f"not run on TensorFlow Serving: {problem or 'no tensorflow-serving-api'}")
+    folder = tmp_path / "toy"
+    write_version(folder, 1)
+    with container(folder) as (rest, grpc_address):
+        check_rest(rest, 1)
+        check_refusals(rest)
+        check_grpc(grpc_address, 1)
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SfmError, match="needs ray and tensorflow_serving, not installed here"):
+        check_installed()
+
+
+def test_ray_must_not_have_been_imported(tmp_path, monkeypatch):
+    async def enter():
+        async with running_server(ServerSettings({"toy": tmp_path})):
+            raise AssertionError("a server without a token")
+
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "found")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(SfmError, match="Ray was imported before .*process of its own"):
+        asyncio.run(enter())
+
+
+def test_a_folder_without_versions_is_named(tmp_path):
+    (tmp_path / "1").mkdir()
+    with pytest.raises(SfmError, match="No version of toy in .*named by a number"):
+        check_models({"toy": tmp_path})
+    (tmp_path / "1" / "saved_model.pb").touch()
+    check_models({"toy": tmp_path})
+
+
+def test_ray_reports_nothing_and_has_a_token_of_its_own():
+    first, second = {"PYTHONPATH": "/elsewhere"}, {}
+    prepare_environment(first)
+    prepare_environment(second)
+    assert first["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert first["RAY_AUTH_MODE"] == "token"
+    assert len(first["RAY_AUTH_TOKEN"]) == 64
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+    assert first["PYTHONPATH"].endswith(":/elsewhere")
+
+
+def test_a_mode_that_was_chosen_is_kept():
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "1"}
+    prepare_environment(environment)
+    assert environment["RAY_AUTH_MODE"] == "disabled"
+    assert environment["RAY_USAGE_STATS_ENABLED"] == "1"
+    assert "RAY_AUTH_TOKEN" not in environment
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,215 @@
+import asyncio
+import base64
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.serving.model_repository import ModelRepository
+from sfm_tf.serving.prediction_service import Limits, run_merged
+from sfm_tf.serving.request_errors import Code, RequestError
+from sfm_tf.serving.rest_api import RestApi, read_body
+
+IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
+# The model below gives each image's mean, largest and smallest value.
+LOGITS = np.stack([IMAGES.mean((1, 2, 3)), IMAGES.max((1, 2, 3)), IMAGES.min((1, 2, 3))], 1)
+PREDICT = "/v1/models/toy:predict"
+
+
+def scores(images):
+    axes = (1, 2, 3)
+    reductions = (tf.reduce_mean, tf.reduce_max, tf.reduce_min)
+    logits = tf.stack([reduce(images, axes) for reduce in reductions], axis=1)
+    return {"logits": logits, "class_id": tf.argmax(logits, -1)}
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.float32, name="images")])
+def classify(images):
+    return scores(images)
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+def classify_bytes(image_bytes):
+    lengths = tf.cast(tf.strings.length(image_bytes), tf.int64)
+    return {"status": lengths, "copy_bytes": image_bytes}
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    signatures = {"serving_default": classify, "predict_bytes": classify_bytes}
+    tf.saved_model.save(tf.Module(), str(folder / "3"), signatures=signatures)
+    repository = ModelRepository({"toy": folder})
+    repository.refresh()
+    limits = Limits(body_bytes=20_000, batch_size=4)
+
+    async def predict(prediction):
+        (result,) = run_merged([prediction], limits.batch_size)
+        if isinstance(result, RequestError):
+            raise result
+        return result
+
+    return RestApi(repository, predict, limits)
+
+
+async def stream(*chunks):
+    for chunk in chunks:
+        yield chunk
+
+
+def ask(api, method, path, body=b"", length=None):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = asyncio.run(api.answer(method, path, length, stream(body[:9], body[9:])))
+    return answer.status, json.loads(answer.body or "null")
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/v1/models/toy/versions/3:predict"])
+def test_rows_are_answered_by_rows(api, path):
+    status, answer = ask(api, "POST", path, {"instances": IMAGES.tolist()})
+    assert status == 200
+    logits = [row["logits"] for row in answer["predictions"]]
+    np.testing.assert_allclose(logits, LOGITS, rtol=1e-6)
+    assert [row["class_id"] for row in answer["predictions"]] == [1, 1]
+
+
+def test_columns_are_answered_by_columns(api):
+    body = {"signature_name": "serving_default", "inputs": {"images": IMAGES.tolist()}}
+    status, answer = ask(api, "POST", PREDICT, body)
+    assert status == 200
+    np.testing.assert_allclose(answer["outputs"]["logits"], LOGITS, rtol=1e-6)
+    assert answer["outputs"]["class_id"] == [1, 1]
+
+
+def test_bytes_go_in_and_come_out_as_base64(api):
+    encoded = [{"b64": base64.b64encode(data).decode()} for data in (b"\x89PNG\0", b"")]
+    body = {"signature_name": "predict_bytes", "instances": encoded}
+    status, answer = ask(api, "POST", PREDICT, body)
+    assert status == 200
+    assert answer["predictions"] == [
+        {"copy_bytes": encoded[0], "status": 5},
+        {"copy_bytes": encoded[1], "status": 0},
+    ]
+
+
+@pytest.mark.parametrize("path", ["/v1/models/toy", "/v1/models/toy/versions/3"])
+def test_status_is_that_of_tensorflow_serving(api, path):
+    # The document of http_rest_api_handler_test.cc, with another version.
+    assert ask(api, "GET", path) == (
+        200,
+        {
+            "model_version_status": [
+                {
+                    "version": "3",
+                    "state": "AVAILABLE",
+                    "status": {"error_code": "OK", "error_message": ""},
+                }
+            ]
+        },
+    )
+
+
+@pytest.mark.parametrize("path", ["/v1/models/toy/metadata", "/v1/models/toy/versions/3/metadata"])
+def test_metadata_has_the_signatures(api, path):
+    status, answer = ask(api, "GET", path)
+    assert status == 200
+    assert answer["model_spec"] == {"name": "toy", "signature_name": "", "version": "3"}
+    signatures = answer["metadata"]["signature_def"]["signature_def"]
+    images = signatures["serving_default"]["inputs"]["images"]
+    assert images["dtype"] == "DT_FLOAT"
+    sizes = [dimension["size"] for dimension in images["tensor_shape"]["dim"]]
+    assert sizes == ["-1", "4", "4", "1"]
+    assert signatures["serving_default"]["method_name"] == "tensorflow/serving/predict"
+    assert signatures["predict_bytes"]["inputs"]["image_bytes"]["dtype"] == "DT_STRING"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        # Those of http_rest_api_handler_test.cc.
+        ("GET", "/v1/foo", 400, "Malformed request: GET /v1/foo"),
+        ("POST", "/v1/foo", 400, "Malformed request"),
+        ("GET", "/v1/models", 400, "Missing model name in request."),
+        ("POST", "/v1/models", 400, "Malformed request"),
+        ("GET", PREDICT, 400, "Malformed request"),
+        ("PUT", PREDICT, 400, "Malformed request"),
+        ("POST", "/v1/models/toy/version/50:predict", 400, "Malformed request"),
+        ("POST", "/v1/models/toy/versions/HELLO:predict", 400, "Malformed request"),
+        ("POST", f"/v1/models/toy/versions/{2**64 - 1}:predict", 400, "Failed to convert version"),
+        ("POST", f"/v1/models/toy/versions/{'9' * 5000}:predict", 400, "Failed to convert"),
+        ("POST", "/v1/models/foo:predict", 404, "Servable not found for request: Latest(foo)"),
+        ("POST", "/v1/models/toy/versions/99:predict", 404, "Specific(toy, 99)"),
+        ("GET", "/v1/models/foo", 404, "Could not find any versions of model foo"),
+        ("GET", "/v1/models/toy/versions/9", 404, "Could not find version 9 of model toy"),
+        ("GET", "/v1/models/foo/metadata", 404, "Servable not found"),
+        ("GET", "/v1/models/toy/labels/stable", 400, "Unrecognized servable version label"),
+        ("POST", "/v1/models/toy:classify", 501, "This server does not classify"),
+    ],
+)
+def test_routes_that_do_not_exist(api, method, path, status, message):
+    found, answer = ask(api, method, path, {"instances": [1]})
+    assert found == status
+    assert message in answer["error"]
+
+
+@pytest.mark.parametrize("path", ["/", "/index", "/v2/models/toy", "/../v1/models/toy"])
+def test_other_paths_are_not_there(api, path):
+    assert ask(api, "GET", path) == (404, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 400, "JSON Parse error: The document is empty"),
+        ({"signature_name": "nope", "instances": [1]}, 400, 'name: "nope" not found in signature'),
+        ({"instances": IMAGES[:, :3].tolist()}, 400, "has shape [2,3,4,1]; expected [?,4,4,1]"),
+        ({"instances": IMAGES[0].tolist()}, 400, "has shape [4,4,1]; expected"),
+        ({"instances": ["a"]}, 400, "is not of expected type: float"),
+        ({"instances": (IMAGES * 255).tolist()}, 400, "values from 0 to 255; expected values in"),
+        ({"instances": IMAGES[:1].repeat(5, 0).tolist()}, 400, "Task size 5 is larger than"),
+        (b'{"instances": [NaN]}', 400, "NaN is no JSON number"),
+        (b"x" * 20_001, 413, "larger than the limit of 20000 bytes"),
+    ],
+)
+def test_bodies_that_are_refused(api, body, status, message):
+    found, answer = ask(api, "POST", PREDICT, body)
+    assert found == status
+    assert message in answer["error"]
+
+
+def test_a_defect_is_told_without_its_details_and_the_server_goes_on(api, monkeypatch, caplog):
+    def fail(*arguments):
+        raise KeyError("secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sfm_tf.serving.rest_api.read_request", fail)
+        status, answer = ask(api, "POST", PREDICT, {"instances": IMAGES.tolist()})
+    assert status == 500
+    assert "secret" not in answer["error"]
+    assert "secret" in caplog.text
+    assert ask(api, "POST", PREDICT, {"instances": IMAGES.tolist()})[0] == 200
+
+
+def test_a_body_is_read_up_to_the_limit():
+    assert asyncio.run(read_body(None, stream(b"ab", b"", b"cd"), 4)) == b"abcd"
+    for length, chunks in ((None, (b"ab", b"cde")), (5, (b"a",))):
+        with pytest.raises(RequestError, match="larger than the limit of 4") as caught:
+            asyncio.run(read_body(length, stream(*chunks), 4))
+        assert caught.value.code is Code.TOO_LARGE
+
+
+def test_a_body_without_end_is_not_read_for_ever():
+    taken = []
+
+    async def endless():
+        while True:
+            taken.append(1)
+            yield b"0123456789"
+
+    with pytest.raises(RequestError, match="larger"):
+        asyncio.run(read_body(None, endless(), 10))
+    assert 1 < len(taken) < 10
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
