@@ -10,6 +10,7 @@ from sfm_tf.report.statements import shown_threat_models
 from sfm_tf.report.tables import accuracy_table, render_text
 
 _SERVING_PORT = 8501  # TensorFlow Serving's REST port.
+_SERVING_IMAGE = "tensorflow/serving:2.20.0"
 
 
 def _tables(evaluation: Artifact) -> str:
@@ -30,8 +31,8 @@ def _model(export: Artifact) -> str:
     folder = pushed_folder(export)
     name = folder.parent.name
     command = (
-        f"docker run -p {_SERVING_PORT}:{_SERVING_PORT} "
-        f"-v '{folder.parent.resolve()}:/models/{name}' -e MODEL_NAME={name} tensorflow/serving"
+        f"docker run -p 127.0.0.1:{_SERVING_PORT}:{_SERVING_PORT} "
+        f"-v '{folder.parent.resolve()}:/models/{name}' -e MODEL_NAME={name} {_SERVING_IMAGE}"
     )
     return f"SavedModel: {folder}\nServe it: {command}"
 

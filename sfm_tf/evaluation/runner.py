@@ -184,27 +184,38 @@ def _made_sets(planned: PlannedAttack, place: str, work: _Work) -> Iterator[_Mad
     classifier = _attacked(planned, samples, work)
     first_radius = config.epsilons[0] / PIXEL_LEVELS
     attack = build_attack(planned.attack_name, classifier, first_radius, config, work.seed)
-    uses = ", ".join(map(str, planned.uses))
     for epsilon in config.epsilons if planned.is_bounded else (math.inf,):
         if planned.is_bounded:
             attack.set_params(**_at_radius(attack, epsilon, config))
-        execution = AttackExecution(
-            attack=attack,
-            label=f"{planned.attack_name}-{epsilon:g}",  # "inf" where the attack finds its own.
-            phrase=f"{place} {planned.attack_name}{_radius(epsilon)} ({uses})",
-            model_digest=f"{planned.digest} {precision}",
-            samples=samples,
-            store=work.store,
-            progress=work.progress,
-        )
+        execution = _execution(planned, place, epsilon, attack, samples, work)
         standing = _standing(planned, epsilon, samples, classifier, work)
         made = _MadeSet(epsilon, *execution.outcome(standing), samples, classifier)
         if standing is not None:
             rows = _still_right(planned, made.outcome.images, work)
-            work.standings[_standing_key(planned, epsilon)] = Standing(
-                made.name, made.outcome, rows
-            )
+            standing = Standing(made.name, made.outcome, rows)
+            work.standings[_standing_key(planned, epsilon)] = standing
         yield made
+
+
+def _execution(
+    planned: PlannedAttack,
+    place: str,
+    epsilon: float,
+    attack: CompiledAttack,
+    samples: Samples,
+    work: _Work,
+) -> AttackExecution:
+    radius = "" if math.isinf(epsilon) else f" {epsilon:g}/255"
+    uses = ", ".join(map(str, planned.uses))
+    return AttackExecution(
+        attack=attack,
+        label=f"{planned.attack_name}-{epsilon:g}",  # "inf" where the attack finds its own.
+        phrase=f"{place} {planned.attack_name}{radius} ({uses})",
+        model_digest=f"{planned.digest} {_precision(planned, work.config)}",
+        samples=samples,
+        store=work.store,
+        progress=work.progress,
+    )
 
 
 def _at_radius(
@@ -215,10 +226,6 @@ def _at_radius(
     if "step_size" in attack.options:
         options["step_size"] = max(config.step_size, epsilon / config.iterations) / PIXEL_LEVELS
     return options
-
-
-def _radius(epsilon: float) -> str:
-    return "" if math.isinf(epsilon) else f" {epsilon:g}/255"
 
 
 def _precision(planned: PlannedAttack, config: EvaluationConfig) -> str:
