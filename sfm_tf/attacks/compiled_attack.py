@@ -120,6 +120,7 @@ class CompiledAttack(EvasionAttack):
     epsilon: float
     batch_size: int
     seed: int
+    _returns_logits = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Declares the options to ART and as the signature of the class."""
@@ -191,7 +192,11 @@ class CompiledAttack(EvasionAttack):
             RuntimeError: If the attack broke its own limits, which is a defect.
         """
         images = check_images(images, self.estimator.input_shape)
-        check_logits(self.estimator.predict(images[: self.batch_size]), self.estimator.nb_classes)
+        if not self._returns_logits:
+            logits = self.estimator.predict(images[: self.batch_size])
+            check_logits(logits, self.estimator.nb_classes)
+            # Once: a look at a batch is a good part of an attack of one step.
+            self._returns_logits = True
         labels = self._labels(images, labels)
         mask = check_mask(mask, images.shape)
         positions = np.arange(len(images)) if positions is None else np.asarray(positions)
