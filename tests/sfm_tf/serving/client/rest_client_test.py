@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sfm_tf.errors import SfmError
+from sfm_tf.serving.client import folder_classification, grpc_client, rest_client
 from sfm_tf.serving.client.rest_client import RestClient
 from sfm_tf.serving.client.retries import RetryPolicy
 from sfm_tf.serving.client.server_error import ServerError
@@ -257,9 +258,9 @@ def test_a_bad_address_is_refused_at_once():
 
 
 def test_needs_no_tensorflow():
+    modules = (folder_classification, grpc_client, rest_client)
     program = (
-        "import sys, sfm_tf.serving.client.rest_client, sfm_tf.serving.client.grpc_client\n"
-        "import sfm_tf.serving.client.folder_classification\n"
+        f"import sys, {', '.join(module.__name__ for module in modules)}\n"
         "print(sorted({'tensorflow', 'keras', 'grpc', 'requests', 'google'} & set(sys.modules)))"
     )
     result = subprocess.run(
