@@ -1,5 +1,6 @@
 """The classifier that every attack of the benchmark is shown, and the images it is shown."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -47,8 +48,8 @@ def _build_cnn(width: int) -> keras.Model:
     return keras.Model(images, keras.layers.Dense(CLASS_COUNT)(features))
 
 
-def _build_resnet18(width: int) -> keras.Model:
-    return build_classifier("resnet18", SHAPE, CLASS_COUNT, width, seed=0)
+def _build_resnet(name: str, width: int) -> keras.Model:
+    return build_classifier(name, SHAPE, CLASS_COUNT, width, seed=0)
 
 
 class Architecture(NamedTuple):
@@ -60,7 +61,8 @@ class Architecture(NamedTuple):
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "cnn": Architecture(_build_cnn, 25),
-    "resnet18": Architecture(_build_resnet18, 5),
+    "resnet18": Architecture(functools.partial(_build_resnet, "resnet18"), 5),
+    "resnet20": Architecture(functools.partial(_build_resnet, "resnet20"), 5),
 }
 """The classifiers by name."""
 

@@ -159,7 +159,7 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     def some_of(names: Sequence[str]) -> functools.partial:
         return functools.partial(_names, list(names))
 
-    add("model", "resnet18", "Attacked classifier.", choices=list(ARCHITECTURES))
+    add("model", "resnet20", "Attacked classifier.", choices=list(ARCHITECTURES))
     add("width", 16, "Channels of its first stage.")
     add("attacks", ",".join(KINDS), "Attacks, comma-separated.", type=some_of(KINDS))
     add("rivals", ",".join(RIVALS), "Libraries, comma-separated.", type=some_of(RIVALS))

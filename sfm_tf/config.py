@@ -110,7 +110,9 @@ class ModelConfig(Settings):
     """The classifier F, the masker G and the pre-processing T."""
 
     classifier: str = setting(
-        "resnet18", "Architecture of the classifier.", choices=("resnet18", "resnet50")
+        "resnet18",
+        "Architecture of the classifier.",
+        choices=("resnet18", "resnet20", "resnet50"),
     )
     classifier_width: int = setting(64, "Channels of the classifier's first stage.", minimum=4)
     masker_width: int = setting(32, "Channels of the Attention U-Net's first level.", minimum=4)

@@ -16,6 +16,7 @@ from sfm_tf.attacks.attack_inputs import check_images, check_labels, check_logit
 from sfm_tf.attacks.attack_options import COUNT, FLAG, NORM, POSITIVE, SEED, Option, check_options
 from sfm_tf.attacks.buckets import bucket_size, fill_up
 from sfm_tf.attacks.keyword_options import complete, constructor_signature
+from sfm_tf.attacks.lanes import attack_in_lanes
 from sfm_tf.attacks.validity import faults
 from sfm_tf.errors import SfmError
 
@@ -115,6 +116,7 @@ class CompiledAttack(EvasionAttack):
     }
     attack_params: ClassVar[list[str]] = list(options)
     _estimator_requirements = (TensorFlowV2Classifier,)
+    _lanes: ClassVar[int] = 2
 
     norm: float | str
     epsilon: float
@@ -205,8 +207,8 @@ class CompiledAttack(EvasionAttack):
             # The last batch is filled up with its last image: another shape would compile anew.
             rows = fill_up(np.arange(start, min(start + size, len(images))), size)
             seeds = np.stack([np.full_like(rows, self.seed), positions[rows]], axis=1)
-            batch = (images[rows], labels[rows], mask[rows], seeds.astype(np.int32))
-            tensors = self._attack_batch(AttackBatch(*(tf.constant(array) for array in batch)))
+            batch = AttackBatch(images[rows], labels[rows], mask[rows], seeds.astype(np.int32))
+            tensors = attack_in_lanes(self._attack_batch, batch, self._lanes)
             count = len(images) - start
             outcome = AttackOutcome(*(tensor.numpy()[:count] for tensor in tensors))
             self._check_outcome(

@@ -135,6 +135,7 @@ class HopSkipJump(CompiledAttack):
         "batch_size": 1,
     }
     _estimator_requirements = (BatchedTensorFlowClassifier,)
+    _lanes = 1  # ART draws from NumPy's global generator, which threads would share.
 
     epsilon = math.inf
 

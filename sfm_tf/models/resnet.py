@@ -77,6 +77,7 @@ class _Architecture:
 
 _ARCHITECTURES = {
     "resnet18": _Architecture(_basic_block, (2, 2, 2, 2)),
+    "resnet20": _Architecture(_basic_block, (3, 3, 3)),
     "resnet50": _Architecture(_bottleneck_block, (3, 4, 6, 3)),
 }
 
@@ -84,7 +85,7 @@ _ARCHITECTURES = {
 def _stages(
     features: _Features, architecture: _Architecture, width: int, seeds: random.Random
 ) -> _Features:
-    """Applies the four stages; each but the first halves the resolution and doubles the width."""
+    """Applies the stages; each but the first halves the resolution and doubles the width."""
     for stage, depth in enumerate(architecture.depths):
         for index in range(depth):
             strides = 2 if stage > 0 and index == 0 else 1
@@ -105,10 +106,11 @@ def build_classifier(
     """Builds the classifier F, under Keras' current dtype policy.
 
     Args:
-        name: `resnet18` or `resnet50`.
+        name: `resnet18` or `resnet50`; or `resnet20`, the small one of section 4.2, here with
+            projections where its shortcuts change shape.
         input_shape: Height and width in pixels, and channels.
         class_count: Number of classes.
-        width: Channels of the first stage; 64 in the publications.
+        width: Channels of the first stage; 64 in the publications, 16 for `resnet20`.
         mean: Mean of each channel of the training images; None for 0.5.
         variance: Variance of each channel of the training images; None for 0.25, which with a mean
             of 0.5 maps [0, 1] to [-1, 1].

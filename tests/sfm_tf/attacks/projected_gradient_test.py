@@ -56,6 +56,21 @@ def trained_model(digits):
     return model
 
 
+def test_a_batch_attacked_in_two_lanes_is_that_attacked_whole(monkeypatch, trained_model, digits):
+    classifier = wrap_classifier(trained_model, 10, SHAPE, 64)
+    images, labels = digits[0][:64], digits[1][:64]
+    options = {"epsilon": 0.1, "step_size": 0.02, "iterations": 5, "random_start": True}
+    outcomes = []
+    for lanes in (1, 2):
+        monkeypatch.setattr(ProjectedGradientDescent, "_lanes", lanes)
+        attack = ProjectedGradientDescent(classifier, **options, batch_size=64)
+        outcomes.append(attack.run(images, labels))
+    # A product of half the rows may add up in another order.
+    np.testing.assert_allclose(outcomes[1].images, outcomes[0].images, atol=1e-6)
+    np.testing.assert_allclose(outcomes[1].loss, outcomes[0].loss, rtol=1e-4)
+    np.testing.assert_array_equal(outcomes[1].iterations, outcomes[0].iterations)
+
+
 def _accuracy(model, images, labels):
     return np.mean(np.asarray(model(images)).argmax(axis=1) == labels)
 

@@ -34,6 +34,12 @@ def test_has_the_published_number_of_parameters(name, input_shape, class_count, 
     assert _trainable_parameters(model) == published
 
 
+def test_the_small_one_has_the_published_number_of_parameters():
+    # 269,722 (github.com/akamaster/pytorch_resnet_cifar10) and two projections with normalisation.
+    published = 269_722 + (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
+    assert _trainable_parameters(build_classifier("resnet20", (32, 32, 3), 10, 16)) == published
+
+
 def test_width_sets_the_channels_of_every_stage():
     model = build_classifier("resnet18", (32, 32, 3), 10, width=8)
     assert model.get_layer("stem_convolution").output.shape[-1] == 8
@@ -113,7 +119,7 @@ def test_survives_saving_and_loading(tmp_path):
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(SfmError, match=r"Unknown classifier 'resnet34'; .* resnet18, resnet50\."):
+    with pytest.raises(SfmError, match=r"'resnet34'; .* resnet18, resnet20, resnet50\."):
         build_classifier("resnet34", (8, 8, 1), 10)
 
 
