@@ -27,20 +27,30 @@ _DEBUG = flags.DEFINE_bool(
 Verb = Callable[[RunDirectory, Experiment, bool], object]
 """A stage: takes the working directory, the settings and whether to force; makes an artifact."""
 
+Other = Callable[[Sequence[str], str | None], bool]
+"""Takes the arguments that are no flags and --workdir; tells whether that was all of the work."""
+
 _EXIT_FAILED = 1
 _EXIT_USER_ERROR = 2
 _EXIT_INTERRUPTED = 130
 
 
-def start(module_names: Sequence[str], verb: Verb) -> None:
+def start(module_names: Sequence[str], verb: Verb, instead: Other | None = None) -> None:
     """Runs a stage as a program and exits: parses flags, calls `verb`, reports errors in one line.
 
     Args:
         module_names: Headings whose flags `--help` lists, the stage's own first.
         verb: The stage.
+        instead: What else the program does where its flags ask for that, called before the working
+            directory is opened or made.
     """
 
-    _start((*module_names, _MODULE), lambda: verb(*_open(), _FORCE.value))
+    def work(arguments: Sequence[str]) -> None:
+        if instead is None or not instead(arguments, _WORKDIR.value):
+            _refuse(arguments)
+            verb(*_open(), _FORCE.value)
+
+    _start((*module_names, _MODULE), work)
 
 
 def start_tool(module_names: Sequence[str], tool: Callable[[], object]) -> None:
@@ -50,10 +60,20 @@ def start_tool(module_names: Sequence[str], tool: Callable[[], object]) -> None:
         module_names: Headings whose flags `--help` lists.
         tool: What to do.
     """
-    _start(module_names, tool)
+
+    def work(arguments: Sequence[str]) -> None:
+        _refuse(arguments)
+        tool()
+
+    _start(module_names, work)
 
 
-def _start(headings: Sequence[str], work: Callable[[], object]) -> None:
+def _refuse(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise SfmError(f"Unexpected argument {arguments[0]!r}; settings are given as --name=value.")
+
+
+def _start(headings: Sequence[str], work: Callable[[Sequence[str]], object]) -> None:
     def parse(arguments: Sequence[str]) -> list[str]:
         return _parse_flags(arguments, headings)
 
@@ -83,13 +103,11 @@ def _flag_names(headings: Sequence[str]) -> list[str]:
     return sorted(f"--{flag.name}" for name in headings for flag in by_module[name])
 
 
-def _run(argv: Sequence[str], work: Callable[[], object]) -> int:
+def _run(argv: Sequence[str], work: Callable[[Sequence[str]], object]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        if len(argv) > 1:
-            raise SfmError(f"Unexpected argument {argv[1]!r}; settings are given as --name=value.")
-        work()
+        work(argv[1:])
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run again to go on.", file=sys.stderr)
         return _EXIT_INTERRUPTED

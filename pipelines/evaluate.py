@@ -1,10 +1,12 @@
 """Attacks the trained models, scores them on what the attacks make, and blesses them or not.
 
     python -m pipelines.evaluate --workdir=runs/cifar10 --attacks=fgsm,pgd --epsilons=4,8,16
+    python -m pipelines.evaluate --workdir=runs/cifar10 --defences=all
     python -m pipelines.evaluate --workdir=runs/cifar10 --model=my_classifier.keras
 
 TFX counterpart: Evaluator. Reads the models of `pipelines.train`, or a classifier of your own, and
-the ingested test images they have not seen. Writes into <workdir>/evaluate/<fingerprint>/
+the ingested test images they have not seen; for --defences, what `pipelines.fit_defences` fitted
+and `pipelines.train --adversarial_training` trained. Writes into <workdir>/evaluate/<fingerprint>/
 results.parquet (a row per image, defence, threat model, attack and radius), the adversarial images,
 metrics.json, and BLESSED or NOT_BLESSED with the reasons. A run that was interrupted does no
 finished batch again, and adversarial images that another evaluation made are used again; --force
@@ -15,23 +17,30 @@ import dataclasses
 import pathlib
 import shutil
 import sys
+from collections.abc import Mapping
 
 from absl import flags
 
 from pipelines import command_line, flag_definitions
+from pipelines.model_artifacts import model_folders, model_inputs
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
+from pipelines.stage_names import ADVERSARIAL_STAGE
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.attacks.threat_models import ThreatModel
 from sfm_tf.config import EvaluationConfig, Experiment
-from sfm_tf.evaluation.stored_evaluation import write_evaluation
-from sfm_tf.evaluation.subjects import imported_digest, load_subjects
+from sfm_tf.defences.catalogue import ALL, expand
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.samples import Samples
+from sfm_tf.evaluation.stored_detection import Detector, guarded_model, write_detection
+from sfm_tf.evaluation.stored_evaluation import ADVERSARIAL_FOLDER, write_evaluation
+from sfm_tf.evaluation.subjects import imported_digest, load_subjects, without_the_untrained
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
 
 MODULE = "pipelines.evaluate"
-flag_definitions.define_flags(["evaluation"], MODULE)
+flag_definitions.define_flags(["evaluation", "compared"], MODULE)
 
 
 _ADVERSARIAL = "adversarial"
@@ -39,17 +48,17 @@ _ADVERSARIAL = "adversarial"
 
 def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
     """Returns the per-sample results, their summary and the blessing."""
-    inputs = _inputs(run_directory, experiment.evaluation)
+    inputs = model_inputs(run_directory, experiment)
     records = inputs["ingest"]
     store = run_directory.shared_folder("evaluate", _ADVERSARIAL)
-    config = _possible(experiment.evaluation, has_source="train" in inputs)
+    config = _possible(experiment.evaluation, inputs)
+    compared = experiment.compared
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         if force and store.exists():
             shutil.rmtree(store)
         schema = read_schema(records.folder)
-        models = inputs["train"].folder if "train" in inputs else None
-        subjects = load_subjects(config, models, schema)
+        subjects = load_subjects(config, compared, model_folders(inputs), schema)
         images, labels = load_split(records.folder, "test", schema, config.num_examples)
         write_evaluation(
             subjects.models,
@@ -62,11 +71,23 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
             store,
             progress.update,
         )
+        if "feature_squeezing" in subjects.models and guarded_model(subjects.models):
+            validation_images, _ = load_split(records.folder, "validation", schema)
+            write_detection(
+                Detector(compared.feature_squeezing, validation_images),
+                subjects.models,
+                Samples(images, labels, len(schema.class_names)),
+                config,
+                experiment.seed,
+                AdversarialStore(folder / ADVERSARIAL_FOLDER),
+                folder,
+                progress.update,
+            )
 
     execution = Execution(
         stage="evaluate",
         module=MODULE,
-        configs={"evaluation": config},
+        configs={"evaluation": config, "compared": compared},
         seed=experiment.seed,
         inputs=inputs,
         source=imported_digest(config),
@@ -75,17 +96,18 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
     return execute_stage(execution, run_directory, produce, force, unit="images")
 
 
-def _inputs(run_directory: RunDirectory, config: EvaluationConfig) -> dict[str, Artifact]:
-    if config.model:
-        return {"ingest": run_directory.latest("ingest")}
-    models = run_directory.latest("train")
-    return {"ingest": run_directory.input_of(models, "ingest"), "train": models}
-
-
-def _possible(config: EvaluationConfig, has_source: bool) -> EvaluationConfig:
-    """Returns the settings without the black box where nothing is there to start it from."""
+def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> EvaluationConfig:
+    """Returns the settings without what nothing is there for, and says what is left out."""
+    defences = without_the_untrained(expand(config.defences), ADVERSARIAL_STAGE in inputs)
+    if ALL in config.defences and len(defences) < len(expand(config.defences)):
+        print(
+            "evaluate: no classifier was trained on adversarial images, so those defences are left "
+            "out; `pipelines.train --adversarial_training=trades` trains them.",
+            file=sys.stderr,
+        )
+    config = dataclasses.replace(config, defences=defences)
     black_box = ThreatModel.BLACK_BOX.value
-    if has_source or config.source_model or black_box not in config.threat_models:
+    if "train" in inputs or config.source_model or black_box not in config.threat_models:
         return config
     print(
         "evaluate: there is no model to start the black box from, so it is left out; "

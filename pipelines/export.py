@@ -2,17 +2,20 @@
 
     python -m pipelines.export --workdir=runs/cifar10 --serving_dir=models --model_name=cifar10
 
-TFX counterparts: InfraValidator and Pusher. Reads the models that the latest evaluation blessed.
-Writes <serving_dir>/<model_name>/<version>/, a SavedModel of the whole defended pipeline with its
-model card and manifest, and into <workdir>/export/<fingerprint>/ how its answers compared with
-those of the evaluated model, its latency and its memory.
+TFX counterparts: InfraValidator and Pusher. Reads the model that the latest evaluation was about
+and blessed: the masker's or, where that was not among --defences, the first one named. Writes
+<serving_dir>/<model_name>/<version>/, a SavedModel of the whole defended pipeline with its model
+card and manifest, and into <workdir>/export/<fingerprint>/ how its answers compared with those of
+the evaluated model, its latency and its memory.
 """
 
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Mapping
 
 from pipelines import command_line, flag_definitions
+from pipelines.model_artifacts import model_folders
 from pipelines.progress_line import ProgressLine
 from pipelines.reproduction import reproduction_command
 from pipelines.stage_execution import execute_stage
@@ -21,14 +24,14 @@ from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment, ExportConfig
-from sfm_tf.evaluation.stored_evaluation import evaluation_settings
+from sfm_tf.evaluation.stored_evaluation import compared_settings, evaluation_settings
+from sfm_tf.evaluation.subjects import load_subjects
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
 from sfm_tf.report.model_card import build_model_card, collect_card_inputs
 from sfm_tf.serving.performance import describe_performance, read_performance
 from sfm_tf.serving.pushing import EvaluatedModel, push_blessed
 from sfm_tf.serving.versions import latest_version
-from sfm_tf.training.loading import load_defended_model
 
 MODULE = "pipelines.export"
 PUSHED_FILE = "pushed.json"
@@ -42,13 +45,15 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         SfmError: If the model is not blessed, or does not answer as it was evaluated.
     """
     evaluation = run_directory.latest("evaluate")
-    models = run_directory.input_of(evaluation, "train")
-    records = run_directory.input_of(evaluation, "ingest")
+    run_directory.input_of(evaluation, "train")  # A model of the user's own is not exported.
+    inputs = {
+        stage: run_directory.input_of(evaluation, stage) for stage in evaluation.manifest.inputs
+    }
     config = _with_serving_dir(experiment.export, run_directory)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("checking in a fresh process", 0, 1)
-        evaluated = _load_evaluated(experiment.name, records, models, evaluation)
+        evaluated = _load_evaluated(experiment.name, inputs, evaluation)
         write_json(
             folder / PUSHED_FILE, dataclasses.asdict(push_blessed(evaluated, config, folder))
         )
@@ -59,7 +64,7 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         module=MODULE,
         configs={"export": config},
         seed=experiment.seed,
-        inputs={"ingest": records, "train": models, "evaluate": evaluation},
+        inputs={**inputs, "evaluate": evaluation},
     )
     artifact = execute_stage(execution, run_directory, produce, force)
     if not _is_served(artifact):
@@ -70,21 +75,27 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
 
 def _load_evaluated(
-    experiment: str, records: Artifact, models: Artifact, evaluation: Artifact
+    experiment: str, inputs: Mapping[str, Artifact], evaluation: Artifact
 ) -> EvaluatedModel:
+    records, models = inputs["ingest"], inputs["train"]
     schema = read_schema(records.folder)
     settings = evaluation_settings(evaluation)
     images, labels = load_split(records.folder, "test", schema, settings.num_examples)
-    inputs = collect_card_inputs(experiment, records, models, evaluation)
-    command = reproduction_command(experiment, inputs.manifests)
+    card = collect_card_inputs(experiment, records, models, evaluation)
+    command = reproduction_command(experiment, card.manifests)
+    subject = card.metrics["subject"]
+    only_subject = dataclasses.replace(settings, defences=(subject,))
+    subjects = load_subjects(
+        only_subject, compared_settings(evaluation), model_folders(inputs), schema
+    )
     return EvaluatedModel(
-        defended=load_defended_model(models.folder),
+        defended=subjects.models[subject],
         class_names=schema.class_names,
         images=images,
         labels=labels,
-        blessing=inputs.blessing,
+        blessing=card.blessing,
         manifest=read_json(evaluation.folder / manifest.FILE_NAME),
-        model_card=build_model_card(inputs, schema.image_shape, command),
+        model_card=build_model_card(card, schema.image_shape, command),
     )
 
 

@@ -44,14 +44,24 @@ def define_flags(sections: Sequence[str], module_name: str) -> None:
     """
     for section in sections:
         for field in dataclasses.fields(experiments.SECTIONS[section]):
-            choices = field.metadata["choices"]
-            listed = f" One of: {', '.join(choices)}." if choices else ""
-            _DEFINERS[type(field.default)](
-                field.name,
-                None,
-                f"{field.metadata['help']}{listed} By default the preset's.",
-                module_name=module_name,
-            )
+            _define(field, module_name)
+
+
+def define_flag(section: str, name: str, module_name: str) -> None:
+    """Defines the flag of one field of a section that is otherwise another stage's."""
+    (field,) = (f for f in dataclasses.fields(experiments.SECTIONS[section]) if f.name == name)
+    _define(field, module_name)
+
+
+def _define(field: dataclasses.Field, module_name: str) -> None:
+    choices = field.metadata["choices"]
+    listed = f" One of: {', '.join(choices)}." if choices else ""
+    _DEFINERS[type(field.default)](
+        field.name,
+        None,
+        f"{field.metadata['help']}{listed} By default the preset's.",
+        module_name=module_name,
+    )
 
 
 def experiment_from_flags(owner: str | None) -> Experiment:

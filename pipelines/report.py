@@ -5,9 +5,21 @@
 Reads the evaluation of `pipelines.evaluate` and the artifacts it was made from; measures nothing
 itself. Writes into <workdir>/report/<fingerprint>/ report.html (one file, no network), report.md,
 report.json and the figures as PNG and SVG.
+
+    python -m pipelines.report --compare RUN_A RUN_B ...
+    python -m pipelines.report --compare=RUN_A,RUN_B --format=json
+
+Compares the latest evaluations of working directories image by image, which have to be of the same
+images. Writes compare.html, compare.md and compare.json into comparison/, or where --workdir is
+given into <workdir>/report/comparison/, and prints what to look at. --format=json prints the
+report's or the comparison's JSON instead.
 """
 
 import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
 
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
@@ -16,6 +28,8 @@ from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
 from sfm_tf.report.collection import collect_inputs
+from sfm_tf.report.comparison import collect_runs
+from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
 
 MODULE = "pipelines.report"
@@ -31,8 +45,7 @@ def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("tables and figures", 0, 1)
-        records, models = inputs["ingest"], inputs.get("train")
-        collected = collect_inputs(experiment.name, records, models, evaluation, experiment.report)
+        collected = collect_inputs(experiment.name, inputs, evaluation, experiment.report)
         build_report(collected, folder)
         progress.update("tables and figures", 1, 1)
 
@@ -46,5 +59,60 @@ def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
     return execute_stage(execution, run_directory, produce, force)
 
 
+def compare(workdirs: Sequence[str], folder: pathlib.Path) -> dict[str, Any]:
+    """Writes a comparison of the latest evaluations of working directories.
+
+    Args:
+        workdirs: Two or more.
+        folder: Where to; made if it is not there.
+
+    Returns:
+        What its compare.json holds.
+
+    Raises:
+        SfmError: If one has no evaluation, or they are of different images.
+    """
+    runs = collect_runs(workdirs, [RunDirectory(pathlib.Path(each)) for each in workdirs])
+    folder.mkdir(parents=True, exist_ok=True)
+    return build_comparison(runs, folder)
+
+
+def define_flags() -> None:
+    """Defines what only the program itself takes, not a run of all stages."""
+    flags.DEFINE_list(
+        "compare",
+        None,
+        "Working directories whose latest evaluations are compared; more may follow as arguments.",
+        module_name=MODULE,
+    )
+    flags.DEFINE_enum(
+        "format", "text", ["text", "json"], "What is printed at the end.", module_name=MODULE
+    )
+
+
+def _report_and_print(run_directory: RunDirectory, experiment: Experiment, force: bool) -> None:
+    artifact = report(run_directory, experiment, force)
+    if flags.FLAGS["format"].value == "json":
+        print((artifact.folder / "report.json").read_text(encoding="utf-8"), end="")
+    else:
+        print(f"Report: {artifact.folder / 'report.html'}")
+
+
+def _compare_and_print(arguments: Sequence[str], workdir: str | None) -> bool:
+    """Compares where --compare asks for it, and tells whether it did."""
+    if flags.FLAGS["compare"].value is None:
+        return False
+    folder = pathlib.Path("comparison")
+    if workdir:
+        folder = RunDirectory(pathlib.Path(workdir)).shared_folder("report", "comparison")
+    value = compare([*flags.FLAGS["compare"].value, *arguments], folder)
+    if flags.FLAGS["format"].value == "json":
+        print((folder / "compare.json").read_text(encoding="utf-8"), end="")
+    else:
+        print("\n".join([*value["summary"], f"Comparison: {folder / 'compare.html'}"]))
+    return True
+
+
 if __name__ == "__main__":
-    command_line.start([MODULE], report)
+    define_flags()
+    command_line.start([MODULE], _report_and_print, _compare_and_print)

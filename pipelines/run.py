@@ -11,9 +11,20 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from pipelines import closing_words, command_line, evaluate, export, ingest, report, train, validate
+from pipelines import (
+    closing_words,
+    command_line,
+    evaluate,
+    export,
+    fit_defences,
+    ingest,
+    report,
+    train,
+    validate,
+)
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.config import Experiment
+from sfm_tf.defences.catalogue import check_defences
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
@@ -23,6 +34,7 @@ STAGES: dict[str, command_line.Verb] = {
     "ingest": ingest.ingest,
     "validate": validate.validate,
     "train": train.train,
+    "fit_defences": fit_defences.fit_defences,
     "evaluate": evaluate.evaluate,
     "report": report.report,
     "export": export.export,
@@ -51,6 +63,7 @@ def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Non
     _refuse_flags_of([*names[:first], *names[last + 1 :]])
     # Said now rather than after the ingest.
     parse_preprocessor(experiment.model.preprocessor, experiment.model.surrogate)
+    check_defences(experiment.evaluation.defences, experiment.compared)
     for name in names[first : last + 1]:
         artifact = STAGES[name](run_directory, experiment, force)
         closing_words.say(name, artifact)

@@ -1,59 +1,115 @@
 """Trains the classifier, the masker, and the independent model that black-box attacks start from.
 
     python -m pipelines.train --workdir=runs/cifar10 --epochs=50
+    python -m pipelines.train --workdir=runs/cifar10 --adversarial_training=trades
 
 TFX counterpart: Trainer. Reads the records that `pipelines.validate` passed. Writes into
 <workdir>/train/<fingerprint>/ classifier.keras, masker.keras, source.keras, defence.json,
-history.json, checkpoints and TensorBoard logs (tensorboard --logdir <workdir>/train). After an
-interruption it goes on behind the last finished epoch.
+history.json, timing.json, checkpoints and TensorBoard logs (tensorboard --logdir <workdir>/train).
+With --adversarial_training it then trains, besides, a classifier on adversarial images and another
+with a masker, into <workdir>/train_adversarially/<fingerprint>/. After an interruption it goes on
+behind the last finished epoch.
 """
 
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Callable, Mapping
 
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
+from pipelines.stage_names import ADVERSARIAL_STAGE
 from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import Experiment
+from sfm_tf.config import Experiment, TrainingConfig
+from sfm_tf.training.adversarial_training import (
+    AdversarialTrainingResult,
+    train_on_adversarial_images,
+)
 from sfm_tf.training.precision import resolve_precision
-from sfm_tf.training.training import train_defence
+from sfm_tf.training.training import TrainingResult, train_defence
 
 MODULE = "pipelines.train"
 flag_definitions.define_flags(["model", "training"], MODULE)
 
-_SHOWN = ("classification_loss", "mask_loss", "mask_mean", "bare_accuracy", "defended_accuracy")
+_SHOWN = (
+    "classification_loss",
+    "mask_loss",
+    "mask_mean",
+    "bare_accuracy",
+    "defended_accuracy",
+    "adversarial_accuracy",
+)
+_ADVERSARIAL_SETTINGS = (
+    "adversarial_training",
+    "adversarial_epochs",
+    "adversarial_epsilon",
+    "adversarial_step_size",
+    "adversarial_iterations",
+    "trades_beta",
+)
+_ORDINARY_SETTINGS = ("epochs", "source_epochs")
 
 
 def train(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
-    """Returns the trained models."""
+    """Returns the trained models, and trains on adversarial images besides if that is asked for."""
+    config = _reset(experiment.training, _ADVERSARIAL_SETTINGS)
+    artifact = _execute("train", train_defence, config, run_directory, experiment, force)
+    if experiment.training.adversarial_training != "none":
+        train_adversarially(run_directory, experiment, force)
+    return artifact
+
+
+def train_adversarially(
+    run_directory: RunDirectory, experiment: Experiment, force: bool
+) -> Artifact:
+    """Returns the models trained on adversarial images, by the method that the settings name.
+
+    Raises:
+        SfmError: If they name none.
+    """
+    config = _reset(experiment.training, _ORDINARY_SETTINGS)
+    return _execute(
+        ADVERSARIAL_STAGE, train_on_adversarial_images, config, run_directory, experiment, force
+    )
+
+
+def _reset(config: TrainingConfig, names: tuple[str, ...]) -> TrainingConfig:
+    """Returns the settings with the named ones as if nobody had set them.
+
+    A training is found finished by its settings; those that it does not read are not among them.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: defaults[name] for name in names})
+
+
+def _execute(
+    stage: str,
+    work: Callable[..., TrainingResult | AdversarialTrainingResult],
+    config: TrainingConfig,
+    run_directory: RunDirectory,
+    experiment: Experiment,
+    force: bool,
+) -> Artifact:
     records = run_directory.latest("ingest")
     check_validated(run_directory, records)
     # What "auto" stands for depends on the device, and so do the weights.
-    precision = resolve_precision(experiment.training.mixed_precision)
-    config = dataclasses.replace(experiment.training, mixed_precision=precision)
+    precision = resolve_precision(config.mixed_precision)
+    config = dataclasses.replace(config, mixed_precision=precision)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
-        def show(phase: str, done: int, total: int, metrics: dict[str, float]) -> None:
+        def show(phase: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
             shown = {name: metrics[name] for name in _SHOWN if name in metrics}
             progress.update(phase, done, total, shown)
 
-        result = train_defence(
-            records.folder,
-            experiment.model,
-            config,
-            experiment.seed,
-            folder,
-            show,
-        )
+        result = work(records.folder, experiment.model, config, experiment.seed, folder, show)
         if result.warning:
-            print(f"train: warning: {result.warning}", file=sys.stderr)
+            print(f"{stage}: warning: {result.warning}", file=sys.stderr)
 
     execution = Execution(
-        stage="train",
+        stage=stage,
         module=MODULE,
         configs={"model": experiment.model, "training": config},
         seed=experiment.seed,

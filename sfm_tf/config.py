@@ -57,6 +57,25 @@ THREAT_MODELS = (
 """What an attacker may know; see `attacks.threat_models`."""
 
 
+AUDIT_LEVELS = ("not_credible", "incomplete", "credible")
+"""How far the audit believes an evaluation, the least first; see `audit.verdict`."""
+
+
+DEFENCES = (
+    "undefended",
+    "sfm",
+    "feature_squeezing",
+    "tvm",
+    "quilting",
+    "pixel_defend",
+    "sensitivity",
+    "jpeg",
+    "adversarial_training",
+    "sfm_adversarial_training",
+)
+"""Defences that an evaluation can be asked for; see `defences.catalogue`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
     """What `pipelines.ingest` reads and how it splits it."""
@@ -167,6 +186,62 @@ class TrainingConfig(Settings):
         "Arithmetic of the layers; auto is bfloat16 on a GPU that has it, else float32.",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
+    adversarial_training: str = setting(
+        "none",
+        "Trains a classifier, and another with a masker, on adversarial images besides.",
+        choices=("none", "pgd", "trades"),
+    )
+    adversarial_epochs: int = setting(
+        50, "Epochs of that after pre-training; with the masker, alternating ones.", minimum=1
+    )
+    adversarial_epsilon: float = setting(
+        8.0, "Radius of those images in the L-infinity norm, in 1/255.", minimum=1e-6, maximum=255.0
+    )
+    adversarial_step_size: float = setting(
+        2.0, "Step of the PGD that makes them, in 1/255.", minimum=1e-6, maximum=255.0
+    )
+    adversarial_iterations: int = setting(7, "Steps of that PGD.", minimum=1)
+    trades_beta: float = setting(
+        6.0, "Weight that trades gives to robustness; 1 / lambda of the paper.", minimum=0.0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparedConfig(Settings):
+    """The defences that the masker is compared with, and what `pipelines.fit_defences` fits."""
+
+    feature_squeezing: str = setting(
+        "bit_depth_5+median_2+non_local_means_13_3_2",
+        "Squeezers of feature squeezing (Xu et al. 2018), a chain; its detector looks at each.",
+    )
+    tvm: str = setting(
+        "total_variation_50_30",
+        "Total variation minimisation (Guo et al. 2018): total_variation_DROPPED_WEIGHT, the "
+        "share of dropped values in per cent and the weight in thousandths.",
+    )
+    quilting: str = setting(
+        "quilting_1",
+        "Image quilting (Guo et al. 2018): quilting_NEIGHBOURS, how many nearest patches one is "
+        "drawn from.",
+    )
+    pixel_defend: str = setting(
+        "pixel_defend_16",
+        "PixelDefend (Song et al. 2018): pixel_defend_EPSILON, how far a value may move, in 1/255.",
+    )
+    sensitivity: str = setting(
+        "sensitivity_10",
+        "Completion of sensitive points (Zhao et al. 2021): sensitivity_SHARE, in per cent.",
+    )
+    jpeg: str = setting("jpeg_75", "JPEG compression: jpeg_QUALITY.")
+    quilting_patches: int = setting(
+        20_000, "Patches of training images that quilting chooses from.", minimum=1
+    )
+    pixel_cnn_width: int = setting(32, "Channels of PixelDefend's PixelCNN++.", minimum=4)
+    pixel_cnn_depth: int = setting(4, "Its residual blocks.", minimum=1, maximum=32)
+    pixel_cnn_mixtures: int = setting(5, "Logistics that its pixels are mixed of.", minimum=1)
+    pixel_cnn_epochs: int = setting(20, "Epochs that it is trained.", minimum=1)
+    pixel_cnn_batch_size: int = setting(64, "Images per step of that.", minimum=1)
+    pixel_cnn_learning_rate: float = setting(1e-3, "Peak learning rate of that.", minimum=0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +260,11 @@ class EvaluationConfig(Settings):
         "",
         "Classifier that black-box attacks start from, a .keras file or a SavedModel; empty for "
         "the source model that was trained.",
+    )
+    defences: tuple[str, ...] = setting(
+        ("undefended", "sfm"),
+        f"Defences that are evaluated: {', '.join(DEFENCES)}; chains of them and of "
+        "pre-processing joined by '+', such as jpeg+median_2; or all.",
     )
     attack_batch_size: int = setting(128, "Images attacked at a time.", minimum=1)
     attacks: tuple[str, ...] = setting(
@@ -233,6 +313,17 @@ class EvaluationConfig(Settings):
         "float32",
         "Arithmetic of the model that attacks at a radius see; all else is in float32.",
         choices=("float32", "bfloat16", "float16"),
+    )
+    audit_examples: int = setting(
+        100,
+        "Test images, the first ones, on which the audit asks whether the attacks were as strong "
+        "as they could be; 0 leaves its own measurements out.",
+        minimum=0,
+    )
+    required_audit: str = setting(
+        "incomplete",
+        "What the audit has to find the evaluation at least, for BLESSED.",
+        choices=AUDIT_LEVELS,
     )
     min_clean_accuracy: float = setting(
         0.5, "Clean accuracy of the defended model needed for BLESSED.", minimum=0.0, maximum=1.0
@@ -289,6 +380,7 @@ class Experiment(Settings):
     validation: ValidationConfig = setting(ValidationConfig(), "Settings of validate.")
     model: ModelConfig = setting(ModelConfig(), "Settings of the models.")
     training: TrainingConfig = setting(TrainingConfig(), "Settings of training.")
+    compared: ComparedConfig = setting(ComparedConfig(), "Settings of the compared defences.")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), "Settings of evaluation.")
     report: ReportConfig = setting(ReportConfig(), "Settings of the report.")
     export: ExportConfig = setting(ExportConfig(), "Settings of the export.")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfm_tf.config import (
+    ComparedConfig,
     DataConfig,
     EvaluationConfig,
     Experiment,
@@ -22,6 +23,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "validation": ValidationConfig,
     "model": ModelConfig,
     "training": TrainingConfig,
+    "compared": ComparedConfig,
     "evaluation": EvaluationConfig,
     "report": ReportConfig,
     "export": ExportConfig,
@@ -47,6 +49,12 @@ def _digits() -> Experiment:
             semantic_weight=20.0,
             masker_learning_rate=2e-3,
             augmentation="crop",
+        ),
+        compared=ComparedConfig(
+            feature_squeezing="bit_depth_3+median_2",
+            quilting_patches=5_000,
+            pixel_cnn_width=16,
+            pixel_cnn_depth=2,
         ),
         evaluation=EvaluationConfig(
             num_examples=0, epsilons=(16.0, 32.0), step_size=2.0, min_clean_accuracy=0.8

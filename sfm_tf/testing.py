@@ -5,10 +5,10 @@ import pathlib
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import DataConfig, EvaluationConfig, ModelConfig
+from sfm_tf.config import ComparedConfig, DataConfig, EvaluationConfig, ModelConfig
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.evaluation.stored_evaluation import write_evaluation
-from sfm_tf.evaluation.subjects import load_subjects
+from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
 from sfm_tf.training import model_files
@@ -43,6 +43,8 @@ def make_models(run_directory: RunDirectory, records: Artifact) -> Artifact:
         measured = {"classification_loss": 2.3, "accuracy": 0.1}
         epoch = {"stage": "source", "training": measured, "validation": {"bare_accuracy": 0.1}}
         write_json(folder / model_files.HISTORY_FILE, {"defence": [epoch], "source": [epoch]})
+        seconds = dict.fromkeys(("classifier_seconds", "masker_seconds", "source_seconds"), 1.0)
+        write_json(folder / model_files.TIMING_FILE, seconds)
 
     execution = Execution(
         stage="train", module=_MODULE, configs={"model": config}, seed=0, inputs={"ingest": records}
@@ -66,6 +68,8 @@ def make_evaluation(
         num_examples=num_examples,
         attacks=("fgsm",),
         epsilons=(16.0,),
+        audit_examples=0,
+        required_audit="not_credible",
         min_clean_accuracy=min_accuracy,
         max_clean_drop=1.0,
         min_worst_case_accuracy=0.0,
@@ -74,7 +78,7 @@ def make_evaluation(
     def produce(folder: pathlib.Path) -> None:
         schema = read_schema(records.folder)
         images, labels = load_split(records.folder, "test", schema, num_examples)
-        subjects = load_subjects(config, models.folder, schema)
+        subjects = load_subjects(config, ComparedConfig(), ModelFolders(models.folder), schema)
         store = run_directory.shared_folder("evaluate", "adversarial")
         write_evaluation(
             subjects.models,
@@ -91,7 +95,7 @@ def make_evaluation(
     execution = Execution(
         stage="evaluate",
         module=_MODULE,
-        configs={"evaluation": config},
+        configs={"evaluation": config, "compared": ComparedConfig()},
         seed=0,
         inputs={"ingest": records, "train": models},
     )

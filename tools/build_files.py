@@ -20,7 +20,7 @@ LAYERS = (
     ("models",),
     ("training",),
     ("attacks", "defences"),
-    ("evaluation",),
+    ("evaluation", "audit"),
     ("report", "serving"),
     ("experiments", "testing"),
     ("pipelines",),

@@ -75,8 +75,12 @@ class RunDirectory:
         folder = self._folder(stage, fingerprint)
         return Artifact(folder, read_manifest(folder)) if folder.exists() else None
 
-    def latest(self, stage: str) -> Artifact:
+    def latest(self, stage: str, program: str = "") -> Artifact:
         """Returns the artifact that `stage` last finished or found finished.
+
+        Args:
+            stage: Name of the stage.
+            program: Program and flags that run it, where it has no program of its own name.
 
         Raises:
             SfmError: If the stage has not finished in this directory.
@@ -89,9 +93,13 @@ class RunDirectory:
         if found is None:
             raise SfmError(
                 f"Stage {stage} has not finished in {self.root}; run "
-                f"`python -m pipelines.{stage} --workdir={self.root}` first."
+                f"`python -m pipelines.{program or stage} --workdir={self.root}` first."
             )
         return found
+
+    def has_finished(self, stage: str) -> bool:
+        """Tells whether `stage` has an artifact that `latest` returns."""
+        return (self.root / stage / "latest").exists()
 
     def input_of(self, artifact: Artifact, stage: str) -> Artifact:
         """Returns the artifact of `stage` that `artifact` was made from, latest or not.

@@ -13,7 +13,7 @@ from sfm_tf.attacks.input_gradients import usable_gradient
 from sfm_tf.attacks.iterated_attack import IteratedGradientAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.preprocessors.chain import SURROGATES, parse_preprocessor
+from sfm_tf.preprocessors.chain import SURROGATES
 
 
 class Objective(NamedTuple):
@@ -204,9 +204,8 @@ def _with_masks(model: DefendedModel, masks: tf.Tensor) -> DefendedModel:
 
 def _with_other_surrogate(model: DefendedModel) -> DefendedModel:
     """Returns the model of the same values whose T has the gradient of the other surrogate."""
-    spec, surrogate = model.preprocessor.spec, model.preprocessor.surrogate
-    (other,) = (name for name in SURROGATES if name != surrogate)
-    return DefendedModel(model.classifier, model.masker, parse_preprocessor(spec, other))
+    (other,) = (name for name in SURROGATES if name != model.preprocessor.surrogate)
+    return DefendedModel(model.classifier, model.masker, model.preprocessor.with_surrogate(other))
 
 
 def _mask_distances(masks: tf.Tensor, clean_masks: tf.Tensor, looks: int) -> tf.Tensor:

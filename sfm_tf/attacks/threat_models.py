@@ -69,7 +69,7 @@ def _independent(defended: DefendedModel, source: keras.Model | None) -> keras.M
 
 def _whole(defended: DefendedModel, source: keras.Model | None) -> keras.Model:
     del source
-    return defended
+    return defended.for_attacker()
 
 
 def _with_masker(defended: DefendedModel, source: keras.Model | None) -> keras.Model:
@@ -79,7 +79,7 @@ def _with_masker(defended: DefendedModel, source: keras.Model | None) -> keras.M
             "The adaptive threat model needs a model with a masker; found one without. "
             "Attack it in the white box."
         )
-    return defended
+    return defended.for_attacker()
 
 
 def _has_masker(defended: DefendedModel) -> bool:
@@ -166,9 +166,10 @@ def attacked_model(
 
     Black box: an independently trained source model; the paper's text also calls its attacker
     one who knows the target, "in a compromise way". Gray box: classifier behind masker, without
-    the pre-processing T. White box: everything, with T's gradient by its surrogate (BPDA).
-    Undefended: the bare classifier. Adaptive, score- and decision-based: everything. For a model
-    with neither masker nor T, gray and white box and undefended are all the bare classifier.
+    the pre-processing T. White box: everything, with T's gradient by its surrogate (BPDA) and,
+    where T draws, other draws than those that will be scored. Undefended: the bare classifier.
+    Adaptive, score- and decision-based: everything. For a model with neither masker nor T, gray
+    and white box and undefended are all the bare classifier.
 
     Args:
         threat_model: What the attacker knows.

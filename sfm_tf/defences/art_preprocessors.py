@@ -1,5 +1,6 @@
 """The masker G and the pre-processing T as preprocessors of ART, for any of its classifiers."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import keras
@@ -7,6 +8,7 @@ import tensorflow as tf
 from art.defences.preprocessor.preprocessor import PreprocessorTensorFlowV2
 
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.operation import Operation
 
 
 class SparseFeatureMasking(PreprocessorTensorFlowV2):
@@ -50,6 +52,7 @@ class ImagePreprocessing(PreprocessorTensorFlowV2):
     Args:
         spec: Specification of T, such as `bit_depth_4+median_2`.
         surrogate: Gradient that stands in for T's: `identity` or `smooth`.
+        fitted: Operations beside those of `OPERATIONS`, by name, as `fitted_operations` reads them.
         apply_fit: Whether ART applies it in `fit`.
         apply_predict: Whether ART applies it in `predict` and to gradients.
 
@@ -64,12 +67,13 @@ class ImagePreprocessing(PreprocessorTensorFlowV2):
         spec: str,
         surrogate: str = "identity",
         *,
+        fitted: Mapping[str, Operation] | None = None,
         apply_fit: bool = False,
         apply_predict: bool = True,
     ) -> None:
         """Parses the specification."""
         super().__init__(is_fitted=True, apply_fit=apply_fit, apply_predict=apply_predict)
-        self._preprocessor: Preprocessor = parse_preprocessor(spec, surrogate)
+        self._preprocessor: Preprocessor = parse_preprocessor(spec, surrogate, fitted)
 
     @property
     def spec(self) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.attacks.threat_models import ThreatModel
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.audit.verdict import AuditVerdict
+from sfm_tf.config import AUDIT_LEVELS, EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.metrics import ALL_THREATS
 from sfm_tf.evaluation.results import UNDEFENDED
@@ -39,7 +40,9 @@ class _Check:
     reason: str
 
 
-def decide(metrics: Mapping[str, Any], config: EvaluationConfig) -> Blessing:
+def decide(
+    metrics: Mapping[str, Any], config: EvaluationConfig, believed: AuditVerdict | None = None
+) -> Blessing:
     """Compares the figures of the defended model, or of the user's own, with the thresholds.
 
     A run without the white-box threat model is never blessed: attackers that do not know the
@@ -48,6 +51,7 @@ def decide(metrics: Mapping[str, Any], config: EvaluationConfig) -> Blessing:
     Args:
         metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
         config: The thresholds.
+        believed: How far the audit believes the figures; None where they were not audited.
     """
     subject = metrics["subject"]
     clean = {entry["defence"]: entry["accuracy"] for entry in metrics["clean"]}
@@ -56,6 +60,8 @@ def decide(metrics: Mapping[str, Any], config: EvaluationConfig) -> Blessing:
         cost = clean[UNDEFENDED] - clean[subject]
         checks += [_at_most("Clean accuracy that the defence costs", cost, config.max_clean_drop)]
     checks += _worst_case_checks(metrics["worst_case"], subject, config.min_worst_case_accuracy)
+    if believed is not None:
+        checks.append(_audit_check(believed, config.required_audit))
     failed = [check for check in checks if not check.passed]
     return Blessing(not failed, tuple(check.reason for check in failed or checks))
 
@@ -81,6 +87,17 @@ def _worst_case_checks(
     relation = "at least" if runs else "below"
     reason = f"White-box threat models that were run number {runs}, {relation} the required 1."
     return [*checks, _Check(bool(runs), reason)]
+
+
+def _audit_check(believed: AuditVerdict, required: str) -> _Check:
+    passed = AUDIT_LEVELS.index(believed.level) >= AUDIT_LEVELS.index(required)
+    found, relation = believed.level.replace("_", " "), "at least" if passed else "below"
+    needed = required.replace("_", " ")
+    return _Check(
+        passed,
+        f"The audit finds the evaluation {found}, {relation} the required {needed}. "
+        f"{believed.sentence}",
+    )
 
 
 def _at_least(phrase: str, figure: float, threshold: float) -> _Check:

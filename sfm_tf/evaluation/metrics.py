@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from sfm_tf.evaluation.attack_plan import Use
 from sfm_tf.evaluation.intervals import wilson_interval
-from sfm_tf.evaluation.results import CLEAN, DEFENDED, OWN_MODEL, ResultsTable
+from sfm_tf.evaluation.results import CLEAN, DEFENDED, OWN_MODEL, UNDEFENDED, ResultsTable
 
 ALL_THREATS = "all"
 """Name in `threat_model` of the worst case over every threat model."""
@@ -27,7 +27,8 @@ def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None
 
     Returns:
         Values that JSON can hold:
-        `subject`, the defence that the evaluation is about;
+        `subject`, the defence that the evaluation is about: the masker, else the user's model, else
+        the first one named;
         `clean`, one entry per defence; `under_attack`, one per defence, threat model, attack and
         epsilon; `worst_case`, one per defence, threat model and epsilon, one per defence and
         threat model with `epsilon` None for all radii, and one per defence with `threat_model`
@@ -62,7 +63,9 @@ def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None
 
 
 def _subject(clean: ResultsTable) -> str:
-    return DEFENDED if DEFENDED in clean["defence"].unique().to_pylist() else OWN_MODEL
+    measured = clean["defence"].unique().to_pylist()
+    others = [name for name in measured if name != UNDEFENDED]
+    return next((name for name in (DEFENDED, OWN_MODEL, *others) if name in measured), UNDEFENDED)
 
 
 def _split(results: ResultsTable) -> tuple[ResultsTable, ResultsTable, ResultsTable]:
@@ -126,9 +129,9 @@ def _minimum_norm_figures(rows: ResultsTable) -> dict[str, Any]:
         else None
         for norm in ("linf", "l2")
     }
-    figures = {"examples": len(before), **medians}
     return {
-        **figures,
+        **_accuracy(_correct(rows)),
+        **medians,
         "attack_success": float(succeeded.sum() / before.sum()) if before.any() else None,
     }
 

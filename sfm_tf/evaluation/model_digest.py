@@ -31,6 +31,9 @@ def model_digest(model: keras.Model) -> str:
     surrogate = "" if preprocessor.spec == "none" else preprocessor.surrogate
     masker = "" if model.masker is None else _digest(model.masker)
     parts = [_digest(model.classifier), masker, preprocessor.spec, surrogate]
+    # Only where there are any, for adversarial images outlive versions of this code.
+    if preprocessor.content or preprocessor.is_random:
+        parts += [preprocessor.content, preprocessor.draws.name]
     return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
 
 

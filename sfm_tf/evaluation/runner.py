@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -18,6 +18,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
 from sfm_tf.evaluation.attack_execution import AttackExecution, Progress, Standing
 from sfm_tf.evaluation.attack_plan import PlannedAttack, Use, plan_attacks
+from sfm_tf.evaluation.costs import measure_costs
 from sfm_tf.evaluation.results import ResultsTable, join_results
 from sfm_tf.evaluation.samples import Samples, check_samples
 from sfm_tf.evaluation.scoring import (
@@ -45,11 +46,13 @@ class Evaluation:
         sets: Which stored adversarial images were used for what.
         vanished: For attacks in 16 bits, the share of the gradient's entries that float32 shows and
             they do not, by defence and threat model; empty where attacks are in float32.
+        costs: What `costs.measure_costs` returned.
     """
 
     results: ResultsTable
     sets: tuple[StoredSet, ...]
     vanished: Mapping[Use, float]
+    costs: Sequence[Mapping[str, Any]]
 
 
 def evaluate(
@@ -92,6 +95,7 @@ def evaluate(
         name: score_clean(model, samples, config.attack_batch_size)
         for name, model in models.items()
     }
+    costs = measure_costs(scored, samples.images, config.attack_batch_size)
     store = AdversarialStore(folder)
     store.sweep()
     work = _Work(samples, config, seed, store, scored, progress)
@@ -101,7 +105,7 @@ def evaluate(
         for made in _made_sets(planned, f"[{place}/{len(plan)}]", work):
             tables += _rows(made, planned, work)
             sets += _stored_sets(made, planned)
-    return Evaluation(join_results(tables), tuple(sets), work.vanished)
+    return Evaluation(join_results(tables), tuple(sets), work.vanished, costs)
 
 
 @dataclasses.dataclass(frozen=True)

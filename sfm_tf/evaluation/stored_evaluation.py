@@ -3,21 +3,31 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.fingerprints import package_versions
 from sfm_tf.artifacts.run_directory import Artifact
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.audit import verdict as audit_verdict
+from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.audit.rules import audit
+from sfm_tf.audit.stored_audit import AUDIT_FILE, write_audit
+from sfm_tf.config import ComparedConfig, EvaluationConfig
 from sfm_tf.evaluation import blessing, metrics, results, runner
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.attack_execution import Progress
+from sfm_tf.evaluation.probes.suite import run_probes
+from sfm_tf.evaluation.samples import Samples, check_samples
 from sfm_tf.models.defended_model import DefendedModel
 
 ADVERSARIAL_FOLDER = "adversarial"
+COSTS_FILE = "costs.json"
 METRICS_FILE = "metrics.json"
+PROBES_FILE = "probes.json"
 RESULTS_FILE = "results.parquet"
 
 
@@ -48,17 +58,62 @@ def write_evaluation(
     Returns:
         The verdict, which is also written.
     """
-    with _exact_float32():
+    with exact_float32():
         evaluation = runner.evaluate(models, source, images, labels, config, seed, store, progress)
-    summary = metrics.summarise(evaluation.results, evaluation.vanished)
-    verdict = blessing.decide(summary, config)
+        summary = metrics.summarise(evaluation.results, evaluation.vanished)
+        subject = models[summary["subject"]]
+        samples = check_samples(images, labels, subject.classifier)
+        probes = _probe(subject, source, samples, config, seed, progress)
+    believed = _audit(folder, evaluation, summary, probes, samples, config, seed)
+    verdict = blessing.decide(summary, config, believed)
     own = AdversarialStore(folder / ADVERSARIAL_FOLDER)
     own.link(AdversarialStore(store), (entry.name for entry in evaluation.sets))
     own.write_index(evaluation.sets)
     results.write_results(folder / RESULTS_FILE, evaluation.results)
     write_json(folder / METRICS_FILE, summary)
+    write_json(folder / COSTS_FILE, list(evaluation.costs))
     blessing.write_blessing(folder, verdict)
     return verdict
+
+
+def _probe(
+    subject: DefendedModel,
+    source: keras.Model | None,
+    samples: Samples,
+    config: EvaluationConfig,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    if not config.audit_examples:
+        return None
+    return run_probes(subject, source, samples.first(config.audit_examples), config, seed, progress)
+
+
+def _audit(
+    folder: pathlib.Path,
+    evaluation: runner.Evaluation,
+    summary: Mapping[str, Any],
+    probes: Mapping[str, Any] | None,
+    samples: Samples,
+    config: EvaluationConfig,
+    seed: int,
+) -> audit_verdict.AuditVerdict:
+    """Audits an evaluation and writes what was found; returns how far it can be believed."""
+    evidence = Evidence(
+        metrics=summary,
+        results=evaluation.results,
+        probes=probes,
+        config=config,
+        class_counts=count_classes(samples.labels, samples.class_count),
+        packages=package_versions(),
+        seed=seed,
+    )
+    findings = audit(evidence)
+    believed = audit_verdict.verdict(findings)
+    if probes is not None:
+        write_json(folder / PROBES_FILE, probes)
+    write_audit(folder / AUDIT_FILE, findings, believed)
+    return believed
 
 
 def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
@@ -70,8 +125,13 @@ def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
     return EvaluationConfig(**lists_as_tuples)
 
 
+def compared_settings(evaluation: Artifact) -> ComparedConfig:
+    """Returns what the compared defences of an evaluation were made of."""
+    return ComparedConfig(**evaluation.manifest.config["compared"])
+
+
 @contextlib.contextmanager
-def _exact_float32() -> Iterator[None]:
+def exact_float32() -> Iterator[None]:
     """Keeps a GPU from computing float32 with the ten bits of TensorFloat-32 meanwhile."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -2,18 +2,40 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 
 from sfm_tf.artifacts.fingerprints import content_digest
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.config import ComparedConfig, EvaluationConfig
+from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, TRAINED, defence_chain, expand
+from sfm_tf.defences.fitting import fitted_operations
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.results import DEFENDED, OWN_MODEL, UNDEFENDED
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.imported_model import load_classifier
+from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.records.schema import Schema
-from sfm_tf.training.loading import load_defended_model, load_source_model
+from sfm_tf.training.loading import (
+    load_adversarial_models,
+    load_defended_model,
+    load_source_model,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFolders:
+    """Where the models of an evaluation are.
+
+    Attributes:
+        trained: Folder of the trained models; None where only the user's are evaluated.
+        adversarial: Folder of those trained on adversarial images; None where there are none.
+        fits: Folders of what was fitted for compared defences, by operation.
+    """
+
+    trained: pathlib.Path | None
+    adversarial: pathlib.Path | None = None
+    fits: Mapping[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,27 +52,64 @@ class Subjects:
 
 
 def load_subjects(
-    config: EvaluationConfig, trained: pathlib.Path | None, schema: Schema
+    config: EvaluationConfig, compared: ComparedConfig, folders: ModelFolders, schema: Schema
 ) -> Subjects:
     """Reads the models of an evaluation.
 
+    The defences that are not trained for all stand before the same classifier: that of the trained
+    models, or the user's.
+
     Args:
-        config: Names the user's models, if any.
-        trained: Folder of the trained models; None where only the user's are evaluated.
+        config: Names the defences, and the user's models, if any.
+        compared: What the compared defences are made of.
+        folders: Where the models are.
         schema: Of the images they are evaluated on.
 
     Raises:
-        SfmError: If a model cannot be read or does not fit the images, or there is none.
+        SfmError: If a model cannot be read or does not fit the images, a defence is unknown or was
+            not fitted, or there is nothing to evaluate.
     """
-    source = None if trained is None else load_source_model(trained)
+    names = expand(config.defences)
+    source = None if folders.trained is None else load_source_model(folders.trained)
     if config.source_model:
         source = _load(config.source_model, schema)
     if config.model:
-        return Subjects({OWN_MODEL: DefendedModel(_load(config.model, schema))}, source)
-    if trained is None:
+        own = _load(config.model, schema)
+        chained = (name for name in names if name not in (UNDEFENDED, *TRAINED))
+        models = {OWN_MODEL: DefendedModel(own)}
+        return Subjects({**models, **_behind_chains(own, chained, compared, folders)}, source)
+    if folders.trained is None:
         raise SfmError("No model to evaluate; train one or give --model.")
-    defended = load_defended_model(trained)
-    return Subjects({UNDEFENDED: DefendedModel(defended.classifier), DEFENDED: defended}, source)
+    defended = load_defended_model(folders.trained)
+    chained = (name for name in names if name not in TRAINED)
+    surrogate = defended.preprocessor.surrogate
+    models = _behind_chains(defended.classifier, chained, compared, folders, surrogate)
+    models[DEFENDED] = defended
+    if folders.adversarial is not None:
+        models |= load_adversarial_models(folders.adversarial)
+    return Subjects({name: models[name] for name in names if name in models}, source)
+
+
+def _behind_chains(
+    classifier: keras.Model,
+    names: Iterator[str],
+    compared: ComparedConfig,
+    folders: ModelFolders,
+    surrogate: str = "identity",
+) -> dict[str, DefendedModel]:
+    fitted = fitted_operations(folders.fits, classifier)
+    chains = {name: defence_chain(name, compared) for name in names}
+    return {
+        name: DefendedModel(classifier, None, parse_preprocessor(chain, surrogate, fitted))
+        for name, chain in chains.items()
+    }
+
+
+def without_the_untrained(names: tuple[str, ...], has_adversarial: bool) -> tuple[str, ...]:
+    """Returns the names of defences without those whose models nobody has trained."""
+    if has_adversarial:
+        return names
+    return tuple(name for name in names if name not in ADVERSARIALLY_TRAINED)
 
 
 def imported_digest(config: EvaluationConfig) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
 
 
@@ -77,8 +78,27 @@ class DefendedModel(keras.Model):
         """Returns `F(G(x) * x)`, which a gray-box attacker knows (section 6.1), sharing weights."""
         return DefendedModel(self.classifier, self.masker)
 
+    def for_attacker(self) -> "DefendedModel":
+        """Returns what an attacker who knows everything can run, sharing weights.
+
+        It is this very model unless its pre-processing draws: what it will draw nobody knows.
+        """
+        preprocessor = self.preprocessor.for_attacker()
+        if preprocessor is self.preprocessor:
+            return self
+        return DefendedModel(self.classifier, self.masker, preprocessor)
+
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` rebuilds the model from; T goes by its specification."""
+        """Returns what `from_config` rebuilds the model from; T goes by its specification.
+
+        Raises:
+            SfmError: If T was fitted: its specification does not hold what it was fitted to.
+        """
+        if self.preprocessor.content:
+            raise SfmError(
+                f"A model behind {self.preprocessor.spec} has no configuration of its own, because "
+                "that was fitted; save its classifier and masker instead."
+            )
         masker = self.masker
         return {
             "name": self.name,

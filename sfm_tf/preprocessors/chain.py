@@ -1,62 +1,31 @@
-"""Pre-processing T by name: single operations and chains of them."""
+"""Chains of image operations by name: the pre-processing T, and the defences compared with it."""
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.bit_depth import squeeze_bit_depth, squeeze_bit_depth_smoothly
+from sfm_tf.preprocessors.draws import Draws, image_seeds
+from sfm_tf.preprocessors.jpeg_compression import compress_jpeg, compress_jpeg_smoothly
 from sfm_tf.preprocessors.local_median import filter_local_mean, filter_local_median
 from sfm_tf.preprocessors.non_local_means import (
     denoise_non_local_means,
     denoise_non_local_means_smoothly,
 )
+from sfm_tf.preprocessors.operation import Operation, Parameter
 from sfm_tf.preprocessors.surrogates import ImageFunction, with_surrogate_gradient
+from sfm_tf.preprocessors.total_variation import (
+    minimise_total_variation,
+    minimise_total_variation_smoothly,
+)
 
 SURROGATES = ("identity", "smooth")
 
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One number of an operation's name and the whole numbers it may take."""
-
-    name: str
-    minimum: int
-    maximum: int
-    odd: bool = False
-
-    def describe(self) -> str:
-        """Says in words which values are allowed."""
-        parity = "an odd number" if self.odd else "a number"
-        return f"{self.name} {parity} from {self.minimum} to {self.maximum}"
-
-    def allows(self, value: int) -> bool:
-        """Tells whether `value` is one of those."""
-        return self.minimum <= value <= self.maximum and (value % 2 == 1 or not self.odd)
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """One kind of pre-processing: what it computes, its smooth stand-in and its parameters."""
-
-    forward: Callable[..., tf.Tensor]
-    smooth: Callable[..., tf.Tensor]
-    parameters: tuple[Parameter, ...]
-
-    def form(self, name: str) -> str:
-        """Spells the operation with the parameters it takes, e.g. `median_WINDOW`."""
-        return "_".join([name, *(parameter.name.upper() for parameter in self.parameters)])
-
-    def allows(self, values: list[int]) -> bool:
-        """Tells whether there are as many `values` as parameters, each in its range."""
-        return len(values) == len(self.parameters) and all(
-            map(Parameter.allows, self.parameters, values)
-        )
-
-
-OPERATIONS = {
+OPERATIONS: Mapping[str, Operation] = {
     "bit_depth": Operation(
         squeeze_bit_depth, squeeze_bit_depth_smoothly, (Parameter("bits", 1, 8),)
     ),
@@ -70,22 +39,37 @@ OPERATIONS = {
             Parameter("strength", 1, 255),
         ),
     ),
+    "jpeg": Operation(compress_jpeg, compress_jpeg_smoothly, (Parameter("quality", 1, 100),)),
+    "total_variation": Operation(
+        minimise_total_variation,
+        minimise_total_variation_smoothly,
+        # Without a single kept value there would be nothing to go by.
+        (Parameter("dropped", 0, 95), Parameter("weight", 1, 1000)),
+        is_random=True,
+    ),
 }
+"""The operations that need nothing but the images."""
+
+_Step: TypeAlias = tuple[Operation, tuple[int, ...]]
+"""An operation and the values of its parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessor:
-    """The pre-processing T: a callable of images, made by `parse_preprocessor`.
+    """A chain of image operations: a callable of images, made by `parse_preprocessor`.
 
     Attributes:
         spec: The name it was parsed from, e.g. `bit_depth_4+median_2`; parsing it again gives an
             equal preprocessor.
         surrogate: Gradient that stands in for that of each operation, `identity` or `smooth`.
+        draws: Whose draws they are, where an operation draws.
+        steps: The operations.
     """
 
     spec: str
     surrogate: str
-    operations: tuple[ImageFunction, ...] = dataclasses.field(compare=False, repr=False)
+    draws: Draws = Draws.SERVED
+    steps: tuple[_Step, ...] = dataclasses.field(compare=False, repr=False, default=())
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Applies the operations from left to right.
@@ -98,20 +82,50 @@ class Preprocessor:
             float32 in [0, 1], same shape as `images`.
         """
         images = tf.cast(images, tf.float32)
-        for operation in self.operations:
-            images = operation(images)
+        seeds = image_seeds(images, self.draws) if self.is_random else None
+        for operation, values in self.steps:
+            images = _apply(operation, values, seeds, self.surrogate, images)
         return images
 
+    @property
+    def is_random(self) -> bool:
+        """Whether an operation draws."""
+        return any(operation.is_random for operation, _ in self.steps)
 
-def parse_preprocessor(spec: str, surrogate: str = "identity") -> Preprocessor:
-    """Makes the pre-processing that `spec` names (Yu et al. 2022, section 5.3).
+    @property
+    def content(self) -> str:
+        """Digests of what its operations were fitted to; empty where nothing was."""
+        return "+".join(operation.content for operation, _ in self.steps if operation.content)
+
+    def for_attacker(self) -> "Preprocessor":
+        """Returns what an attacker can run: where it is random, the same with other draws."""
+        return dataclasses.replace(self, draws=Draws.ATTACKER) if self.is_random else self
+
+    def with_surrogate(self, surrogate: str) -> "Preprocessor":
+        """Returns the same operations with another stand-in for their gradients.
+
+        Raises:
+            SfmError: If there is no such surrogate.
+        """
+        if surrogate not in SURROGATES:
+            raise SfmError(
+                f"Unknown surrogate {surrogate!r}; expected one of {', '.join(SURROGATES)}."
+            )
+        return dataclasses.replace(self, surrogate=surrogate)
+
+
+def parse_preprocessor(
+    spec: str, surrogate: str = "identity", fitted: Mapping[str, Operation] | None = None
+) -> Preprocessor:
+    """Makes the chain that `spec` names (Yu et al. 2022, section 5.3).
 
     Args:
         spec: `none`, or operations joined by `+` and applied from left to right, each a name and
-            its whole-number parameters joined by `_`: `bit_depth_BITS`, `median_WINDOW`,
-            `non_local_means_SEARCH_TEMPLATE_STRENGTH`.
+            its whole-number parameters joined by `_`, such as `bit_depth_4` or `median_2`; the
+            names are those of `OPERATIONS` and of `fitted`.
         surrogate: Gradient of every operation: `identity` for the straight-through one, `smooth`
             for that of its differentiable approximation.
+        fitted: Further operations by name: those that were fitted to data or to a classifier.
 
     Returns:
         The callable pre-processing.
@@ -119,31 +133,56 @@ def parse_preprocessor(spec: str, surrogate: str = "identity") -> Preprocessor:
     Raises:
         SfmError: If an operation or the surrogate is unknown, or a parameter is out of range.
     """
-    if surrogate not in SURROGATES:
-        raise SfmError(f"Unknown surrogate {surrogate!r}; expected one of {', '.join(SURROGATES)}.")
-    names = () if spec == "none" else spec.split("+")
-    return Preprocessor(spec, surrogate, tuple(_parse_operation(name, surrogate) for name in names))
+    table = {**OPERATIONS, **(fitted or {})}
+    steps = tuple(_parse_operation(name, table) for name in split_chain(spec))
+    return Preprocessor(spec, "identity", steps=steps).with_surrogate(surrogate)
 
 
-def _parse_operation(spec: str, surrogate: str) -> ImageFunction:
+def split_chain(spec: str) -> tuple[str, ...]:
+    """Returns the specifications of the single operations of a chain."""
+    return () if spec == "none" else tuple(spec.split("+"))
+
+
+def operation_name(spec: str) -> str:
+    """Returns the name in the specification of one operation: `median` of `median_2`."""
+    return _split_parameters(spec)[0]
+
+
+def _split_parameters(spec: str) -> tuple[str, list[int]]:
     match = re.fullmatch(r"([a-z][a-z_]*?)((?:_-?\d+)*)", spec)
-    name = match.group(1) if match else spec
-    if name not in OPERATIONS:
-        known = ", ".join(operation.form(name) for name, operation in OPERATIONS.items())
+    if match is None:
+        return spec, []
+    return match.group(1), [int(digits) for digits in match.group(2).split("_")[1:]]
+
+
+def _parse_operation(spec: str, table: Mapping[str, Operation]) -> _Step:
+    name, values = _split_parameters(spec)
+    if name not in table:
+        known = ", ".join(operation.form(name) for name, operation in table.items())
         raise SfmError(
             f"Unknown preprocessor {spec!r}; expected none, or a chain joined by '+' of {known}."
         )
-    operation = OPERATIONS[name]
-    values = [int(digits) for digits in match.group(2).split("_")[1:]]
+    operation = table[name]
     if not operation.allows(values):
         limits = ", ".join(parameter.describe() for parameter in operation.parameters)
         form = operation.form(name)
         raise SfmError(f"Invalid preprocessor {spec!r}; expected {form} with {limits}.")
+    return operation, tuple(values)
 
-    def forward(images: tf.Tensor) -> tf.Tensor:
-        return operation.forward(images, *values)
 
-    def smooth(images: tf.Tensor) -> tf.Tensor:
-        return operation.smooth(images, *values)
-
-    return with_surrogate_gradient(forward, {"identity": tf.identity, "smooth": smooth}[surrogate])
+def _apply(
+    operation: Operation,
+    values: tuple[int, ...],
+    seeds: tf.Tensor | None,
+    surrogate: str,
+    images: tf.Tensor,
+) -> tf.Tensor:
+    drawn = (seeds,) if operation.is_random else ()
+    stand_ins: Mapping[str, ImageFunction] = {
+        "identity": tf.identity,
+        "smooth": lambda images: operation.smooth(images, *drawn, *values),
+    }
+    forward = with_surrogate_gradient(
+        lambda images: operation.forward(images, *drawn, *values), stand_ins[surrogate]
+    )
+    return forward(images)

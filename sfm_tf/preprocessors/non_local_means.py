@@ -120,5 +120,6 @@ def _weigh_like_opencv(
     power_of_two = 1 << (area - 1).bit_length()
     unit = float((2**31 - 1) // (search_window**2 * 255))
     decay = power_of_two / area / (float(strength) ** 2 * channels)
-    weights = tf.round(unit * tf.exp(tf.floor(sums / power_of_two) * -decay))
-    return tf.where(weights < WEIGHT_THRESHOLD * unit, 0.0, weights)
+    weights = tf.round(unit * tf.exp(sums // power_of_two * -decay))
+    # A product, as it takes half the time of tf.where.
+    return weights * tf.cast(weights >= WEIGHT_THRESHOLD * unit, weights.dtype)

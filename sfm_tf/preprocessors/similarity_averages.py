@@ -7,7 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 Planes = list[tf.Tensor]
+Terms = list[tuple[tf.Tensor, ...]]
 WeightFunction = Callable[[tf.Tensor], tf.Tensor]
+
+# TensorFlow slices without copying only from multiples of 64 bytes, that is of 16 images. To fill
+# up even a single image to as many costs less than the copies.
+_ALIGNED_BATCH = 16
 
 
 def average_similar_pixels(
@@ -33,6 +38,7 @@ def average_similar_pixels(
     grid = _Grid(height, width, search_window // 2, template_window // 2)
     batch = tf.shape(channels)[0]
     pixels = tf.transpose(tf.reshape(channels, [batch, height * width, channels.shape[-1]]))
+    pixels = tf.pad(pixels, [[0, 0], [0, 0], [0, -batch % _ALIGNED_BATCH]])
     planes = tf.unstack(tf.gather(pixels, grid.padded_positions(), axis=1))
     center = [_window(plane, grid.start, grid.count) for plane in planes]
     own_weight = weigh(tf.zeros_like(center[0]))
@@ -42,16 +48,17 @@ def average_similar_pixels(
         for total, value in zip(totals, center, strict=True)
     ]
     rows = tf.pad(tf.stack(averages), [[0, 0], [0, grid.stride - width], [0, 0]])
-    rows = tf.reshape(rows, [len(planes), height, grid.stride, batch])
-    return tf.transpose(rows[:, :, :width], [3, 1, 2, 0])
+    rows = tf.reshape(rows, [len(planes), height, grid.stride, -1])
+    return tf.transpose(rows[:, :, :width], [3, 1, 2, 0])[:batch]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
     """Images padded for all windows, as rows of pixels laid end to end.
 
-    In this layout a shift of the image is a shift along one axis, the first, which TensorFlow
-    slices without copying. Positions in the padding between two rows are computed and dropped.
+    In this layout, whose last axis is the batch, a shift of the image is a shift along one axis,
+    the first, which TensorFlow slices without copying. Positions in the padding between two rows
+    are computed and dropped.
     """
 
     height: int
@@ -91,20 +98,21 @@ class _Grid:
         columns = np.pad(np.arange(self.width), self.border, mode="reflect")
         return (rows[:, np.newaxis] * self.width + columns).reshape(-1)
 
-    def sum_templates(self, values: tf.Tensor) -> tf.Tensor:
-        """Sums over the template around each position that has all of it."""
+    def sum_templates(self, planes: Planes) -> tf.Tensor:
+        """Sums over planes and over the template around each position that has all of it."""
         for step in (1, self.stride):
             reach = 2 * self.template_half * step
-            remaining = values.shape[0] - reach
-            values = tf.add_n([values[i : i + remaining] for i in range(0, reach + 1, step)])
-        return values
+            remaining = planes[0].shape[0] - reach
+            starts = range(0, reach + 1, step)
+            planes = [tf.add_n([_window(plane, i, remaining) for plane in planes for i in starts])]
+        return planes[0]
 
 
 def _window(values: tf.Tensor, start: tf.Tensor | int, count: int) -> tf.Tensor:
     return tf.slice(values, [start, 0], [count, -1])
 
 
-def _add_pair(grid: _Grid, weigh: WeightFunction, offset: tf.Tensor, planes: Planes) -> Planes:
+def _weigh_pair(grid: _Grid, weigh: WeightFunction, offset: tf.Tensor, planes: Planes) -> Terms:
     """Weights of the pixels `offset` before and after each pixel, and their weighted values."""
     farthest = grid.largest_offset
     length = grid.count + farthest + 2 * grid.template_half * (grid.stride + 1)
@@ -112,28 +120,30 @@ def _add_pair(grid: _Grid, weigh: WeightFunction, offset: tf.Tensor, planes: Pla
         tf.math.squared_difference(_window(plane, 0, length), _window(plane, offset, length))
         for plane in planes
     ]
-    sums = differences[0] if len(planes) == 1 else tf.add_n(differences)
-    weights = weigh(grid.sum_templates(sums))
+    weights = weigh(grid.sum_templates(differences))
     # The pixel after p sees p as the pixel before it, at the same distance.
     after = _window(weights, farthest, grid.count)
     before = _window(weights, farthest - offset, grid.count)
     values = [
-        after * _window(plane, grid.start + offset, grid.count)
-        + before * _window(plane, grid.start - offset, grid.count)
+        (
+            after * _window(plane, grid.start + offset, grid.count),
+            before * _window(plane, grid.start - offset, grid.count),
+        )
         for plane in planes
     ]
-    return [after + before, *values]
+    return [(after, before), *values]
 
 
 def _sum_over_shifts(grid: _Grid, weigh: WeightFunction) -> Callable[..., Planes]:
-    """Makes a function of padded planes: the sums of `_add_pair` over all offsets."""
+    """Makes a function of padded planes: the sums of `_weigh_pair` over all offsets."""
     count = len(grid.offsets())
     offsets = tf.constant(grid.offsets())
 
-    def accumulate(add: Callable[[tf.Tensor], Planes], totals: Planes) -> Planes:
+    def accumulate(list_terms: Callable[[tf.Tensor], Terms], totals: Planes) -> Planes:
         def body(index: tf.Tensor, *totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            terms = add(offsets[index])
-            return index + 1, *(a + b for a, b in zip(totals, terms, strict=True))
+            terms = list_terms(offsets[index])
+            # One sum of all terms reads and writes the total only once.
+            return index + 1, *map(tf.add_n, ([a, *b] for a, b in zip(totals, terms, strict=True)))
 
         _, *totals = tf.while_loop(
             lambda index, *_: index < count, body, (0, *totals), parallel_iterations=1
@@ -143,17 +153,19 @@ def _sum_over_shifts(grid: _Grid, weigh: WeightFunction) -> Callable[..., Planes
     @tf.custom_gradient
     def total(*planes: tf.Tensor) -> tuple[Planes, Callable[..., Planes]]:
         def gradient(*upstream: tf.Tensor) -> Planes:
-            def add_gradient(offset: tf.Tensor) -> Planes:
+            def list_gradients(offset: tf.Tensor) -> Terms:
                 with tf.GradientTape() as tape:
                     tape.watch(planes)
-                    terms = _add_pair(grid, weigh, offset, list(planes))
-                return tape.gradient(terms, planes, output_gradients=list(upstream))
+                    terms = _weigh_pair(grid, weigh, offset, list(planes))
+                both = [(each, each) for each in upstream]
+                return [(each,) for each in tape.gradient(terms, planes, output_gradients=both)]
 
-            return accumulate(add_gradient, [tf.zeros_like(plane) for plane in planes])
+            return accumulate(list_gradients, [tf.zeros_like(plane) for plane in planes])
 
         zero = tf.zeros_like(_window(planes[0], 0, grid.count))
         sums = accumulate(
-            lambda offset: _add_pair(grid, weigh, offset, list(planes)), [zero] * (len(planes) + 1)
+            lambda offset: _weigh_pair(grid, weigh, offset, list(planes)),
+            [zero] * (len(planes) + 1),
         )
         return sums, gradient
 

@@ -1,6 +1,7 @@
 """Gradients that stand in for those of operations without useful ones (BPDA)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +14,7 @@ def with_surrogate_gradient(forward: ImageFunction, surrogate: ImageFunction) ->
     The backward pass differentiable approximation of Athalye, Carlini and Wagner, "Obfuscated
     gradients give a false sense of security", 2018, section 4.1: values are those of `forward`,
     while the backward pass differentiates `surrogate` at the same images. The surrogate is only
-    evaluated when a gradient is asked for.
+    evaluated when a gradient is asked for. Weights that `forward` reads get no gradient.
 
     Args:
         forward: Maps images to a tensor; need not be differentiable.
@@ -27,11 +28,13 @@ def with_surrogate_gradient(forward: ImageFunction, surrogate: ImageFunction) ->
 
     @tf.custom_gradient
     def evaluate(images: tf.Tensor) -> tuple[tf.Tensor, ImageFunction]:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            with tf.GradientTape() as tape:
+        def gradient(upstream: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(images)
                 approximation = surrogate(images)
-            return tape.gradient(approximation, images, output_gradients=upstream)
+            of_images = tape.gradient(approximation, images, output_gradients=upstream)
+            # TensorFlow asks for both where `forward` reads the weights of a model.
+            return (of_images, [None] * len(variables)) if variables else of_images
 
         return forward(images), gradient
 

@@ -14,21 +14,33 @@ later versions of the library add keys without changing it.
     metrics          as `sfm_tf.evaluation.metrics.summarise` defines it; radii in 1/255
     paper            [{dataset, table, row, threat_model, attack, epsilon, accuracy}]
     history          {defence: [epoch], source: [epoch]}
+    costs            [entry], as `sfm_tf.evaluation.costs.measure_costs` defines it; may be empty
+    detection        as `sfm_tf.evaluation.detection.detection_summary` defines it; null if not run
+    audit            {verdict: {level, sentence, rule_text}, findings: [{rule, title, status,
+                     figure, why, source, is_must}]}; null if none is stored
+    probes           as `sfm_tf.evaluation.probes.suite.run_probes` defines it; null if not run
+    paired           [entry], as `sfm_tf.evaluation.paired.paired_differences` defines it
+    breakdown        as `sfm_tf.evaluation.breakdown.break_down` defines it; null if not known
+    failures         [entry], as `sfm_tf.report.worst_failures.find_failures` defines it; null if
+                     not known
+    masks            as `sfm_tf.report.mask_statistics.mask_statistics` defines it; null without a
+                     masker
+    tuning           [{sparsity_weight, clean, black_box, gray_box}]; null if not run
     stages           [manifest], in the order they ran
     figures          [{name, caption, alternative_text, png, svg}], files below this folder
 """
 
-import base64
 import dataclasses
 import pathlib
 from typing import Any
 
-import jinja2
-
 from sfm_tf.artifacts.atomic_files import write_bytes, write_json, write_text
+from sfm_tf.report.figures import ReportFigure
 from sfm_tf.report.paper import paper_results
+from sfm_tf.report.rendering import html_environment, markdown_environment
 from sfm_tf.report.report_inputs import ReportInputs
-from sfm_tf.report.sections import Section, build_sections
+from sfm_tf.report.section import Section
+from sfm_tf.report.sections import build_sections
 from sfm_tf.report.statements import (
     shown_threat_models,
     summary,
@@ -39,13 +51,6 @@ from sfm_tf.report.statements import (
 SCHEMA_VERSION = 1
 
 FIGURE_FOLDER = "figures"
-
-_TEMPLATES = pathlib.Path(__file__).parent / "templates"
-
-_MARKDOWN_ENTITIES = str.maketrans(
-    {character: f"&#{ord(character)};" for character in "&<>|*`[]\\#"} | {"\n": " ", "\r": " "}
-)
-"""Characters that Markdown, or the HTML it may hold, gives a meaning; `_` has none in a word."""
 
 
 def build_report(inputs: ReportInputs, folder: pathlib.Path) -> None:
@@ -63,7 +68,8 @@ def build_report(inputs: ReportInputs, folder: pathlib.Path) -> None:
         write_bytes(folder / FIGURE_FOLDER / f"{figure.name}.png", figure.png)
         write_bytes(folder / FIGURE_FOLDER / f"{figure.name}.svg", figure.svg)
     write_json(folder / "report.json", _json_value(inputs, sections))
-    for environment, name in ((_markdown(), "report.md"), (_html(), "report.html")):
+    environments = {"report.md": markdown_environment(), "report.html": html_environment()}
+    for name, environment in environments.items():
         template = environment.get_template(f"{name}.j2")
         text = template.render(
             inputs=inputs,
@@ -75,7 +81,23 @@ def build_report(inputs: ReportInputs, folder: pathlib.Path) -> None:
         write_text(folder / name, text)
 
 
-def _figures(sections: tuple[Section, ...]) -> list[Any]:
+def _added_values(inputs: ReportInputs) -> dict[str, Any]:
+    """Returns the values of the keys that not every evaluation has something for."""
+    failures = inputs.failures
+    return {
+        "costs": list(inputs.costs),
+        "detection": inputs.detection,
+        "audit": None if inputs.audit is None else dataclasses.asdict(inputs.audit),
+        "probes": inputs.probes,
+        "paired": list(inputs.paired),
+        "breakdown": inputs.breakdown,
+        "failures": None if failures is None else list(failures.failures),
+        "masks": inputs.masks,
+        "tuning": None if inputs.tuning is None else list(inputs.tuning),
+    }
+
+
+def _figures(sections: tuple[Section, ...]) -> list[ReportFigure]:
     return [figure for section in sections for figure in section.figures]
 
 
@@ -98,37 +120,17 @@ def _json_value(inputs: ReportInputs, sections: tuple[Section, ...]) -> dict[str
         "metrics": dict(inputs.metrics),
         "paper": [dataclasses.asdict(result) for result in paper_results(inputs.dataset)],
         "history": dict(inputs.history),
+        **_added_values(inputs),
         "stages": [dataclasses.asdict(manifest) for manifest in inputs.manifests],
-        "figures": [
-            {
-                "name": figure.name,
-                "caption": figure.caption,
-                "alternative_text": figure.alternative_text,
-                "png": f"{FIGURE_FOLDER}/{figure.name}.png",
-                "svg": f"{FIGURE_FOLDER}/{figure.name}.svg",
-            }
-            for figure in _figures(sections)
-        ],
+        "figures": [_figure_value(figure) for figure in _figures(sections)],
     }
 
 
-def _html() -> jinja2.Environment:
-    environment = _environment(autoescape=True)
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    return environment
-
-
-def _markdown() -> jinja2.Environment:
-    # Every value a template prints goes through `finalize`, as autoescape does for HTML.
-    return _environment(finalize=lambda value: str(value).translate(_MARKDOWN_ENTITIES))
-
-
-def _environment(**options: Any) -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **options,
-    )
+def _figure_value(figure: ReportFigure) -> dict[str, str]:
+    return {
+        "name": figure.name,
+        "caption": figure.caption,
+        "alternative_text": figure.alternative_text,
+        "png": f"{FIGURE_FOLDER}/{figure.name}.png",
+        "svg": f"{FIGURE_FOLDER}/{figure.name}.svg",
+    }

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 _BAND = 8
 """Images side by side; more of them continue below."""
 
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 """Paul Tol's bright scheme, which colour-blind readers can tell apart."""
 
 
@@ -64,7 +64,7 @@ def accuracy_chart(
     width = 0.8 / len(bars)
     for place, (defence, values) in enumerate(bars.items()):
         positions = np.arange(len(groups)) + (place - (len(bars) - 1) / 2) * width
-        _draw_bars(axes, positions, values, width, defence, _COLOURS[place % len(_COLOURS)])
+        _draw_bars(axes, positions, values, width, defence, COLOURS[place % len(COLOURS)])
     axes.set_xticks(range(len(groups)), groups, size=8)
     axes.set_ylim(0.0, 1.0)
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
@@ -74,7 +74,7 @@ def accuracy_chart(
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(bars), frameon=False)
     caption = f"{title}: accuracy, with 95% Wilson intervals."
-    return _render(figure, name, caption, f"{caption} {_spoken(groups, bars)}")
+    return render_figure(figure, name, caption, f"{caption} {_spoken(groups, bars)}")
 
 
 def _draw_bars(
@@ -131,7 +131,7 @@ def defence_gallery(
         f"{len(images)} test images in columns; from top to bottom the input, its mask, the masked "
         f"image and the defended image. The masks' mean is {float(np.mean(masks)):.2f}."
     )
-    return _render(_gallery(rows), name, caption, alternative_text)
+    return render_figure(_gallery(rows), name, caption, alternative_text)
 
 
 def perturbation_gallery(
@@ -165,7 +165,7 @@ def perturbation_gallery(
         f"{len(images)} test images in columns; from top to bottom the clean image, the "
         f"adversarial image and the magnified perturbation, at most {largest:.1f}/255 in size."
     )
-    return _render(_gallery(rows), name, caption, alternative_text)
+    return render_figure(_gallery(rows), name, caption, alternative_text)
 
 
 def _gallery(rows: Mapping[str, np.ndarray]) -> Figure:
@@ -212,7 +212,7 @@ def training_curves(name: str, curves: Mapping[str, Sequence[float]]) -> ReportF
     figure = Figure(figsize=(5.4, 1.8 * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (label, values) in zip(all_axes, curves.items(), strict=False):
-        axes.plot(range(1, len(values) + 1), values, color=_COLOURS[0], marker=".")
+        axes.plot(range(1, len(values) + 1), values, color=COLOURS[0], marker=".")
         axes.set_title(label, size=9)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axes.tick_params(labelsize=7)
@@ -222,10 +222,11 @@ def training_curves(name: str, curves: Mapping[str, Sequence[float]]) -> ReportF
         axes.set_visible(False)
     caption = "Training: values at the end of each epoch."
     ends = ", ".join(f"{label} {values[-1]:.3g}" for label, values in curves.items())
-    return _render(figure, name, caption, f"Curves over the epochs; last values: {ends}.")
+    return render_figure(figure, name, caption, f"Curves over the epochs; last values: {ends}.")
 
 
-def _render(figure: Figure, name: str, caption: str, alternative_text: str) -> ReportFigure:
+def render_figure(figure: Figure, name: str, caption: str, alternative_text: str) -> ReportFigure:
+    """Returns a drawn figure as PNG and SVG; equal figures give equal files."""
     # The date and the program would make two equal figures two different files, as would the
     # random identifiers of SVG elements; Matplotlib takes their salt from its settings only.
     undated = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}

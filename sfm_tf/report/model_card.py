@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.attacks.threat_models import ThreatModel
+from sfm_tf.audit.stored_audit import AUDIT_FILE, read_audit
 from sfm_tf.evaluation.blessing import read_blessing
 from sfm_tf.evaluation.stored_evaluation import METRICS_FILE, evaluation_settings
 from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
 from sfm_tf.report.rendering import markdown_environment
-from sfm_tf.report.report_inputs import ReportInputs
+from sfm_tf.report.report_inputs import Audit, ReportInputs
 from sfm_tf.report.statements import (
     THREAT_MODEL_NAMES,
     precision_statement,
@@ -76,6 +77,7 @@ def collect_card_inputs(
     settings = evaluation_settings(evaluation)
     _, labels = load_split(records.folder, "test", schema, settings.num_examples)
     counts = Counter(schema.class_names[label] for label in labels)
+    audit = evaluation.folder / AUDIT_FILE
     return ReportInputs(
         experiment=experiment,
         dataset=records.manifest.config["data"]["dataset"],
@@ -87,6 +89,7 @@ def collect_card_inputs(
         history={},
         manifests=[records.manifest, models.manifest, evaluation.manifest],
         gallery=None,
+        audit=Audit(*read_audit(audit)) if audit.exists() else None,
     )
 
 
@@ -103,6 +106,7 @@ def build_model_card(inputs: ReportInputs, image_shape: tuple[int, int, int], co
         inputs=inputs,
         verdict=verdict(inputs),
         summary=tuple(summary(inputs)),
+        audit=_audit_sentence(inputs.audit),
         image_shape=" x ".join(map(str, image_shape)),
         model_table=_model_table(inputs),
         data_table=_data_table(inputs),
@@ -122,6 +126,13 @@ def build_model_card(inputs: ReportInputs, image_shape: tuple[int, int, int], co
         # One indented line, in which Markdown knows no mark-up, so that it can be copied as it is.
         command_line="    " + " ".join(command.split()),
     )
+
+
+def _audit_sentence(audit: Audit | None) -> str:
+    if audit is None:
+        return "No audit is stored with the evaluation, so nothing says whether to believe it."
+    level = audit.verdict.level.replace("_", " ")
+    return f"Audit of the evaluation: {level}. {audit.verdict.sentence}"
 
 
 def _settings_rows(inputs: ReportInputs, sections: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """How values get into a document without becoming part of its mark-up."""
 
+import base64
 import pathlib
 from typing import Any
 
@@ -21,6 +22,16 @@ def markdown_environment() -> jinja2.Environment:
     """
     # Every value a template prints goes through `finalize`, as autoescape does for HTML.
     return environment(finalize=_escape)
+
+
+def html_environment() -> jinja2.Environment:
+    """Returns the templates for HTML, which show every value as it reads.
+
+    Their filter `base64` turns bytes into text for a data URL.
+    """
+    templates = environment(autoescape=True)
+    templates.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    return templates
 
 
 def _escape(value: object) -> str:

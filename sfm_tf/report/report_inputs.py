@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.audit.finding import Finding
+from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.blessing import Blessing
@@ -48,6 +50,53 @@ class Perturbation:
     adversarial_images: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class PerceivedPerturbation:
+    """What an attack changes, where the classifier sees it; float32 of the images' shape.
+
+    Attributes:
+        attacked: Images x with what the attack makes of them, x'.
+        undefended: x' - x.
+        preprocessed: T(x') - T(x).
+        defended: T(G(x') * x') - T(G(x) * x).
+        is_random: Whether T draws, so that it differs between x' and x by chance, too.
+    """
+
+    attacked: Perturbation
+    undefended: np.ndarray
+    preprocessed: np.ndarray
+    defended: np.ndarray
+    is_random: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FailureGallery:
+    """The worst failures with their images.
+
+    Attributes:
+        failures: What `sfm_tf.report.worst_failures.find_failures` returned.
+        images: The clean images, float32 in [0, 1], channels last; in the order of the failures.
+        adversarial_images: What turned them wrong.
+    """
+
+    failures: Sequence[Mapping[str, Any]]
+    images: np.ndarray
+    adversarial_images: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What the audit says of the evaluation.
+
+    Attributes:
+        findings: What each rule found.
+        verdict: Whether the evaluation can be believed.
+    """
+
+    findings: Sequence[Finding]
+    verdict: AuditVerdict
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportInputs:
     """Everything a report shows; it measures nothing itself.
@@ -65,6 +114,25 @@ class ReportInputs:
         manifests: Manifests of the stages, in the order they ran.
         gallery: Test images with their masks; None for a model without a defence.
         perturbations: Test images under attack.
+        costs: What `sfm_tf.evaluation.costs.measure_costs` returned; empty where it was not run.
+        detection: What `sfm_tf.evaluation.detection.detection_summary` returned; None where the
+            detector was not run.
+        training_seconds: Seconds that the training of each defence took, the classifier's
+            included, where they are known.
+        audit: What the audit says; None where none is stored with the evaluation.
+        probes: What `sfm_tf.evaluation.probes.suite.run_probes` returned; None where it was not
+            run.
+        paired: What `sfm_tf.evaluation.paired.paired_differences` returned.
+        breakdown: What `sfm_tf.evaluation.breakdown.break_down` returned; None where the results
+            of single images are not known.
+        failures: The worst failures; None where the results of single images are not known.
+        masks: What `sfm_tf.report.mask_statistics.mask_statistics` returned; None without a masker.
+        perceived: An attack as the classifier sees it; None without a masker or such an attack.
+        tuning: For each weight of the sparsity loss that was tried `sparsity_weight` and the
+            accuracies `clean`, `black_box` and `gray_box`, None where not measured; may have
+            `examples`, the number of images. None where no tuning was run.
+        ablations: The images of `gallery` with what trainings that lack something make of them, by
+            their names in words.
     """
 
     experiment: str
@@ -78,6 +146,18 @@ class ReportInputs:
     manifests: Sequence[Manifest]
     gallery: Gallery | None
     perturbations: Sequence[Perturbation] = ()
+    costs: Sequence[Mapping[str, Any]] = ()
+    detection: Mapping[str, Any] | None = None
+    training_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    audit: Audit | None = None
+    probes: Mapping[str, Any] | None = None
+    paired: Sequence[Mapping[str, Any]] = ()
+    breakdown: Mapping[str, Any] | None = None
+    failures: FailureGallery | None = None
+    masks: Mapping[str, Any] | None = None
+    perceived: PerceivedPerturbation | None = None
+    tuning: Sequence[Mapping[str, Any]] | None = None
+    ablations: Mapping[str, Gallery] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises `SfmError` if the figures are not of the images that were counted."""

@@ -1,66 +1,53 @@
 """The sections of a report, in their order; every document shows the same ones."""
 
-import dataclasses
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sfm_tf.attacks.threat_models import ThreatModel
 from sfm_tf.config import EvaluationConfig
+from sfm_tf.report.breakdown_sections import class_section, failure_section
+from sfm_tf.report.comparison_tables import comparison_tables, cost_table
+from sfm_tf.report.defence_section import defence_section
+from sfm_tf.report.detection_figure import roc_figure
+from sfm_tf.report.detection_tables import detection_table, operating_point_table
 from sfm_tf.report.figures import (
     Bar,
     ReportFigure,
     accuracy_chart,
-    defence_gallery,
     perturbation_gallery,
-    training_curves,
 )
-from sfm_tf.report.paper import CAVEAT, comparison_table
+from sfm_tf.report.paper import CAVEAT, MISPRINT
+from sfm_tf.report.provenance_sections import data_section, provenance_section
+from sfm_tf.report.reliability_sections import audit_section, paired_section, strength_section
 from sfm_tf.report.report_inputs import ReportInputs
+from sfm_tf.report.section import Section
 from sfm_tf.report.statements import (
     precision_statement,
     shown_threat_models,
     threat_model_statement,
 )
 from sfm_tf.report.tables import (
-    Table,
     accuracy_entries,
     accuracy_table,
     attack_name,
     defences,
     find_entry,
     minimum_norm_table,
-    plain_table,
     worst_case_table,
 )
+from sfm_tf.report.training_section import training_section
 
-_CURVES = (
-    ("training", "classification_loss"),
-    ("training", "mask_loss"),
-    ("training", "sparsity"),
-    ("training", "semantic"),
-    ("training", "reconstruction"),
-    ("validation", "mask_mean"),
-    ("validation", "bare_accuracy"),
-    ("validation", "defended_accuracy"),
+_DETECTION_NOTE = (
+    "The detector of Xu et al. 2018 flags an image if squeezing it moves the softmax of the bare "
+    "classifier by more than a threshold in L1, chosen on validation images. Successful are images "
+    "that were right when clean and are wrong now. Attackers do not know the detector, except for "
+    "squeezing-aware PGD, which knows the threshold too."
 )
 
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """One section: a heading, then paragraphs, tables and figures in this order.
-
-    Attributes:
-        title: The heading.
-        paragraphs: Plain text.
-        tables: Tables.
-        figures: Figures.
-    """
-
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    figures: tuple[ReportFigure, ...] = ()
+_COST_NOTE = (
+    "The models took turns in one process on one batch of the test images. Times are of that "
+    "machine; ratios to the undefended classifier carry over."
+)
 
 
 def build_sections(inputs: ReportInputs) -> tuple[Section, ...]:
@@ -76,18 +63,34 @@ def _sections(inputs: ReportInputs) -> Iterator[Section]:
         "every attack of the column. Named is the attack that turned most images wrong."
     )
     yield Section("Worst case", (explanation,), (worst,))
+    yield audit_section(inputs.audit)
     for threat_model, name in threat_models.items():
         yield _threat_model_section(inputs, threat_model, name)
-    comparison = comparison_table(inputs.dataset, inputs.metrics)
-    if comparison is not None and inputs.evaluation.norm == "inf":
-        yield Section("Beside the paper", (CAVEAT,), (comparison,))
+    yield strength_section(inputs, threat_models)
+    yield paired_section(inputs, threat_models)
+    yield class_section(inputs, threat_models)
+    yield failure_section(inputs, threat_models)
+    yield from _context_sections(inputs, threat_models)
+
+
+def _context_sections(inputs: ReportInputs, threat_models: Mapping[str, str]) -> Iterator[Section]:
+    comparisons = tuple(comparison_tables(inputs.dataset, inputs.metrics))
+    if comparisons and inputs.evaluation.norm == "inf":
+        remarks = (CAVEAT, MISPRINT) if inputs.dataset == "svhn_cropped" else (CAVEAT,)
+        yield Section("Beside the paper", remarks, comparisons)
+    if inputs.detection is not None:
+        yield _detection_section(inputs.detection, threat_models)
+    costs = cost_table(inputs.dataset, inputs.costs, inputs.training_seconds)
+    if costs is None:
+        yield Section("Cost", ("What the defences cost was not measured.",))
+    else:
+        yield Section("Cost", (_COST_NOTE,), (costs,))
     if inputs.gallery is not None:
-        gallery = dataclasses.astuple(inputs.gallery)
-        yield Section("What the defence does", figures=(defence_gallery("defence", *gallery),))
+        yield defence_section(inputs, inputs.gallery)
     if inputs.history:
-        yield _training_section(inputs.history)
-    yield _data_section(inputs)
-    yield _provenance_section(inputs)
+        yield training_section(inputs.history, inputs.tuning)
+    yield data_section(inputs)
+    yield provenance_section(inputs)
 
 
 def _threat_model_section(inputs: ReportInputs, threat_model: str, name: str) -> Section:
@@ -119,6 +122,19 @@ def _threat_model_section(inputs: ReportInputs, threat_model: str, name: str) ->
     return Section(title, statement, tables, tuple(figures))
 
 
+def _detection_section(detection: Mapping[str, Any], threat_models: Mapping[str, str]) -> Section:
+    names = {**threat_models, ThreatModel.ADAPTIVE.value: "aware of the detector"}
+    title = "Adversarial images of the bare classifier that are flagged, and 95% interval"
+    tables = operating_point_table(detection), detection_table(detection, names, title)
+    figure = roc_figure("detection", detection, names)
+    return Section(
+        "Detection by feature squeezing",
+        (_DETECTION_NOTE,),
+        tables,
+        () if figure is None else (figure,),
+    )
+
+
 def _accuracy_figure(
     metrics: Mapping[str, Any], threat_model: str, title: str, config: EvaluationConfig
 ) -> ReportFigure:
@@ -135,73 +151,3 @@ def _bar(entry: Mapping[str, Any] | None) -> Bar | None:
     if entry is None:
         return None
     return Bar(entry["accuracy"], entry["accuracy_low"], entry["accuracy_high"])
-
-
-def _training_section(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
-    epochs = history["defence"]
-    curves = {
-        f"{name.replace('_', ' ')} ({split})": [
-            epoch[split].get(name, math.nan) for epoch in epochs
-        ]
-        for split, name in _CURVES
-        if any(name in epoch[split] for epoch in epochs)
-    }
-    last = epochs[-1]["validation"].items()
-    rows = ((name.replace("_", " "), f"{value:.4g}") for name, value in last)
-    table = plain_table("Validation images, after the last epoch", ("Quantity", "Value"), rows)
-    return Section("Training", (), (table,), (training_curves("training", curves),))
-
-
-def _data_section(inputs: ReportInputs) -> Section:
-    splits = plain_table(
-        f"Images of {inputs.dataset}",
-        ("Split", "images", "exact duplicates", "mean", "standard deviation"),
-        (
-            (
-                split,
-                f"{values['count']:,}",
-                f"{values['exact_duplicates']:,}",
-                ", ".join(f"{mean:.3f}" for mean in values["mean"]),
-                ", ".join(f"{deviation:.3f}" for deviation in values["std"]),
-            )
-            for split, values in inputs.statistics.items()
-        ),
-    )
-    available = inputs.statistics["test"]["class_counts"]
-    classes = plain_table(
-        "Test images of each class",
-        ("Class", "evaluated", "in the test split"),
-        (
-            (name, f"{count:,}", f"{available[name]:,}")
-            for name, count in inputs.class_counts.items()
-        ),
-    )
-    return Section("Data", (), (splits, classes))
-
-
-def _provenance_section(inputs: ReportInputs) -> Section:
-    stages = plain_table(
-        "Stages",
-        ("Stage", "fingerprint", "seed", "started (UTC)", "seconds"),
-        (
-            (m.stage, m.fingerprint[:16], m.seed, m.started, f"{m.wall_seconds:,.1f}")
-            for m in inputs.manifests
-        ),
-    )
-    versions = {
-        (package, version): None
-        for manifest in inputs.manifests
-        for package, version in manifest.package_versions.items()
-    }
-    packages = plain_table("Packages", ("Package", "version"), versions)
-    settings = plain_table(
-        "Settings",
-        ("Setting", "value"),
-        (
-            (f"{manifest.stage}: {section}.{name}", json.dumps(value))
-            for manifest in inputs.manifests
-            for section, values in manifest.config.items()
-            for name, value in values.items()
-        ),
-    )
-    return Section("Provenance", (), (stages, packages, settings))

@@ -30,6 +30,7 @@ ATTACK_NAMES: Mapping[str, str] = {
     "adaptive_frozen_mask": "PGD past the mask",
     "adaptive_other_surrogate": "PGD, other surrogate",
     "hop_skip_jump": "HopSkipJump",
+    "squeezing_aware": "squeezing-aware PGD",
 }
 """Attacks as their authors or the paper write them."""
 
@@ -39,6 +40,14 @@ _EXPECTED_ATTACKS = ("fgsm", "pgd")
 DEFENCE_NAMES: Mapping[str, str] = {
     UNDEFENDED: "no defence",
     DEFENDED: "SFM-Defence",
+    "feature_squeezing": "feature squeezing",
+    "tvm": "TVM",
+    "quilting": "quilting",
+    "pixel_defend": "PixelDefend",
+    "sensitivity": "Sensitivity",
+    "jpeg": "JPEG",
+    "adversarial_training": "adversarial training",
+    "sfm_adversarial_training": "SFM-Defence, adversarial training",
     OWN_MODEL: "own model",
 }
 """Defences in the report's words."""

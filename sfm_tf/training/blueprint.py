@@ -26,6 +26,7 @@ class Seeds(NamedTuple):
     order: int
     source: int
     source_order: int
+    attack: int
 
     @classmethod
     def spawn(cls, seed: int) -> "Seeds":
@@ -82,6 +83,10 @@ class Blueprint:
         )
         preprocessor = parse_preprocessor(self.config.preprocessor, self.config.surrogate)
         return DefendedModel(self._classifier(self.seeds.classifier), masker, preprocessor)
+
+    def bare(self) -> DefendedModel:
+        """Returns the classifier of `defended`, the same weights, with nothing in front of it."""
+        return DefendedModel(self._classifier(self.seeds.classifier))
 
     def source(self) -> DefendedModel:
         """Returns the independent model: same classifier, other weights, nothing in front of it."""

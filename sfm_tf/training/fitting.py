@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -59,7 +60,8 @@ class Fitting:
         """Trains from the latest checkpoint, or the start, to the end of the plan.
 
         Returns:
-            For each epoch its `stage`, and the metrics of `training` and of `validation`.
+            For each epoch its `stage`, the metrics of `training` and of `validation`, and the
+            `seconds` that its passes over the training images took, by phase.
 
         Raises:
             SfmError: If a loss is no number, or the checkpoints are of another training.
@@ -76,8 +78,11 @@ class Fitting:
     def _run_epoch(self, index: int, validation: Mapping[str, float]) -> dict:
         epoch = self.plan[index]
         training: dict[str, float] = {}
-        for phase_index in range(len(epoch.phases)):
+        seconds: dict[str, float] = {}
+        for phase_index, phase in enumerate(epoch.phases):
+            start = time.monotonic()
             training.update(self._run_pass(index, phase_index, validation))
+            seconds[phase.name.lower()] = round(time.monotonic() - start, 3)
         batches = evaluation_batches(
             self.validation.images, self.validation.labels, self.config.batch_size
         )
@@ -89,7 +94,12 @@ class Fitting:
         check_finite(measured, f"the validation after epoch {index + 1} of {epoch.stage}")
         if "mask_mean" in measured and (warning := describe_collapse(measured)):
             logging.warning("Epoch %d of %s: %s", index + 1, epoch.stage, warning)
-        return {"stage": epoch.stage, "training": training, "validation": measured}
+        return {
+            "stage": epoch.stage,
+            "training": training,
+            "validation": measured,
+            "seconds": seconds,
+        }
 
     def _run_pass(
         self, index: int, phase_index: int, validation: Mapping[str, float]

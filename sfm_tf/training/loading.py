@@ -10,6 +10,7 @@ import keras
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.training import model_files
 from sfm_tf.training.model_files import CLASSIFIER_FILE, DEFENCE_FILE, MASKER_FILE, SOURCE_FILE
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -53,6 +54,37 @@ def load_source_model(folder: pathlib.Path) -> keras.Model:
     """
     defence = _read_defence(folder / DEFENCE_FILE)
     return _read_model(folder / SOURCE_FILE, defence, (defence.class_count,))
+
+
+def load_adversarial_models(folder: pathlib.Path) -> dict[str, DefendedModel]:
+    """Reads the models that were trained on adversarial images.
+
+    Args:
+        folder: Where `adversarial_training.train_on_adversarial_images` wrote them.
+
+    Returns:
+        `adversarial_training`, a classifier with nothing in front of it, and
+        `sfm_adversarial_training`, one behind its masker and the experiment's pre-processing.
+
+    Raises:
+        SfmError: If a file is missing, damaged, or does not fit the others.
+    """
+    defence = _read_defence(folder / DEFENCE_FILE)
+    height, width, _ = defence.input_shape
+    bare, classifier, masker = (
+        _read_model(folder / name, defence, shape)
+        for name, shape in (
+            (model_files.ADVERSARIAL_CLASSIFIER_FILE, (defence.class_count,)),
+            (model_files.ADVERSARIAL_SFM_CLASSIFIER_FILE, (defence.class_count,)),
+            (model_files.ADVERSARIAL_SFM_MASKER_FILE, (height, width, 1)),
+        )
+    )
+    return {
+        model_files.ADVERSARIAL_TRAINING: DefendedModel(bare),
+        model_files.SFM_ADVERSARIAL_TRAINING: DefendedModel(
+            classifier, masker, defence.preprocessor
+        ),
+    }
 
 
 def _read_defence(path: pathlib.Path) -> _Defence:

@@ -17,7 +17,8 @@ class Epoch:
     """One epoch: a pass over the training images in each of its phases.
 
     Attributes:
-        stage: What the epoch is part of: `pretraining`, `alternation` or `source`.
+        stage: What the epoch is part of: `pretraining`, `alternation`, `source`, `adversarial` or
+            `adversarial_alternation`.
         phases: What is trained, in order.
     """
 
@@ -35,6 +36,15 @@ def defence_plan(config: TrainingConfig) -> tuple[Epoch, ...]:
 def source_plan(config: TrainingConfig) -> tuple[Epoch, ...]:
     """Returns the epochs of the independent model that black-box attacks start from."""
     return (Epoch("source", (Phase.CLASSIFIER,)),) * config.source_epochs
+
+
+def adversarial_plan(config: TrainingConfig, *, has_masker: bool) -> tuple[Epoch, ...]:
+    """Returns the epochs of training on adversarial images, and of pre-training on clean ones."""
+    pretraining = Epoch("pretraining", (Phase.CLASSIFIER,))
+    adversarial = Epoch("adversarial", (Phase.CLASSIFIER,))
+    if has_masker:
+        adversarial = Epoch("adversarial_alternation", _ALTERNATIONS[config.alternation])
+    return (pretraining,) * config.pretraining_epochs + (adversarial,) * config.adversarial_epochs
 
 
 def count_classifier_passes(plan: Sequence[Epoch]) -> int:

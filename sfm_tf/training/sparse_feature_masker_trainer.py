@@ -148,7 +148,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
 
     def _train_masker(self, images: tf.Tensor) -> tf.Tensor:
         def measure() -> tf.Tensor:
-            return self._masker_loss(images, training=True).total
+            return self._masker_loss(images, self._target_logits(images), training=True).total
 
         return self._descend(self.masker_optimizer, self.defended.masker, measure)
 
@@ -185,7 +185,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
         self._classification_loss(images, labels, training=False)
         measured = ["bare_accuracy", "defended_accuracy", "classification_loss"]
         if self.defended.masker is not None:
-            self._masker_loss(images, training=False)
+            self._masker_loss(images, self._target_logits(images), training=False)
             measured += MASKER_METRICS
         return {name: self.trackers[name].result() for name in measured}
 
@@ -204,16 +204,21 @@ class SparseFeatureMaskerTrainer(keras.Model):
         kernels = [variable for variable in variables if variable.name == "kernel"]
         return self.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
-    def _masker_loss(self, images: tf.Tensor, *, training: bool) -> MaskerLoss:
-        """Returns Eq. 2 for images x that are pre-processed already."""
-        classifier = self.defended.classifier
+    def _target_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns F(x), which the semantic loss compares with, x being pre-processed already."""
+        return tf.stop_gradient(self.defended.classifier(images, training=False))
+
+    def _masker_loss(
+        self, images: tf.Tensor, target_logits: tf.Tensor, *, training: bool
+    ) -> MaskerLoss:
+        """Returns Eq. 2 for the images that are masked and the logits that those shall keep."""
         mask = self.defended.masker(images, training=training)
         masked_images = mask * images
         losses = masker_loss(
             images,
             masked_images,
-            tf.stop_gradient(classifier(images, training=False)),
-            classifier(masked_images, training=False),
+            target_logits,
+            self.defended.classifier(masked_images, training=False),
             LossWeights(self.sparsity_weight, self.semantic_weight, self.reconstruction_weight),
             self.loss_reduction,
         )

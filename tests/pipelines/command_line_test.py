@@ -35,12 +35,12 @@ if __name__ == "__main__":
 '''
 
 
-def _run(tmp_path, *arguments):
-    program = tmp_path / "stage.py"
-    program.write_text(textwrap.dedent(_STAGE))
+def _run(tmp_path, *arguments, program=_STAGE):
+    path = tmp_path / "stage.py"
+    path.write_text(textwrap.dedent(program))
     root = os.path.dirname(os.path.dirname(os.path.abspath(command_line.__file__)))
     return subprocess.run(
-        [sys.executable, str(program), *arguments],
+        [sys.executable, str(path), *arguments],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
@@ -52,6 +52,20 @@ def _run(tmp_path, *arguments):
 def test_runs_the_stage_in_its_working_directory(tmp_path):
     result = _run(tmp_path, "--workdir=w", "--experiment=cifar10", "--seed=4", "--force")
     assert (result.returncode, result.stdout.strip()) == (0, "cifar10 4 True w")
+
+
+def test_what_is_done_instead_takes_arguments_and_makes_no_directory(tmp_path):
+    program = _STAGE.replace('["tests.stage"], stage)', '["tests.stage"], stage, instead)')
+    program = program.replace(
+        "def stage(",
+        "def instead(arguments, workdir):\n"
+        "    print(arguments, workdir)\n"
+        "    return bool(arguments)\n\n"
+        "def stage(",
+    )
+    result = _run(tmp_path, "a", "--workdir=w", "b", program=program)
+    assert (result.returncode, result.stdout.strip()) == (0, "['a', 'b'] w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_second_run_remembers_the_experiment_of_the_directory(tmp_path):

@@ -6,11 +6,15 @@ import pytest
 
 from pipelines.evaluate import evaluate
 from pipelines.export import export
+from pipelines.fit_defences import fit_defences
 from pipelines.ingest import ingest
 from pipelines.report import report
+from pipelines.validate import validate
 from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.config import DEFENCES
+from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED
 from sfm_tf.errors import SfmError
 from sfm_tf.models.attention_unet import build_masker
 from sfm_tf.models.defended_model import DefendedModel
@@ -18,7 +22,13 @@ from sfm_tf.models.resnet import build_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.training.model_files import save_models
 
-_TINY = {"num_examples": 12, "attacks": ("fgsm", "pgd"), "epsilons": (16.0,), "iterations": 2}
+_TINY = {
+    "num_examples": 12,
+    "attacks": ("fgsm", "pgd"),
+    "epsilons": (16.0,),
+    "iterations": 2,
+    "audit_examples": 0,
+}
 
 
 def _digits(**values):
@@ -55,6 +65,39 @@ def test_has_a_row_for_every_image_defence_threat_model_and_attack(tmp_path):
     # Untrained models guess, so they cannot be blessed.
     assert (artifact.folder / "NOT_BLESSED").read_text().startswith("Clean accuracy")
     assert not (artifact.folder / "BLESSED").exists()
+
+
+def test_every_compared_defence_is_a_row_beside_the_others(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    _untrained_models(run_directory, ingest(run_directory, _digits(), False))
+    validate(run_directory, _digits(), False)
+    settings = _digits(
+        defences=("all",),
+        num_examples=4,
+        attacks=("fgsm",),
+        threat_models=("gray_box",),
+        quilting_patches=200,
+        pixel_cnn_width=4,
+        pixel_cnn_depth=1,
+        pixel_cnn_epochs=1,
+    )
+    fit_defences(run_directory, settings, False)
+    folder = evaluate(run_directory, settings, False).folder
+    metrics = json.loads((folder / "metrics.json").read_text())
+    # Nobody trained on adversarial images here.
+    names = [name for name in DEFENCES if name not in ADVERSARIALLY_TRAINED]
+    assert [entry["defence"] for entry in metrics["clean"]] == names
+    assert {entry["defence"] for entry in metrics["under_attack"]} == set(names)
+    costs = json.loads((folder / "costs.json").read_text())
+    assert [entry["defence"] for entry in costs] == names
+    assert all(entry["seconds_per_1000_images"] > 0 for entry in costs)
+
+
+def test_a_defence_that_was_not_fitted_is_refused_with_what_fits_it(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    _untrained_models(run_directory, ingest(run_directory, _digits(), False))
+    with pytest.raises(SfmError, match="pipelines.fit_defences --defences=quilting"):
+        evaluate(run_directory, _digits(defences=("quilting_3+median_2",)), False)
 
 
 def _own_model(path, activation=None):

@@ -24,6 +24,16 @@ from sfm_tf.errors import SfmError
         (config.ExportConfig, {"model_name": "a/b"}, "Invalid model_name 'a/b'; expected letters"),
         (config.ExportConfig, {"model_name": ".."}, "Invalid model_name"),
         (config.TrainingConfig, {"epochs": 0}, "Invalid epochs 0; expected at least 1"),
+        (
+            config.TrainingConfig,
+            {"adversarial_training": "mart"},
+            "Unknown adversarial_training 'mart'; expected one of none, pgd, trades",
+        ),
+        (
+            config.TrainingConfig,
+            {"adversarial_iterations": 0},
+            "Invalid adversarial_iterations 0; expected at least 1",
+        ),
     ],
 )
 def test_refuses_values_outside_the_declared_limits(section, values, message):

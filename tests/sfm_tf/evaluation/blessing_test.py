@@ -1,9 +1,14 @@
+import dataclasses
+
 import pytest
 
+from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.blessing import Blessing, decide, write_blessing
 
 CONFIG = EvaluationConfig(min_clean_accuracy=0.8, max_clean_drop=0.1, min_worst_case_accuracy=0.3)
+
+INCOMPLETE = AuditVerdict("incomplete", "A doubt.")
 
 
 def _metrics(clean=0.85, undefended=0.9, worst=0.4, threat_models=("black_box", "white_box")):
@@ -27,7 +32,7 @@ def _metrics(clean=0.85, undefended=0.9, worst=0.4, threat_models=("black_box", 
 
 
 def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
-    blessing = decide(_metrics(), CONFIG)
+    blessing = decide(_metrics(), CONFIG, INCOMPLETE)
     assert blessing.blessed
     assert blessing.reasons == (
         "Clean accuracy of the model is 0.8500, at least the required 0.8000.",
@@ -35,6 +40,7 @@ def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
         "Accuracy of the model under the worst attack per image, 40 of 100 images, is "
         "0.4000, at least the required 0.3000.",
         "White-box threat models that were run number 1, at least the required 1.",
+        "The audit finds the evaluation incomplete, at least the required incomplete. A doubt.",
     )
 
 
@@ -62,7 +68,7 @@ def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
     ids=["clean", "drop", "worst_case", "no_white_box"],
 )
 def test_each_threshold_can_deny_the_blessing_alone(metrics, reason):
-    assert decide(metrics, CONFIG) == Blessing(False, (reason,))
+    assert decide(metrics, CONFIG, INCOMPLETE) == Blessing(False, (reason,))
 
 
 def test_figures_at_the_thresholds_are_blessed():
@@ -71,12 +77,29 @@ def test_figures_at_the_thresholds_are_blessed():
         config = EvaluationConfig(
             min_clean_accuracy=clean, max_clean_drop=0.1, min_worst_case_accuracy=0.4
         )
-        assert decide(_metrics(clean=clean, undefended=undefended), config).blessed
+        assert decide(_metrics(clean=clean, undefended=undefended), config, INCOMPLETE).blessed
+
+
+@pytest.mark.parametrize(
+    ("level", "required", "blessed"),
+    [
+        ("not_credible", "not_credible", True),
+        ("not_credible", "incomplete", False),
+        ("incomplete", "incomplete", True),
+        ("incomplete", "credible", False),
+        ("credible", "credible", True),
+    ],
+)
+def test_figures_that_the_audit_does_not_believe_are_not_blessed(level, required, blessed):
+    config = dataclasses.replace(CONFIG, required_audit=required)
+    verdict = decide(_metrics(), config, AuditVerdict(level, "Said why."))
+    assert verdict.blessed == blessed
+    assert "Said why." in verdict.reasons[-1]
 
 
 def test_a_run_without_any_attack_is_not_blessed():
     metrics = {**_metrics(), "worst_case": []}
-    assert not decide(metrics, CONFIG).blessed
+    assert not decide(metrics, CONFIG, INCOMPLETE).blessed
 
 
 def test_a_model_of_ones_own_is_judged_without_a_bare_one():
@@ -88,11 +111,11 @@ def test_a_model_of_ones_own_is_judged_without_a_bare_one():
             {**keys, "threat_model": name, "accuracy": 0.4} for name in ("white_box", "all")
         ],
     }
-    blessing = decide(metrics, CONFIG)
+    blessing = decide(metrics, CONFIG, INCOMPLETE)
     assert blessing.blessed
     assert not any("costs" in reason for reason in blessing.reasons)
     metrics["clean"][0]["accuracy"] = 0.7
-    assert not decide(metrics, CONFIG).blessed
+    assert not decide(metrics, CONFIG, INCOMPLETE).blessed
 
 
 def test_one_file_holds_the_reasons_and_the_other_is_gone(tmp_path):

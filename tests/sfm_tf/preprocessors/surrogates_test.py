@@ -32,6 +32,21 @@ def test_gradient_is_that_of_the_surrogate_times_the_upstream_one():
     np.testing.assert_allclose(gradient, 2.0 * IMAGES * (IMAGES + 1.0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_weights_that_the_forward_function_reads_get_no_gradient(compile_it):
+    weight = tf.Variable(3.0)
+    scaled = with_surrogate_gradient(lambda images: weight * images, tf.square)
+    scaled = tf.function(scaled) if compile_it else scaled
+    images = tf.constant(IMAGES)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        values = scaled(images)
+    of_images, of_weight = tape.gradient(values, [images, weight])
+    np.testing.assert_allclose(values, 3.0 * IMAGES, rtol=1e-6)
+    np.testing.assert_allclose(of_images, 2.0 * IMAGES, rtol=1e-6)
+    assert of_weight is None or not of_weight.numpy().any()
+
+
 def test_works_inside_nested_compiled_functions():
     rounded = with_surrogate_gradient(tf.round, tf.square)
     inner = tf.function(lambda images: rounded(images) * 2.0)

@@ -158,7 +158,7 @@ def test_html_is_well_formed_and_stands_alone(page):
     names = {tag for tag, _ in page.tags}
     assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
     for tag, values in page.tags:
-        assert "href" not in values
+        assert values.get("href", "#").startswith("#")
         assert "srcset" not in values
         assert not [name for name in values if name.startswith("on")]
         if "src" in values:
@@ -177,10 +177,31 @@ def test_html_suits_phones_paper_and_both_colour_schemes(page):
     assert ("html", {"lang": "en"}) in page.tags
 
 
+def test_contents_lead_to_every_section(page):
+    targets = [values["href"].removeprefix("#") for tag, values in page.tags if tag == "a"]
+    headings = [values for tag, values in page.tags if tag == "h2"]
+    assert targets == [values["id"] for values in headings if "id" in values]
+    assert len(set(targets)) == len(targets) > 5
+    assert page.texts["a"] == page.texts["h2"][1:]
+
+
+def test_headings_are_in_order_and_heads_of_tables_say_of_what(page):
+    levels = [int(tag[1]) for tag, _ in page.tags if tag in ("h1", "h2", "h3")]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert {values["scope"] for tag, values in page.tags if tag == "th"} == {"row", "col"}
+
+
+def test_a_status_is_told_by_a_word_and_not_by_colour_alone(page):
+    marked = [values for tag, values in page.tags if values.get("class") == "status not-run"]
+    cells = [cell for rows in page.tables.values() for row in rows for cell in row]
+    assert len(marked) == sum(cell.startswith("not run") for cell in cells) > 0
+
+
 def test_every_image_has_an_alternative_text(page):
     images = [values for tag, values in page.tags if tag == "img"]
-    # Two threat models were run; gallery, perturbation and training have a figure each.
-    assert len(images) == 5
+    # Two threat models were run; gallery, perturbation, radii and training have a figure each.
+    assert len(images) == 6
     assert all(len(values["alt"]) > 40 for values in images)
 
 
@@ -208,7 +229,8 @@ def test_what_was_not_run_says_so(page):
 
 def test_the_verdict_and_its_reasons_come_first(page):
     assert page.texts["strong"] == ["NOT_BLESSED"]
-    assert page.texts["li"] == list(decide(METRICS, EVALUATION).reasons)
+    said = [text for text in page.texts["li"] if text]  # Contents are links.
+    assert said == list(decide(METRICS, EVALUATION).reasons)
     tags = [tag for tag, _ in page.tags]
     assert tags.index("strong") < tags.index("h2")
 
@@ -243,7 +265,7 @@ def test_markdown_tables_hold_the_figures(folder):
     ]
     assert tables["Gray box: accuracy and 95% interval"][2][2:] == ["not run"] * 3
     assert [len(row) for row in tables["Test images of each class"]] == [3, 3, 3]
-    assert len(tables) == 11
+    assert len(tables) == 13
 
 
 def test_hostile_names_are_text_in_markdown(folder):
@@ -257,7 +279,7 @@ def test_hostile_names_are_text_in_markdown(folder):
 
 def test_markdown_shows_figures_that_exist(folder):
     links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", (folder / "report.md").read_text("utf-8"))
-    assert len(links) == 5
+    assert len(links) == 6
     assert all((folder / link).read_bytes().startswith(b"\x89PNG") for link in links)
 
 
@@ -279,7 +301,10 @@ def test_json_holds_the_figures_and_no_nan(folder):
         "white_box": True,
     }
     assert report["stages"][0]["package_versions"] == {"keras": "3.15.1"}
-    assert len(report["paper"]) == 45
+    assert len(report["paper"]) == 97
+    assert report["costs"] == report["paired"] == []
+    absent = ("detection", "audit", "probes", "breakdown", "failures", "masks", "tuning")
+    assert {name: report[name] for name in absent} == dict.fromkeys(absent)
     assert report["figures"]
     for figure in report["figures"]:
         assert (folder / figure["png"]).read_bytes().startswith(b"\x89PNG")
@@ -297,7 +322,7 @@ def test_a_nan_is_refused_rather_than_written(tmp_path):
 def test_the_same_inputs_give_the_same_files(folder, tmp_path):
     build_report(report_inputs(), tmp_path)
     names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    assert len(names) == 13
+    assert len(names) == 15
     for name in names:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 

@@ -1,5 +1,6 @@
 """The card is read as its readers read it, and compared with figures worked out by hand."""
 
+import dataclasses
 import html
 import json
 import re
@@ -10,12 +11,13 @@ import pytest
 from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation import results
 from sfm_tf.evaluation.blessing import decide
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.report.model_card import build_model_card, collect_card_inputs
-from sfm_tf.report.report_inputs import ReportInputs
+from sfm_tf.report.report_inputs import Audit, ReportInputs
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
 LABELS = np.array([0, 0, 1, 1])
@@ -156,6 +158,14 @@ def test_without_the_white_box_the_first_line_and_the_first_limitation_say_so():
     with_it = sections(card("white_box"))["Limitations"]
     assert "white box" not in with_it.lower()
     assert "- Not run: black box." in with_it
+
+
+def test_the_audit_is_told_beside_the_verdict():
+    assert "No audit is stored with the evaluation" in sections(card("white_box"))[""]
+    verdict = AuditVerdict("not_credible", "1 of 9 checks that must pass failed: Growth (failed).")
+    inputs = dataclasses.replace(card_inputs("white_box"), audit=Audit((), verdict))
+    text = sections(build_model_card(inputs, (32, 32, 3), COMMAND))[""]
+    assert f"Audit of the evaluation: not credible. {verdict.sentence}" in text
 
 
 def test_a_threat_model_tried_on_fewer_images_is_a_limitation():

@@ -3,7 +3,7 @@ import html
 import jinja2
 import pytest
 
-from sfm_tf.report.rendering import markdown_environment
+from sfm_tf.report.rendering import html_environment, markdown_environment
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\\\n# e\r"
 
@@ -22,6 +22,17 @@ def test_words_and_figures_stay_readable():
 
 def test_what_a_template_calls_safe_is_left_alone():
     assert markdown_environment().from_string("{{ v | safe }}").render(v="a|b `c`") == "a|b `c`"
+
+
+def test_values_are_text_in_html():
+    text = html_environment().from_string("{{ value }}").render(value=HOSTILE)
+    assert html.unescape(text) == HOSTILE
+    assert not set("<>") & set(text)
+
+
+def test_bytes_become_text_of_a_data_url():
+    template = html_environment().from_string("{{ value | base64 }}")
+    assert template.render(value=b"\x89PNG") == "iVBORw=="
 
 
 def test_a_name_that_a_template_misses_is_an_error():

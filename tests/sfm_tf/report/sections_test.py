@@ -4,10 +4,21 @@ import numpy as np
 import pytest
 
 from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.audit.finding import Finding
+from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.blessing import Blessing
-from sfm_tf.report.report_inputs import Gallery, Perturbation, ReportInputs
-from sfm_tf.report.sections import Section, build_sections
+from sfm_tf.report.mask_statistics import mask_statistics
+from sfm_tf.report.report_inputs import (
+    Audit,
+    FailureGallery,
+    Gallery,
+    PerceivedPerturbation,
+    Perturbation,
+    ReportInputs,
+)
+from sfm_tf.report.section import Section
+from sfm_tf.report.sections import build_sections
 
 IMAGES = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float32)
 FIGURES = {
@@ -68,23 +79,80 @@ INPUTS = ReportInputs(
 )
 
 
+CHANGE = np.full_like(IMAGES, 0.125)
+WORST = {"threat_model": "white_box", "attack": "worst_case", "epsilon": 8.0}
+FAILURE = {
+    "image_index": 1,
+    "label": "cat",
+    "prediction": "dog",
+    "threat_model": "white_box",
+    "attack": "pgd",
+    "epsilon": 8.0,
+    "size": 8.0,
+    "loss": 2.0,
+}
+COMPLETE = dataclasses.replace(
+    INPUTS,
+    audit=Audit(
+        [Finding("noise", "Noise breaks least", "pass", "1 of 9.", "Chance.", "Someone", True)],
+        AuditVerdict("credible", "All is well."),
+    ),
+    probes={
+        "settings": {"examples": 4},
+        "ladder": [{"epsilon": 0.0, "examples": 4, "correct": 3}],
+        "curve": [{"steps": 0, "median_loss": 1.0, "mean_loss": 1.0, "success": 0.25}],
+    },
+    paired=[
+        {
+            **WORST,
+            "defence": "sfm",
+            "other": "tvm",
+            "examples": 10,
+            "only_first_right": 3,
+            "only_second_right": 0,
+            "p_value": 0.25,
+            "holm_p_value": 0.25,
+        }
+    ],
+    breakdown={
+        "per_class": [
+            {"class": "cat", "clean": FIGURES, "worst_case": FIGURES},
+            {"class": "dog", "clean": FIGURES, "worst_case": None},
+        ],
+        "confusion": {
+            "threat_model": "white_box",
+            "attack": "pgd",
+            "epsilon": 8.0,
+            "turned_wrong": 3,
+            "counts": [[1, 3], [0, 6]],
+        },
+    },
+    failures=FailureGallery([FAILURE], IMAGES[:1], IMAGES[:1] + CHANGE[:1]),
+    masks=mask_statistics(IMAGES[..., :1], np.array([0, 0]), ("cat", "dog")),
+    perceived=PerceivedPerturbation(INPUTS.perturbations[0], CHANGE, CHANGE, CHANGE),
+    tuning=[{"sparsity_weight": 0.01, "clean": 0.5, "black_box": 0.5, "gray_box": 0.5}],
+    ablations={"no semantic loss": INPUTS.gallery},
+)
+
+
 @pytest.fixture(scope="module")
 def sections() -> dict[str, Section]:
     return {section.title: section for section in build_sections(INPUTS)}
 
 
-def cells(section: Section, title: str) -> dict[str, list[str]]:
-    (table,) = (table for table in section.tables if table.title == title)
-    return {row.label: [str(cell) for cell in row.cells] for row in table.rows}
-
-
 def test_the_sections_and_their_order(sections):
     assert list(sections) == [
         "Worst case",
+        "Audit",
         "Black box",
         "Gray box",
         "White box",
+        "Radius, steps and loss",
+        "Differences between defences",
+        "Classes",
+        "Worst failures",
         "Beside the paper",
+        "Cost",
         "What the defence does",
         "Training",
         "Data",
@@ -103,12 +171,31 @@ def test_only_a_threat_model_that_was_run_has_figures(sections):
 
 def test_every_cell_of_every_table_says_something(sections):
     tables = [table for section in sections.values() for table in section.tables]
-    assert len(tables) == 11
+    assert len(tables) == 13
     for table in tables:
         for row in table.rows:
             assert row.label
             assert len(row.cells) == len(table.columns) - 1
             assert all(cell.value for cell in row.cells)
+
+
+def test_a_section_says_what_was_not_run_instead_of_showing_it(sections):
+    assert [title for title, section in sections.items() if not section.tables] == [
+        "Audit",
+        "Radius, steps and loss",
+        "Differences between defences",
+        "Classes",
+        "Worst failures",
+        "Cost",
+        "What the defence does",
+    ]
+    for title in ("Audit", "Differences between defences", "Classes", "Worst failures", "Cost"):
+        (sentence,) = sections[title].paragraphs
+        assert sentence.endswith(".")
+        assert sections[title].figures == ()
+    assert len(sections["Radius, steps and loss"].paragraphs) == 2
+    assert len(sections["What the defence does"].paragraphs) == 3
+    assert sections["Training"].paragraphs[0].startswith("No tuning was run")
 
 
 def test_other_datasets_are_not_put_beside_the_paper():
@@ -126,46 +213,36 @@ def test_a_model_of_ones_own_has_neither_masks_nor_training():
 def test_further_threat_models_are_shown_where_they_were_run():
     evaluation = dataclasses.replace(INPUTS.evaluation, threat_models=("white_box", "score_based"))
     titles = [s.title for s in build_sections(dataclasses.replace(INPUTS, evaluation=evaluation))]
-    assert titles[1:5] == ["Black box", "Gray box", "White box", "Score-based"]
+    assert titles[2:6] == ["Black box", "Gray box", "White box", "Score-based"]
 
 
 def test_smallest_perturbations_stand_below_the_accuracies():
     entry = {"defence": "sfm", "threat_model": "white_box", "attack": "cw", "examples": 10}
     found = {"attack_success": 0.5, "median_linf": 0.01, "median_l2": 0.1}
-    metrics = {**INPUTS.metrics, "minimum_norm": [{**entry, **found}]}
+    metrics = {**INPUTS.metrics, "minimum_norm": [{**FIGURES, **entry, **found}]}
     sections = build_sections(dataclasses.replace(INPUTS, metrics=metrics))
     tables = {section.title: [t.title for t in section.tables] for section in sections}
     assert tables["White box"][1] == "Smallest perturbations, at any norm"
     assert len(tables["Gray box"]) == 1
 
 
-def test_curves_are_those_that_were_measured(sections):
-    (figure,) = sections["Training"].figures
-    assert figure.alternative_text == (
-        "Curves over the epochs; last values: classification loss (training) 1, "
-        "mask loss (training) 2, mask mean (validation) 0.375."
-    )
-
-
-def test_data_and_provenance_are_those_of_the_inputs(sections):
-    assert cells(sections["Data"], "Test images of each class") == {
-        "cat": ["4", "4"],
-        "dog": ["6", "6"],
-    }
-    assert cells(sections["Data"], "Images of cifar10")["test"] == [
-        "10",
-        "0",
-        "0.250, 0.500, 0.750",
-        "0.125, 0.125, 0.000",
+def test_everything_that_was_measured_is_shown_and_every_figure_has_a_name_of_its_own():
+    sections = {section.title: section for section in build_sections(COMPLETE)}
+    figures = [figure.name for section in sections.values() for figure in section.figures]
+    assert len(set(figures)) == len(figures)
+    assert [f.name for f in sections["What the defence does"].figures] == [
+        "perceived",
+        "defence",
+        "ablations",
     ]
-    assert cells(sections["Provenance"], "Stages") == {
-        "train": ["0123456789abcdef", "3", "2025-01-02T03:04:05+00:00", "1,234.6"]
-    }
-    assert cells(sections["Provenance"], "Packages") == {"keras": ["3.15.1"]}
-    assert cells(sections["Provenance"], "Settings") == {
-        "train: training.epochs": ["2"],
-        "train: training.augmentation": ['"none"'],
-    }
+    for section in sections.values():
+        for table in section.tables:
+            assert table.rows
+            assert all(cell.value for row in table.rows for cell in row.cells)
+    assert sections["Audit"].paragraphs[0] == "Credible. All is well."
+    assert list(sections)[:2] == ["Worst case", "Audit"]
+    shown = ("Differences between defences", "Classes", "Worst failures", "What the defence does")
+    assert all(sections[title].tables for title in shown)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import pytest
 
 from sfm_tf.attacks.catalogue import ATTACK_KINDS
+from sfm_tf.evaluation.stored_detection import AWARE_ATTACK
 from sfm_tf.report import tables
 from sfm_tf.report.tables import Cell, Row, Table
 
@@ -102,7 +103,7 @@ def test_only_defences_that_were_measured_have_rows():
 
 
 def test_every_attack_that_can_be_run_has_a_name():
-    assert set(tables.ATTACK_NAMES) == set(ATTACK_KINDS)
+    assert set(tables.ATTACK_NAMES) == {*ATTACK_KINDS, AWARE_ATTACK}
 
 
 def test_smallest_perturbations_are_told_in_the_units_of_a_pixel():

@@ -30,6 +30,10 @@ def test_seeds_differ_fit_31_bits_and_repeat():
     assert not set(Seeds.spawn(1)) & set(Seeds.spawn(2))
 
 
+def test_seeds_that_were_added_later_leave_the_earlier_ones_as_they_were():
+    assert Seeds.spawn(7)[:5] == (1041839916, 1969781632, 2092892605, 71099000, 866300847)
+
+
 def test_variance_is_the_square_of_the_standard_deviation_of_train(tmp_path):
     statistics = {"train": {"mean": [0.25, 0.5], "std": [0.1, 0.2]}, "test": {"mean": [0, 0]}}
     (tmp_path / "statistics.json").write_text(json.dumps(statistics))
@@ -63,6 +67,14 @@ def test_source_is_the_same_classifier_with_other_weights_and_nothing_before_it(
     own, other = source.classifier.get_weights(), defended.classifier.get_weights()
     assert [weight.shape for weight in own] == [weight.shape for weight in other]
     assert not np.array_equal(own[0], other[0])
+
+
+def test_bare_classifier_is_that_of_the_defended_model_with_nothing_before_it():
+    defended, bare = _blueprint().defended(), _blueprint().bare()
+    assert bare.masker is None
+    assert bare.preprocessor.spec == "none"
+    for pair in zip(bare.classifier.get_weights(), defended.classifier.get_weights(), strict=True):
+        np.testing.assert_array_equal(*pair)
 
 
 def test_building_again_gives_the_same_weights():

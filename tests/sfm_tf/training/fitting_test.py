@@ -97,6 +97,12 @@ def test_history_has_training_and_validation_figures_of_each_epoch(finished):
         assert {"bare_accuracy", "defended_accuracy", "mask_mean"} <= set(epoch["validation"])
 
 
+def test_history_has_the_seconds_of_each_pass(finished):
+    phases = [set(epoch["seconds"]) for epoch in finished[2]]
+    assert phases == [{"classifier"}, {"classifier", "masker"}, {"classifier", "masker"}]
+    assert all(value > 0 for epoch in finished[2] for value in epoch["seconds"].values())
+
+
 def test_it_learns(finished):
     validation = finished[2][-1]["validation"]
     assert validation["bare_accuracy"] >= 0.9

@@ -9,8 +9,12 @@ import pytest
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.training.loading import load_defended_model, load_source_model
-from sfm_tf.training.model_files import save_models
+from sfm_tf.training.loading import (
+    load_adversarial_models,
+    load_defended_model,
+    load_source_model,
+)
+from sfm_tf.training.model_files import save_adversarial_models, save_models
 
 _SHAPE = (4, 4, 1)
 
@@ -48,6 +52,42 @@ def test_defended_model_answers_as_before(saved):
 def test_source_model_answers_as_before(saved):
     folder, _, source = saved
     np.testing.assert_allclose(load_source_model(folder)(_images()), source(_images()), atol=1e-6)
+
+
+@pytest.fixture
+def saved_adversarial(tmp_path):
+    """A folder with models trained on adversarial images, and the two of them."""
+    masker = _model(keras.layers.Conv2D(1, 1, activation="sigmoid"))
+    defended = DefendedModel(_classifier(), masker, parse_preprocessor("bit_depth_2", "smooth"))
+    bare = _classifier()
+    save_adversarial_models(tmp_path, bare, defended, ("cat", "dog"), {"method": "pgd"})
+    return tmp_path, bare, defended
+
+
+def test_adversarially_trained_models_answer_as_before(saved_adversarial):
+    folder, bare, defended = saved_adversarial
+    models = load_adversarial_models(folder)
+    assert list(models) == ["adversarial_training", "sfm_adversarial_training"]
+    alone, masked = models.values()
+    assert (alone.masker, alone.preprocessor.spec) == (None, "none")
+    assert masked.preprocessor == defended.preprocessor
+    np.testing.assert_allclose(alone(_images()), bare(_images()), atol=1e-6)
+    np.testing.assert_allclose(masked(_images()), defended(_images()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adversarial_classifier.keras",
+        "adversarial_sfm_classifier.keras",
+        "adversarial_sfm_masker.keras",
+        "defence.json",
+    ],
+)
+def test_missing_file_of_adversarial_training_is_named(saved_adversarial, name):
+    (saved_adversarial[0] / name).unlink()
+    with pytest.raises(SfmError, match=rf"Cannot read .*{name} .*train again"):
+        load_adversarial_models(saved_adversarial[0])
 
 
 _LOADERS = {

@@ -8,7 +8,7 @@ import pytest
 
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.training.model_files import save_models
+from sfm_tf.training.model_files import save_adversarial_models, save_models
 
 _SHAPE = (4, 4, 1)
 
@@ -49,6 +49,23 @@ def test_description_holds_what_the_models_do_not(tmp_path):
         "class_names": ["cat", "dog"],
         "input_shape": [4, 4, 1],
     }
+
+
+def test_adversarially_trained_models_are_beside_what_made_them(tmp_path):
+    bare, defended = _classifier(), _defended()
+    save_adversarial_models(tmp_path, bare, defended, ("cat", "dog"), {"method": "pgd"})
+    images = np.random.default_rng(0).uniform(size=(3, *_SHAPE)).astype(np.float32)
+    expected = {
+        "adversarial_classifier.keras": bare,
+        "adversarial_sfm_classifier.keras": defended.classifier,
+        "adversarial_sfm_masker.keras": defended.masker,
+    }
+    for name, model in expected.items():
+        loaded = keras.saving.load_model(tmp_path / name, safe_mode=True)
+        np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
+    description = json.loads((tmp_path / "defence.json").read_text())
+    assert description["adversarial_training"] == {"method": "pgd"}
+    assert description["preprocessor"] == "median_2"
 
 
 def test_no_temporary_files_remain_even_when_the_rename_fails(tmp_path, monkeypatch):

@@ -3,7 +3,13 @@
 import pytest
 
 from sfm_tf.config import TrainingConfig
-from sfm_tf.training.plan import Epoch, count_classifier_passes, defence_plan, source_plan
+from sfm_tf.training.plan import (
+    Epoch,
+    adversarial_plan,
+    count_classifier_passes,
+    defence_plan,
+    source_plan,
+)
 from sfm_tf.training.sparse_feature_masker_trainer import Phase
 
 _PRETRAINING = Epoch("pretraining", (Phase.CLASSIFIER,))
@@ -23,6 +29,20 @@ def test_alternation_by_step_is_one_pass_for_both():
 def test_source_is_plain_training():
     plan = source_plan(TrainingConfig(source_epochs=2))
     assert plan == (Epoch("source", (Phase.CLASSIFIER,)),) * 2
+
+
+def test_adversarial_epochs_follow_pre_training_and_alternate_where_there_is_a_masker():
+    config = TrainingConfig(pretraining_epochs=1, adversarial_epochs=2)
+    alone = Epoch("adversarial", (Phase.CLASSIFIER,))
+    assert adversarial_plan(config, has_masker=False) == (_PRETRAINING, alone, alone)
+    turn = Epoch("adversarial_alternation", (Phase.CLASSIFIER, Phase.MASKER))
+    assert adversarial_plan(config, has_masker=True) == (_PRETRAINING, turn, turn)
+
+
+def test_adversarial_alternation_by_step_is_one_pass_for_both():
+    config = TrainingConfig(pretraining_epochs=0, adversarial_epochs=1, alternation="step")
+    (epoch,) = adversarial_plan(config, has_masker=True)
+    assert epoch.phases == (Phase.BOTH,)
 
 
 @pytest.mark.parametrize(("alternation", "expected"), [("epoch", 5), ("step", 5)])

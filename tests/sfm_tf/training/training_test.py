@@ -76,6 +76,7 @@ def test_leaves_models_description_history_checkpoints_and_logs(trained):
         "source.keras",
         "defence.json",
         "history.json",
+        "timing.json",
         "checkpoint",
         "logs",
     }
@@ -90,6 +91,14 @@ def test_history_counts_the_epochs_of_both_trainings(trained):
         "defence": ["pretraining", "alternation", "alternation"],
         "source": ["source", "source"],
     }
+
+
+def test_timing_has_the_seconds_of_each_part_and_history_none(trained):
+    timing = json.loads((trained[0] / "timing.json").read_text())
+    assert set(timing) == {"classifier_seconds", "masker_seconds", "source_seconds"}
+    assert all(value > 0.0 for value in timing.values())
+    for epochs in trained[1].history.values():
+        assert all(set(epoch) == {"stage", "training", "validation"} for epoch in epochs)
 
 
 def test_progress_ends_each_stage_at_its_total(trained):
@@ -163,6 +172,9 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(records, tmp_
     steps = []
     _train(records, tmp_path / "resumed", lambda *report: steps.append(report[:2]))
     assert steps == [("source", 4), ("source", 5), ("source", 6)]
+    # What was trained before the interruption counts as well.
+    timing = json.loads((tmp_path / "resumed" / "timing.json").read_text())
+    assert min(timing.values()) > 0.0
     images, _ = _validation()
     for load in (load_defended_model, load_source_model):
         whole, resumed = (load(tmp_path / name)(images) for name in ("whole", "resumed"))

@@ -1,0 +1,65 @@
+"""Fits the compared defences that learn from training images: quilting and PixelDefend.
+
+    python -m pipelines.fit_defences --workdir=runs/cifar10
+    python -m pipelines.fit_defences --workdir=runs/cifar10 --defences=quilting
+
+TFX counterpart: Trainer. Reads the ingested training images. Writes into
+<workdir>/fit_quilting/<fingerprint>/ patches.npz and into <workdir>/fit_pixel_defend/<fingerprint>/
+pixel_cnn.keras, each on its own, so that one is not fitted again for the other's settings.
+"""
+
+import pathlib
+
+from pipelines import command_line, flag_definitions
+from pipelines.progress_line import ProgressLine
+from pipelines.stage_execution import execute_stage
+from pipelines.stage_names import fit_stage
+from pipelines.validate import check_validated
+from sfm_tf.artifacts.execution import Execution
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.config import Experiment
+from sfm_tf.defences.catalogue import FITTED, fits_needed
+from sfm_tf.defences.fitting import fit_operation, settings_of
+
+MODULE = "pipelines.fit_defences"
+
+
+def fit_defences(
+    run_directory: RunDirectory, experiment: Experiment, force: bool
+) -> tuple[Artifact, ...]:
+    """Returns what the defences that are evaluated were fitted to, none where none learns."""
+    names = fits_needed(experiment.evaluation.defences, experiment.compared)
+    return tuple(_fit(name, run_directory, experiment, force) for name in names)
+
+
+def fit_all(
+    run_directory: RunDirectory, experiment: Experiment, force: bool
+) -> tuple[Artifact, ...]:
+    """Returns what the defences named, or all that learn where none is named, were fitted to."""
+    return fit_defences(run_directory, experiment, force) or tuple(
+        _fit(name, run_directory, experiment, force) for name in FITTED
+    )
+
+
+def _fit(name: str, run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
+    records = run_directory.latest("ingest")
+    check_validated(run_directory, records)
+    config = settings_of(name, experiment.compared)
+
+    def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
+        fit_operation(name, records.folder, config, experiment.seed, folder, progress.update)
+
+    execution = Execution(
+        stage=fit_stage(name),
+        module=MODULE,
+        configs={"compared": config},
+        seed=experiment.seed,
+        inputs={"ingest": records},
+    )
+    return execute_stage(execution, run_directory, produce, force)
+
+
+if __name__ == "__main__":
+    flag_definitions.define_flags(["compared"], MODULE)
+    flag_definitions.define_flag("evaluation", "defences", MODULE)
+    command_line.start([MODULE], fit_all)

@@ -1,0 +1,42 @@
+"""Which artifacts hold the models of an evaluation, and where they are in them."""
+
+from collections.abc import Mapping
+
+from pipelines.stage_names import ADVERSARIAL_STAGE, fit_stage
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.config import Experiment
+from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, ALL, FITTED, fits_needed
+from sfm_tf.evaluation.subjects import ModelFolders
+
+
+def model_inputs(run_directory: RunDirectory, experiment: Experiment) -> dict[str, Artifact]:
+    """Returns the artifacts that an evaluation reads, by stage: records, models and fits.
+
+    Raises:
+        SfmError: If a stage has not finished; the message has the command that runs it.
+    """
+    config = experiment.evaluation
+    fits = {
+        fit_stage(name): run_directory.latest(fit_stage(name), f"fit_defences --defences={name}")
+        for name in fits_needed(config.defences, experiment.compared)
+    }
+    if config.model:
+        return {"ingest": run_directory.latest("ingest"), **fits}
+    models = run_directory.latest("train")
+    inputs = {"ingest": run_directory.input_of(models, "ingest"), "train": models, **fits}
+    asked_for = not set(ADVERSARIALLY_TRAINED).isdisjoint(config.defences)
+    if asked_for or (ALL in config.defences and run_directory.has_finished(ADVERSARIAL_STAGE)):
+        program = "train --adversarial_training=trades"
+        inputs[ADVERSARIAL_STAGE] = run_directory.latest(ADVERSARIAL_STAGE, program)
+    return inputs
+
+
+def model_folders(inputs: Mapping[str, Artifact]) -> ModelFolders:
+    """Returns where the models are in the artifacts that `model_inputs` found."""
+    trained, adversarial = inputs.get("train"), inputs.get(ADVERSARIAL_STAGE)
+    fits = {name: fit_stage(name) for name in FITTED}
+    return ModelFolders(
+        trained and trained.folder,
+        adversarial and adversarial.folder,
+        {name: inputs[stage].folder for name, stage in fits.items() if stage in inputs},
+    )

@@ -1,0 +1,133 @@
+"""What an evaluation left that tells whether to believe it."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation.results import CLEAN, ResultsTable
+
+GRADIENT_ATTACKERS = ("white_box", "adaptive")
+"""Threat models whose attacker differentiates the very model that is scored."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything the audit looks at; it measures nothing itself.
+
+    Attributes:
+        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        results: The rows it was made from.
+        probes: What `sfm_tf.evaluation.probes.suite.run_probes` returned; None where it was not
+            run.
+        config: Settings the evaluation ran with.
+        class_counts: How many of the evaluated images are of each class, by class name; 0 for a
+            class that is not among them.
+        packages: Versions by package; empty where nobody recorded them.
+        seed: Seed of the attacks; None where nobody recorded it.
+    """
+
+    metrics: Mapping[str, Any]
+    results: ResultsTable
+    probes: Mapping[str, Any] | None
+    config: EvaluationConfig
+    class_counts: Mapping[str, int]
+    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    seed: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """Name of the model that the evaluation is about."""
+        return self.metrics["subject"]
+
+    @property
+    def epsilon(self) -> float:
+        """The largest radius, in 1/255."""
+        return max(self.config.epsilons)
+
+    def clean(self) -> np.ndarray:
+        """Returns whether the subject is right on each image without an attack, bool `(count,)`."""
+        rows = self._rows(pc.equal(self.results["attack"], CLEAN))
+        right = np.zeros(rows.num_rows, bool)
+        right[rows["image_index"].to_numpy()] = _right(rows)
+        return right
+
+    def right(
+        self,
+        threat_models: Collection[str],
+        epsilon: float,
+        attacks: Collection[str] | None = None,
+    ) -> np.ndarray | None:
+        """Returns whether the subject is right after every attack of a group.
+
+        Args:
+            threat_models: Threat models of the group.
+            epsilon: Its radius, in 1/255.
+            attacks: Its attacks; None for all.
+
+        Returns:
+            Bool `(count,)`, also false where the subject is wrong without an attack; None where no
+            such attack was run. An image that none was run on counts as it is without one.
+        """
+        group = pc.and_(
+            pc.is_in(self.results["threat_model"], _strings(threat_models)),
+            pc.equal(self.results["epsilon"], float(epsilon)),
+        )
+        if attacks is not None:
+            group = pc.and_(group, pc.is_in(self.results["attack"], _strings(attacks)))
+        rows = self._rows(group)
+        if not rows.num_rows:
+            return None
+        right = self.clean()
+        np.logical_and.at(right, rows["image_index"].to_numpy(), _right(rows))
+        return right
+
+    def attacks(self, threat_models: Collection[str]) -> tuple[str, ...]:
+        """Returns the attacks that were run on the subject under some threat models."""
+        names = (
+            entry["attack"]
+            for entry in (*self.metrics["under_attack"], *self.metrics["minimum_norm"])
+            if entry["defence"] == self.subject and entry["threat_model"] in threat_models
+        )
+        return tuple(dict.fromkeys(names))
+
+    def examples(self, threat_model: str) -> int:
+        """Returns how many images the subject was attacked on, the first ones; 0 for none."""
+        counts = (
+            entry["examples"]
+            for entry in self.metrics["under_attack"]
+            if (entry["defence"], entry["threat_model"]) == (self.subject, threat_model)
+        )
+        return max(counts, default=0)
+
+    def probe(self, name: str) -> Any:
+        """Returns what a probe found; None where it was not run or does not apply."""
+        return None if self.probes is None else self.probes.get(name)
+
+    def _rows(self, condition: pa.ChunkedArray) -> ResultsTable:
+        of_subject = pc.equal(self.results["defence"], self.subject)
+        return self.results.filter(pc.and_(of_subject, condition))
+
+
+def _strings(values: Collection[str]) -> pa.Array:
+    # Without the type an empty list would be one of nulls.
+    return pa.array(list(values), pa.string())
+
+
+def _right(rows: ResultsTable) -> np.ndarray:
+    return rows["prediction"].to_numpy() == rows["label"].to_numpy()
+
+
+def count_classes(labels: np.ndarray, class_count: int) -> dict[str, int]:
+    """Returns how many labels are of each class, by its index as a string.
+
+    Args:
+        labels: Class indices of shape `(count,)`.
+        class_count: Number of classes.
+    """
+    counts = np.bincount(np.asarray(labels, np.int64), minlength=class_count)
+    return {str(index): int(count) for index, count in enumerate(counts)}

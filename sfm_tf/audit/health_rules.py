@@ -1,0 +1,224 @@
+"""Rules on the attack itself: whether it saw a gradient, climbed, ended, and works elsewhere."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sfm_tf.audit.evidence import Evidence
+from sfm_tf.audit.finding import Judgement
+from sfm_tf.audit.grades import MANY, broken_beyond, grade, not_run, worst
+from sfm_tf.evaluation.probes.answers import right_images
+
+FEW_BLIND, MANY_BLIND = 0.02, 0.10
+"""Shares of images without a usable gradient: each of them looks robust for that reason alone."""
+
+STEEP = 1e-3
+"""Share of a gradient's norm that a stage has to pass on: less is vanishing, not attenuation."""
+
+FEW_SPARED, MANY_SPARED = 0.10, 0.20
+"""Shares of the images by which a broken defence may do better than the bare classifier, and that
+one better than with its logits scaled: rounding to 3 bits moves pixels by up to 1/14 itself, so
+some images differ either way."""
+
+WITHSTOOD = 0.9
+"""Where the bare classifier keeps this share of its accuracy, breaking it proves little."""
+
+NOTICED = 0.9
+"""Share of the images without a gradient that have to be noticed as such."""
+
+SPREAD = 0.10
+"""By how much the accuracy of a random defence may differ between draws, in shares."""
+
+_UNPROBED = "The probes were not run."
+
+
+def judge_convergence(evidence: Evidence) -> Judgement:
+    """Twice the steps, or more starts, break no more."""
+    convergence = evidence.probe("convergence")
+    if convergence is None:
+        return not_run(_UNPROBED)
+    efforts = {"twice the steps": "double_iterations"}
+    if evidence.config.restarts < convergence["restarts"]:
+        efforts[f"{convergence['restarts']} starts"] = "more_restarts"
+    return _judge_efforts(convergence, efforts)
+
+
+def judge_step_size(evidence: Evidence) -> Judgement:
+    """Neither half nor twice the step breaks more."""
+    convergence = evidence.probe("convergence")
+    if convergence is None:
+        return not_run(_UNPROBED)
+    efforts = {"half the step": "half_step", "twice the step": "double_step"}
+    return _judge_efforts(convergence, efforts)
+
+
+def _judge_efforts(convergence: Mapping[str, Any], efforts: Mapping[str, str]) -> Judgement:
+    base = right_images(convergence["base"])
+    more = {
+        words: broken_beyond(base, right_images(convergence[name]))
+        for words, name in efforts.items()
+    }
+    told = "; ".join(
+        f"{words} leaves {convergence[name]['correct']} and breaks {more[words]} that were right"
+        for words, name in efforts.items()
+    )
+    return Judgement(
+        worst(grade(count, len(base)) for count in more.values()),
+        f"PGD leaves {base.sum()} of {len(base)} images right; {told}.",
+    )
+
+
+def judge_gradients(evidence: Evidence) -> Judgement:
+    """The attack saw a finite gradient at every stage of the model that is not zero."""
+    gradients, measured = evidence.probe("gradients"), _measured_shares(evidence)
+    if gradients is None and not measured:
+        return not_run("No gradient was looked at.")
+    stages = [] if gradients is None else gradients["stages"]
+    blind = {entry["stage"]: entry["zero_share"] + entry["not_finite_share"] for entry in stages}
+    shares = {**blind, **measured}
+    statuses = [
+        "pass" if share <= FEW_BLIND else "warn" if share <= MANY_BLIND else "fail"
+        for share in shares.values()
+    ]
+    steepest = _steepest(stages)
+    figure = f"Images without a usable gradient: {_told(shares)}"
+    if stages:
+        norms = ", ".join(f"{entry['stage']} {entry['median_norm']:.2g}" for entry in stages)
+        figure += f"; median norms: {norms}"
+        statuses.append("warn" if steepest < STEEP else "pass")
+    return Judgement(worst(statuses), f"{figure}.")
+
+
+def _measured_shares(evidence: Evidence) -> dict[str, float]:
+    """Returns the worst shares that the attacks of the evaluation reported."""
+    zero = [
+        entry["zero_gradient_share"]
+        for entry in evidence.metrics["under_attack"]
+        if (entry["defence"], entry["threat_model"]) == (evidence.subject, "white_box")
+    ]
+    lost = [entry["share"] for entry in evidence.metrics["vanished_gradients"]]
+    return {
+        **({"at the start of attacks": max(zero)} if zero else {}),
+        **({"entries lost in 16 bits": max(lost)} if lost else {}),
+    }
+
+
+def _steepest(stages: list[Mapping[str, Any]]) -> float:
+    norms = [entry["median_norm"] for entry in stages]
+    ratios = [after / before for before, after in zip(norms, norms[1:], strict=False) if before]
+    return min(ratios, default=1.0)
+
+
+def _told(shares: Mapping[str, float]) -> str:
+    if not any(shares.values()):
+        return f"none, of {len(shares)} stages and counters"
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
+
+
+def judge_loss(evidence: Evidence) -> Judgement:
+    """The loss rises along the attack, to its end."""
+    curve = evidence.probe("curve")
+    if curve is None:
+        return not_run(_UNPROBED)
+    losses = [entry["mean_loss"] for entry in curve]
+    is_risen = losses[-1] > losses[0]
+    is_highest = losses[-1] >= max(losses) * (1.0 - 1e-3)
+    told = ", ".join(f"{entry['steps']}: {entry['mean_loss']:.3g}" for entry in curve)
+    status = "pass" if is_risen and is_highest else "warn" if is_risen else "fail"
+    return Judgement(status, f"Mean loss by number of steps: {told}.")
+
+
+def judge_surrogates(evidence: Evidence) -> Judgement:
+    """No other stand-in for the gradient of the pre-processing, nor none, breaks more."""
+    surrogates = evidence.probe("surrogates")
+    if surrogates is None:
+        return not_run(_UNPROBED)
+    if not surrogates:
+        return Judgement("pass", "There is no pre-processing to get past.")
+    (used,) = (entry for entry in surrogates if entry["used"])
+    base, statuses = right_images(used), []
+    for entry in surrogates:
+        status = grade(broken_beyond(base, right_images(entry)), len(base))
+        # What the adaptive attacker breaks counts in the worst case.
+        is_counted = "adaptive_other_surrogate" in evidence.attacks(("adaptive",))
+        statuses.append("pass" if is_counted and entry["surrogate"] != "ignored" else status)
+    told = ", ".join(f"{entry['surrogate']} {entry['correct']}" for entry in surrogates)
+    return Judgement(
+        worst(statuses),
+        f"Of {len(base)} images PGD leaves right, by surrogate: {told}; {used['surrogate']} is the "
+        "white box's.",
+    )
+
+
+def judge_parts(evidence: Evidence) -> Judgement:
+    """Each part of the defence was attacked by itself, and the whole is worth more than nothing."""
+    parts = evidence.probe("parts")
+    if parts is None:
+        return not_run(_UNPROBED)
+    names = {
+        (False, False): "neither",
+        (True, False): "masker",
+        (False, True): "pre-processing",
+        (True, True): "both",
+    }
+    told = ", ".join(
+        f"{names[entry['masker'], entry['preprocessor']]} {entry['attacked']['correct']} "
+        f"({entry['clean']['correct']} clean)"
+        for entry in parts
+    )
+    whole, bare = parts[-1]["attacked"], parts[0]["attacked"]
+    gained = whole["correct"] - bare["correct"]
+    is_idle = len(parts) > 1 and gained <= MANY * whole["examples"]
+    return Judgement(
+        "warn" if is_idle else "pass",
+        f"Of {whole['examples']} images right under PGD in the white box, by parts: {told}.",
+    )
+
+
+def judge_known_breaks(evidence: Evidence) -> Judgement:
+    """The attack breaks what is known to be broken, and notices where there is no gradient."""
+    found = evidence.probe("known_breaks")
+    if found is None:
+        return not_run(_UNPROBED)
+    clean, bare = found["bare_clean"]["correct"], found["bare"]["correct"]
+    examples = found["bare"]["examples"]
+    statuses = [
+        grade(found[name]["correct"] - bare, examples, FEW_SPARED, MANY_SPARED)
+        for name in ("bit_depth", "scaled")
+    ]
+    # The same predictions fall more easily where the classifier's own confidence hides them.
+    statuses.append(grade(bare - found["scaled"]["correct"], examples, FEW_SPARED, MANY_SPARED))
+    noticed = found["saturated_zero_share"] * examples
+    statuses.append("pass" if noticed >= math.floor(NOTICED * clean) else "fail")
+    statuses.append("pass" if bare <= WITHSTOOD * clean else "warn")
+    return Judgement(
+        worst(statuses),
+        f"Of {examples} images PGD leaves the bare classifier {bare}, behind a bit depth of 3 "
+        f"{found['bit_depth']['correct']}, with logits scaled up {found['scaled']['correct']}; the "
+        f"label's gradient is rounded away there on {found['plain_blind_share']:.0%} in the plain "
+        f"loss and {found['stable_blind_share']:.0%} in ours, and of saturated logits "
+        f"{found['saturated_zero_share']:.0%} are reported as without a gradient.",
+    )
+
+
+def judge_draws(evidence: Evidence) -> Judgement:
+    """A random defence was asked several times, and fares alike."""
+    subject, draws = evidence.probe("subject"), evidence.probe("draws")
+    if subject is None:
+        return not_run(_UNPROBED)
+    if not subject["is_random"]:
+        return Judgement("pass", "Nothing in the model is drawn at random.")
+    if draws is None:
+        return not_run("The model is random, but no draw was repeated.")
+    shares = {
+        name: [entry["correct"] / entry["examples"] for entry in draws[name]]
+        for name in ("clean", "attacked")
+    }
+    spread = max(max(values) - min(values) for values in shares.values())
+    told = "; ".join(
+        f"{name} {min(values):.1%} to {max(values):.1%}" for name, values in shares.items()
+    )
+    return Judgement(
+        "pass" if spread <= SPREAD else "warn",
+        f"Accuracy over {len(draws['clean'])} draws: {told}.",
+    )

@@ -1,0 +1,241 @@
+"""Rules on what was measured, on what, and how it is stated."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
+from sfm_tf.audit.finding import Judgement
+from sfm_tf.audit.grades import not_run
+from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.evaluation.metrics import ALL_THREATS
+from sfm_tf.evaluation.results import CLEAN, OWN_MODEL, UNDEFENDED
+
+SINGLE_STEP = ("noise", "fgsm")
+"""Attacks that do not iterate along the gradient."""
+
+NORM_NAMES: Mapping[str, str] = {"inf": "L∞", "2": "L2"}
+
+NARROW, WIDE = 0.05, 0.10
+"""Half-widths of the 95 % interval of the headline: at 5 points a gain of 10 is real, at more than
+10 a single figure says little. Some 400 and 100 images give them."""
+
+_TOLERANCE = 1e-5  # Float32 sums of a whole image round by as much.
+
+_RECORDED = ("adversarial-robustness-toolbox", "keras", "numpy", "tensorflow")
+
+
+def judge_threat_model(evidence: Evidence) -> Judgement:
+    """Every attacker that was run is one that the settings state, with a budget."""
+    config = evidence.config
+    measured = {
+        entry["threat_model"]
+        for part in ("under_attack", "minimum_norm")
+        for entry in evidence.metrics[part]
+    }
+    unstated = sorted(measured - set(config.threat_models))
+    if not measured or unstated:
+        found = f"of {', '.join(unstated)}, which no setting states" if unstated else "of nobody"
+        return Judgement("fail", f"The results are {found}.")
+    radii = ", ".join(f"{epsilon:g}" for epsilon in config.epsilons)
+    return Judgement(
+        "pass",
+        f"The goal is any wrong class, the budget {NORM_NAMES[config.norm]} of {radii} in 1/255 on "
+        f"values from 0 to 1, the attackers are {', '.join(sorted(measured)).replace('_', ' ')}.",
+    )
+
+
+def judge_same_samples(evidence: Evidence) -> Judgement:
+    """Every row of the tables is about the same images, the first ones of the test split."""
+    results, total = evidence.results, sum(evidence.class_counts.values())
+    keys = ["defence", "threat_model", "attack", "epsilon"]
+    groups = results.group_by(keys).aggregate(
+        [("image_index", name) for name in ("count", "count_distinct", "min", "max")]
+    )
+    allowed = {total, min(total, evidence.config.decision_examples)}
+    odd = [
+        group
+        for group in groups.to_pylist()
+        if not _is_first(group, {total} if group["attack"] == CLEAN else allowed)
+    ]
+    labels = results.group_by(["image_index"]).aggregate([("label", "count_distinct")])
+    if odd or pc.max(labels["label_count_distinct"]).as_py() != 1:
+        which = ", ".join(str(odd[0][key]) for key in keys) if odd else "labels"
+        return Judgement("fail", f"Of {total} images, not all rows are of the same: {which}.")
+    fewest, most = min(evidence.class_counts.values()), max(evidence.class_counts.values())
+    figure = (
+        f"All rows are of the same {total} images, {fewest} to {most} in each of "
+        f"{len(evidence.class_counts)} classes; none was left out for being wrong."
+    )
+    return Judgement("pass" if fewest else "warn", figure)
+
+
+def _is_first(group: dict[str, Any], allowed: set[int]) -> bool:
+    count = group["image_index_count"]
+    consecutive = (group["image_index_min"], group["image_index_max"]) == (0, count - 1)
+    return consecutive and count == group["image_index_count_distinct"] and count in allowed
+
+
+def judge_clean_accuracy(evidence: Evidence) -> Judgement:
+    """The cost of the defence is there to see, and the model is better than a guess."""
+    clean = {entry["defence"]: entry for entry in evidence.metrics["clean"]}
+    subject = evidence.subject
+    needs_bare = subject not in (OWN_MODEL, UNDEFENDED)
+    if needs_bare and UNDEFENDED not in clean:
+        return not_run("The classifier without its defence was not scored.")
+    named = {UNDEFENDED: "without the defence", subject: "as it is evaluated"}
+    figure = "Without an attack the model is right " + ", ".join(
+        f"{words} on {clean[name]['correct']} of {clean[name]['examples']} images"
+        for name, words in named.items()
+        if name in clean
+    )
+    guessed = 1.0 / len(evidence.class_counts)
+    status = "pass" if clean[subject]["accuracy"] > guessed else "fail"
+    return Judgement(status, f"{figure}; a guess is on 1 of {len(evidence.class_counts)}.")
+
+
+def judge_white_box(evidence: Evidence) -> Judgement:
+    """An attacker who knows everything followed the gradient of the whole model."""
+    attacks = evidence.attacks(("white_box",))
+    if not attacks:
+        return not_run("No attack followed the gradient of the whole model.")
+    figure = f"The whole model was attacked by {', '.join(attacks)}."
+    return Judgement("warn" if set(attacks) <= set(SINGLE_STEP) else "pass", figure)
+
+
+def judge_adaptive(evidence: Evidence) -> Judgement:
+    """Attacks went through each part of the defence by the means that the part asks for."""
+    parts, attacks = evidence.probe("subject"), evidence.attacks(GRADIENT_ATTACKERS)
+    aimed = [name for name in attacks if name.startswith("adaptive_")]
+    if parts is None:
+        if not aimed:
+            return not_run("Nothing aimed at the parts of the defence.")
+        return Judgement("pass", f"The parts were attacked by {', '.join(aimed)}.")
+    surrogates = len(evidence.probe("surrogates") or ()) > 1 or "adaptive_other_surrogate" in aimed
+    looks = evidence.config.gradient_samples > 1 or "autoattack_rand" in attacks
+    asked = {
+        "attacks at the mask (threat model adaptive)": (parts["masker"], bool(aimed)),
+        "both surrogates of the pre-processing": (parts["preprocessor"] != "none", surrogates),
+        "gradients averaged over draws (gradient_samples)": (parts["is_random"], looks),
+    }
+    done = [what for what, (is_asked, is_done) in asked.items() if is_asked and is_done]
+    missing = [what for what, (is_asked, is_done) in asked.items() if is_asked and not is_done]
+    if missing:
+        return Judgement("warn", f"Missing: {'; '.join(missing)}.")
+    what = "; ".join(done) or "nothing, for there is no part beside the classifier"
+    return Judgement("pass", f"Beside the gradient of the whole there were: {what}.")
+
+
+def judge_worst_case(evidence: Evidence) -> Judgement:
+    """The headline is the mean over images of the minimum over attacks, no minimum of means."""
+    entry = _headline(evidence)
+    if entry is None:
+        return not_run("No attack was run on the model.")
+    results = evidence.results
+    condition = pc.and_(
+        pc.equal(results["defence"], evidence.subject), pc.is_finite(results["epsilon"])
+    )
+    rows = results.filter(condition)
+    wrong = rows.filter(pc.not_equal(rows["prediction"], rows["label"]))
+    images = len(pc.unique(rows["image_index"]))
+    right = images - len(pc.unique(wrong["image_index"]))
+    won = entry["strongest_attack"] or "no attack"
+    figure = (
+        f"After every attack the model is right on {right} of {images} images, and "
+        f"{entry['correct']} of {entry['examples']} are reported; {won} won most."
+    )
+    agrees = (right, images) == (entry["correct"], entry["examples"])
+    return Judgement("pass" if agrees else "fail", figure)
+
+
+def _headline(evidence: Evidence) -> dict[str, Any] | None:
+    keys = (evidence.subject, ALL_THREATS, None)
+    entries = evidence.metrics["worst_case"]
+    matching = (e for e in entries if (e["defence"], e["threat_model"], e["epsilon"]) == keys)
+    return next(matching, None)
+
+
+def judge_valid_images(evidence: Evidence) -> Judgement:
+    """No attack left its ball, and no loss is NaN."""
+    results = evidence.results
+    sizes = results["linf" if evidence.config.norm == "inf" else "l2"].to_numpy()
+    radii = results["epsilon"].to_numpy() / PIXEL_LEVELS
+    losses = results["loss"].to_numpy()
+    outside = int(np.sum(~(sizes <= radii + _TOLERANCE)))
+    broken = int(np.sum(~np.isfinite(losses)))
+    figure = (
+        f"Of {results.num_rows} results {outside} are of an image outside its ball and {broken} "
+        "have a loss that is not a number."
+    )
+    return Judgement("fail" if outside or broken else "pass", figure)
+
+
+def judge_uncertainty(evidence: Evidence) -> Judgement:
+    """There are enough images for the headline to mean something."""
+    entry = _headline(evidence)
+    if entry is None:
+        return not_run("No attack was run on the model.")
+    half_width = 0.5 * (entry["accuracy_high"] - entry["accuracy_low"])
+    status = "pass" if half_width <= NARROW else "warn" if half_width <= WIDE else "fail"
+    return Judgement(
+        status,
+        f"On {entry['examples']} images the accuracy under the worst attack is known to plus or "
+        f"minus {100 * half_width:.1f} points (95 % Wilson interval).",
+    )
+
+
+def judge_recorded(evidence: Evidence) -> Judgement:
+    """Another person can run the same again."""
+    missing = [name for name in _RECORDED if name not in evidence.packages]
+    missing += ["the seed"] if evidence.seed is None else []
+    if missing:
+        return Judgement("fail", f"Not recorded: {', '.join(missing)}.")
+    versions = ", ".join(f"{name} {evidence.packages[name]}" for name in _RECORDED)
+    return Judgement("pass", f"Recorded are all settings, the seed {evidence.seed} and {versions}.")
+
+
+_GUO = "Athalye et al. 2018"  # It broke Guo et al. 2018.
+_SQUEEZING = "He et al. 2017"
+
+KNOWN_BROKEN: Mapping[str, str] = {
+    "bit_depth": _SQUEEZING,
+    "feature_squeezing": _SQUEEZING,
+    "jpeg": _GUO,
+    "median": _SQUEEZING,
+    "non_local_means": _SQUEEZING,
+    "pixel_defend": "Athalye et al. 2018",
+    "quilting": _GUO,
+    "total_variation": _GUO,
+    "tvm": _GUO,
+}
+"""Defences that adaptive attacks have broken, and by whom."""
+
+
+def broken_by(defence: str) -> str | None:
+    """Returns who broke a defence, or a chain of them joined by `+`; None where nobody is known."""
+    for part in defence.split("+"):
+        for name, source in KNOWN_BROKEN.items():
+            if part == name or part.startswith(f"{name}_"):
+                return source
+    return None
+
+
+def judge_broken_baselines(evidence: Evidence) -> Judgement:
+    """Defences that were broken before are called so, and are attacked as the model is."""
+    names = [entry["defence"] for entry in evidence.metrics["clean"]]
+    broken = {name: by for name in names if name != evidence.subject and (by := broken_by(name))}
+    if not broken:
+        return Judgement("pass", "No defence that is known to be broken is compared with.")
+    attacked = {
+        entry["defence"]
+        for entry in evidence.metrics["under_attack"]
+        if entry["threat_model"] == "white_box"
+    }
+    spared = [name for name in broken if name not in attacked]
+    marked = "; ".join(f"{name} by {by}" for name, by in broken.items())
+    figure = f"Known to be broken: {marked}."
+    if spared:
+        return Judgement("warn", f"{figure} Not attacked in the white box: {', '.join(spared)}.")
+    return Judgement("pass", figure)

@@ -1,0 +1,222 @@
+"""Rules on attacks beside each other: what knows more has to break more."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
+from sfm_tf.audit.finding import Judgement
+from sfm_tf.audit.grades import broken_beyond, grade, not_run, worst
+from sfm_tf.audit.setting_rules import NORM_NAMES, SINGLE_STEP
+from sfm_tf.evaluation.probes.answers import right_images
+
+WEAKER = ("black_box", "gray_box", "undefended")
+"""Attackers who follow the gradient of another model."""
+
+ASKING = ("score_based", "decision_based")
+"""Attackers without a gradient."""
+
+_AUTO_ATTACKS = ("autoattack", "autoattack_rand")
+_AUTO_ATTACK_PARTS = {"apgd_ce", "apgd_t", "fab_t", "square"}
+_UNPROBED = "The probes were not run."
+
+
+def judge_iteration(evidence: Evidence) -> Judgement:
+    """Many steps break no fewer images than one."""
+    lost: list[tuple[int, int]] = []
+    convergence = evidence.probe("convergence")
+    if convergence is not None:
+        base, single = (right_images(convergence[name]) for name in ("base", "single_step"))
+        lost.append((int(base.sum() - single.sum()), len(base)))
+    # Where attacks only go on with what is left, the later one cannot lose.
+    if not evidence.config.robust_accuracy_only:
+        lost += _lost_by_iterating(evidence)
+    if not lost:
+        return not_run("No attack of one step was run beside one of many.")
+    count, examples = max(lost, key=lambda pair: pair[0] / pair[1])
+    return Judgement(
+        grade(count, examples),
+        f"At worst an attack of many steps left {count:+d} of {examples} images right beside one "
+        f"of a single step, in {len(lost)} comparisons.",
+    )
+
+
+def _lost_by_iterating(evidence: Evidence) -> Iterator[tuple[int, int]]:
+    iterated = [name for name in evidence.attacks(("white_box",)) if name not in SINGLE_STEP]
+    for epsilon in evidence.config.epsilons:
+        many = evidence.right(("white_box",), epsilon, iterated)
+        single = evidence.right(("white_box",), epsilon, ("fgsm",))
+        if many is not None and single is not None:
+            yield int(many.sum() - single.sum()), len(many)
+
+
+def judge_growth(evidence: Evidence) -> Judgement:
+    """A larger ball never leaves more images right."""
+    curves = {"white box": _correct_by_radius(evidence)}
+    ladder = evidence.probe("ladder")
+    if ladder is not None:
+        curves["PGD"] = [(entry["correct"], entry["examples"]) for entry in ladder]
+    curves = {name: curve for name, curve in curves.items() if len(curve) > 1}
+    if not curves:
+        return not_run("No two radii were attacked.")
+    rises = {name: max(np.diff([c for c, _ in curve])) for name, curve in curves.items()}
+    counts = "; ".join(
+        f"{name} {', '.join(str(correct) for correct, _ in curve)} of {curve[0][1]}"
+        for name, curve in curves.items()
+    )
+    statuses = (grade(rises[name], curve[0][1]) for name, curve in curves.items())
+    return Judgement(worst(statuses), f"Images still right as the ball grows: {counts}.")
+
+
+def _correct_by_radius(evidence: Evidence) -> list[tuple[int, int]]:
+    rights = (evidence.right(("white_box",), radius) for radius in sorted(evidence.config.epsilons))
+    return [(int(right.sum()), len(right)) for right in rights if right is not None]
+
+
+def judge_huge_radius(evidence: Evidence) -> Judgement:
+    """Where the ball holds every image's grey twin, nothing but guessing is left."""
+    ladder, subject = evidence.probe("ladder"), evidence.probe("subject")
+    if ladder is None:
+        return not_run(_UNPROBED)
+    entry, share = ladder[-1], 1.0 / subject["classes"]
+    status = "pass" if entry["correct"] <= share * entry["examples"] else "fail"
+    return Judgement(
+        status,
+        f"At a radius of {entry['epsilon']:g}/255 the model is right on {entry['correct']} of "
+        f"{entry['examples']} images; a guess is on {share:.1%}.",
+    )
+
+
+def judge_white_box_strongest(evidence: Evidence) -> Judgement:
+    """Nobody who knows less breaks an image that the white box leaves."""
+    excesses = list(_excesses(evidence, WEAKER))
+    if not excesses:
+        return not_run("No weaker attacker was run beside the white box.")
+    return _judge_excesses(excesses)
+
+
+def judge_gradient_free(evidence: Evidence) -> Judgement:
+    """An attack without a gradient breaks nothing that the gradient attacks leave."""
+    excesses = list(_excesses(evidence, ASKING))
+    square, ladder = evidence.probe("square"), evidence.probe("ladder")
+    if square is not None and square["examples"]:
+        broken = square["examples"] - square["correct"]
+        # Estimated for all survivors from those that Square was run on.
+        count = broken * square["survivors"] / square["examples"]
+        excesses.append(("Square, where PGD and more effort failed,", count, ladder[0]["examples"]))
+    elif square is not None:
+        excesses.append(("Square, for PGD left nothing,", 0, ladder[0]["examples"]))
+    if not excesses:
+        return not_run("No attack without a gradient was run beside the white box.")
+    return _judge_excesses(excesses)
+
+
+def _excesses(
+    evidence: Evidence, threat_models: tuple[str, ...]
+) -> Iterator[tuple[str, float, int]]:
+    """Yields attackers with the images that only they break, and how many there are."""
+    for threat_model in threat_models:
+        counts, examples = [], evidence.examples(threat_model)
+        for epsilon in evidence.config.epsilons:
+            stronger = evidence.right(GRADIENT_ATTACKERS, epsilon)
+            weaker = evidence.right((threat_model,), epsilon)
+            if stronger is not None and weaker is not None:
+                counts.append(broken_beyond(stronger, weaker))
+        if counts:
+            yield threat_model.replace("_", " "), max(counts), examples
+
+
+def _judge_excesses(excesses: list[tuple[str, float, int]]) -> Judgement:
+    told = "; ".join(f"{name} {count:.0f} of {examples}" for name, count, examples in excesses)
+    status = worst(grade(count, examples) for _, count, examples in excesses)
+    return Judgement(status, f"Images that only the weaker attacker breaks: {told}.")
+
+
+def judge_noise(evidence: Evidence) -> Judgement:
+    """Random points of the ball break nothing that PGD leaves, and less than a transfer does."""
+    noise, convergence = evidence.probe("noise"), evidence.probe("convergence")
+    if noise is None:
+        return not_run(_UNPROBED)
+    base, uniform = right_images(convergence["base"]), right_images(noise["uniform"])
+    count = broken_beyond(base, uniform)
+    status = grade(count, len(base))
+    figure = (
+        f"The worst of 100 random points leaves {uniform.sum()} of {len(base)} images right, PGD "
+        f"{base.sum()}; {count} fall to noise alone"
+    )
+    transfers = {entry["source"]: entry for entry in evidence.probe("transfer")}
+    if "independent" in transfers:
+        transferred = right_images(transfers["independent"])
+        figure += f"; images of another model leave {transferred.sum()}"
+        # A transfer that is no better than noise says nothing about the defence.
+        idle = grade(int(transferred.sum() - uniform.sum()), len(base))
+        status = worst((status, "pass" if idle == "pass" else "warn"))
+    return Judgement(status, f"{figure}.")
+
+
+def judge_gaussian_noise(evidence: Evidence) -> Judgement:
+    """Noise of no direction, as large as PGD's, breaks nothing that PGD leaves."""
+    noise, convergence = evidence.probe("noise"), evidence.probe("convergence")
+    if noise is None:
+        return not_run(_UNPROBED)
+    base, gaussian = right_images(convergence["base"]), right_images(noise["gaussian"])
+    return Judgement(
+        grade(broken_beyond(base, gaussian), len(base)),
+        f"Under Gaussian noise of the L2 norm of PGD's perturbation, {noise['gaussian_l2']:.2f} in "
+        f"the median, the model is right on {gaussian.sum()} of {len(base)} images.",
+    )
+
+
+def judge_transfer(evidence: Evidence) -> Judgement:
+    """Images made on other models were tried, and break nothing that PGD leaves."""
+    transfers, convergence = evidence.probe("transfer"), evidence.probe("convergence")
+    if not transfers:
+        if evidence.attacks(("black_box",)):
+            return Judgement("pass", "Images of another model were scored, in the black box.")
+        return not_run("No image of another model was scored.")
+    base = right_images(convergence["base"])
+    excesses = [
+        (f"{entry['source']} model", broken_beyond(base, right_images(entry)), len(base))
+        for entry in transfers
+    ]
+    left = "; ".join(f"{entry['source']} model {entry['correct']}" for entry in transfers)
+    status, figure = _judge_excesses(excesses)
+    return Judgement(status, f"Images still right, by where the attack was made: {left}. {figure}")
+
+
+def judge_diversity(evidence: Evidence) -> Judgement:
+    """AutoAttack, an attack that asks for scores and one that asks for labels were run."""
+    gradient = set(evidence.attacks(("white_box",)))
+    square = evidence.probe("square")
+    asked = {
+        "AutoAttack in the white box": bool(gradient & set(_AUTO_ATTACKS))
+        or gradient >= _AUTO_ATTACK_PARTS,
+        "a score-based attack on all images": bool(evidence.attacks(("score_based",)))
+        or "square" in gradient,
+        "a decision-based attack": bool(evidence.attacks(("decision_based",))),
+    }
+    if not any(asked.values()) and square is None:
+        return not_run("Neither AutoAttack nor an attack without a gradient was run.")
+    missing = [what for what, is_done in asked.items() if not is_done]
+    if missing:
+        probed = "" if square is None else f" Square was probed with {square['queries']} queries."
+        return Judgement("warn", f"Not run: {', '.join(missing)}.{probed}")
+    return Judgement("pass", f"Run were {', '.join(asked)}.")
+
+
+def judge_goals(evidence: Evidence) -> Judgement:
+    """An attack towards a class breaks no more than one away from the label, in any norm."""
+    targeted, other = evidence.probe("targeted"), evidence.probe("other_norm")
+    if targeted is None:
+        return not_run(_UNPROBED)
+    base = right_images(evidence.probe("convergence")["base"])
+    clean = evidence.probe("ladder")[0]["correct"]
+    status = grade(broken_beyond(base, right_images(targeted)), len(base))
+    # At the same volume one norm may well be harder, but it cannot be harmless.
+    is_idle = clean > base.sum() and other["correct"] >= clean
+    return Judgement(
+        worst((status, "warn" if is_idle else "pass")),
+        f"Towards a random class PGD reaches it on {targeted['reached']} of {len(base)} images and "
+        f"leaves {targeted['correct']} right, away from the label {base.sum()}; in the "
+        f"{NORM_NAMES[other['norm']]} norm, at a ball of the same volume, {other['correct']}.",
+    )

@@ -1,0 +1,90 @@
+"""The defences that an evaluation can name: what each puts in front of the classifier."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from sfm_tf.config import DEFENCES, ComparedConfig
+from sfm_tf.errors import SfmError
+from sfm_tf.preprocessors.chain import OPERATIONS, operation_name, split_chain
+
+ALL = "all"
+
+TRAINED = ("sfm", "adversarial_training", "sfm_adversarial_training")
+"""Those whose models are trained for them; the others are put in front of the same classifier."""
+
+ADVERSARIALLY_TRAINED = ("adversarial_training", "sfm_adversarial_training")
+
+_CHAINS: Mapping[str, Callable[[ComparedConfig], str]] = {
+    "undefended": lambda config: "none",
+    "feature_squeezing": lambda config: config.feature_squeezing,
+    "tvm": lambda config: config.tvm,
+    "quilting": lambda config: config.quilting,
+    "pixel_defend": lambda config: config.pixel_defend,
+    "sensitivity": lambda config: config.sensitivity,
+    "jpeg": lambda config: config.jpeg,
+}
+
+FITTED = ("quilting", "pixel_defend")
+"""Operations that `pipelines.fit_defences` fits to training images."""
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of defences with `all` replaced by those there are, each once.
+
+    Args:
+        names: Names of `DEFENCES`, chains or `all`.
+    """
+    listed = (each for name in names for each in (DEFENCES if name == ALL else (name,)))
+    return tuple(dict.fromkeys(listed))
+
+
+def defence_chain(name: str, config: ComparedConfig) -> str:
+    """Returns the chain of operations that a defence puts in front of the classifier.
+
+    Args:
+        name: One of `DEFENCES` but `TRAINED`, or a chain of them and of operations joined by `+`.
+        config: What the defences are made of.
+
+    Returns:
+        Specification for `preprocessors.chain.parse_preprocessor`.
+
+    Raises:
+        SfmError: If the name is of a trained defence: it is no chain.
+    """
+    parts = list(_chain_parts(name, config))
+    return "+".join(parts) or "none"
+
+
+def _chain_parts(name: str, config: ComparedConfig) -> Iterator[str]:
+    for part in name.split("+"):
+        if part in TRAINED:
+            raise SfmError(
+                f"Invalid defence {name!r}: {part} is trained with a pre-processing of its own and "
+                "goes into no chain; give it alone, and --preprocessor to the training."
+            )
+        chain = _CHAINS[part](config) if part in _CHAINS else part
+        yield from split_chain(chain)
+
+
+def check_defences(names: Iterable[str], config: ComparedConfig) -> None:
+    """Raises `SfmError` for the first name that is of no defence."""
+    known = (*OPERATIONS, *FITTED, "sensitivity")
+    for name in expand(names):
+        chain = "none" if name in TRAINED else defence_chain(name, config)
+        for part in split_chain(chain):
+            if operation_name(part) not in known:
+                raise SfmError(
+                    f"Unknown defence {part!r}; expected {ALL}, one of {', '.join(DEFENCES)}, or a "
+                    f"chain joined by '+' of them and of {', '.join(known)} with their parameters."
+                )
+
+
+def fits_needed(names: Sequence[str], config: ComparedConfig) -> tuple[str, ...]:
+    """Returns the operations, of `FITTED`, that have to be fitted before these defences run.
+
+    Raises:
+        SfmError: If there is no such defence.
+    """
+    check_defences(names, config)
+    chains = [defence_chain(name, config) for name in expand(names) if name not in TRAINED]
+    used = {operation_name(part) for chain in chains for part in split_chain(chain)}
+    return tuple(name for name in FITTED if name in used)

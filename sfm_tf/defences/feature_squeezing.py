@@ -1,0 +1,178 @@
+"""The feature squeezing detector: it flags images whose prediction does not survive squeezing."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from art.estimators.classification.tensorflow import TensorFlowV2Classifier
+
+from sfm_tf.attacks.art_classifier import classifier_logits
+from sfm_tf.attacks.attack_inputs import check_images, check_logits
+from sfm_tf.errors import SfmError
+from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+
+DEFAULT_SQUEEZERS: Mapping[int, tuple[str, ...]] = {
+    1: ("bit_depth_1", "median_2"),
+    3: ("bit_depth_5", "median_2", "non_local_means_13_3_2"),
+}
+"""The joint detectors for MNIST and for CIFAR-10 (Xu et al. 2018, section V), by channels."""
+
+LARGEST_SCORE = 2.0
+"""L1 distance of two distributions that have nothing in common."""
+
+
+def default_squeezers(channels: int, surrogate: str = "identity") -> tuple[Preprocessor, ...]:
+    """Returns the squeezers of `DEFAULT_SQUEEZERS` for images of so many channels.
+
+    Args:
+        channels: 1 for grey images, 3 for RGB.
+        surrogate: Stand-in for their gradients, which scores do not need.
+
+    Raises:
+        SfmError: If there are none for such images.
+    """
+    if channels not in DEFAULT_SQUEEZERS:
+        known = " or ".join(map(str, DEFAULT_SQUEEZERS))
+        raise SfmError(f"No squeezers for images of {channels} channels; expected {known}.")
+    return tuple(parse_preprocessor(spec, surrogate) for spec in DEFAULT_SQUEEZERS[channels])
+
+
+def squeezed_distances(
+    logits_of: Callable[[tf.Tensor], tf.Tensor],
+    squeezers: Sequence[Preprocessor],
+    images: tf.Tensor,
+    logits: tf.Tensor,
+) -> tf.Tensor:
+    """Returns max_i ||p(x) - p(s_i(x))||_1 of each image (Xu et al. 2018, section V).
+
+    TensorFlow operations alone, differentiable as far as the model and the squeezers are.
+
+    Args:
+        logits_of: The classifier: from images to logits.
+        squeezers: The s_i, at least one.
+        images: Float32 x in [0, 1], shape `(batch, height, width, channels)`.
+        logits: What the classifier makes of x itself, shape `(batch, classes)`.
+
+    Returns:
+        Float32 in [0, 2], shape `(batch,)`.
+    """
+    probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
+    distances = []
+    for squeeze in squeezers:
+        squeezed = tf.nn.softmax(tf.cast(logits_of(squeeze(images)), tf.float32))
+        distances.append(tf.reduce_sum(tf.abs(probabilities - squeezed), axis=1))
+    # Rounding takes the distance of two certain predictions past the end of the range.
+    return tf.minimum(tf.reduce_max(tf.stack(distances), axis=0), LARGEST_SCORE)
+
+
+def squeezing_scorer(
+    classifier: TensorFlowV2Classifier, squeezers: Sequence[Preprocessor], batch_size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the detector's score as a function of images that is compiled once.
+
+    Args:
+        classifier: TensorFlow classifier of ART that returns logits: the model that is guarded.
+        squeezers: What images are compared with, at least one.
+        batch_size: Images shown to the model at a time, as often as there are squeezers and once.
+
+    Returns:
+        A function with the arguments and results of `squeezing_scores`.
+
+    Raises:
+        SfmError: If there is no squeezer, or the batch size is not positive.
+    """
+    if not squeezers:
+        raise SfmError("A detector without squeezers; expected at least one.")
+    if batch_size < 1:
+        raise SfmError(f"Invalid batch_size {batch_size!r}; expected at least 1.")
+    # A partial, because TensorFlow counts compilations by the code of a function.
+    look = tf.function(
+        functools.partial(_look, classifier, tuple(squeezers)),
+        input_signature=[tf.TensorSpec((None, *classifier.input_shape), tf.float32)],
+        autograph=False,
+    )
+
+    def score(images: np.ndarray) -> np.ndarray:
+        images = check_images(images, classifier.input_shape)
+        starts = range(0, len(images), batch_size)
+        looks = [look(tf.constant(images[s : s + batch_size])) for s in starts]
+        logits, scores = (np.concatenate(parts) for parts in zip(*looks, strict=True))
+        check_logits(logits, classifier.nb_classes)
+        return scores
+
+    return score
+
+
+def squeezing_scores(
+    classifier: TensorFlowV2Classifier,
+    squeezers: Sequence[Preprocessor],
+    images: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns how far squeezing moves the classifier's predictions (Xu et al. 2018, section V).
+
+    For several sets of images `squeezing_scorer` compiles only once.
+
+    Args:
+        classifier: TensorFlow classifier of ART that returns logits: the model that is guarded.
+        squeezers: What images are compared with, at least one.
+        images: Numbers in [0, 1], shape `(count, height, width, channels)`.
+        batch_size: Images shown to the model at a time.
+
+    Returns:
+        Float32 in [0, 2], shape `(count,)`: the largest L1 distance between the softmax vectors of
+        an image and of the image squeezed. A detector flags scores above its threshold.
+
+    Raises:
+        SfmError: If an argument is not as described, or the model does not return finite logits.
+    """
+    return squeezing_scorer(classifier, squeezers, batch_size)(images)
+
+
+def threshold_at(scores: np.ndarray, false_positive_rate: float = 0.05) -> float:
+    """Returns the smallest threshold that flags no more than a share of these clean images.
+
+    An image is flagged if its score is above the threshold. The threshold is a score of one of the
+    images: any smaller one flags this image and those that tie with it, too. It is that of the
+    authors' code, the ceil(n (1 - rate))-th smallest score.
+
+    Args:
+        scores: Detector scores of clean images, shape `(count,)`.
+        false_positive_rate: The share, in [0, 1).
+
+    Raises:
+        SfmError: If there are no finite scores, or the share is outside its range.
+    """
+    if not 0.0 <= false_positive_rate < 1.0:
+        raise SfmError(
+            f"Invalid false_positive_rate {false_positive_rate!r}; expected at least 0, below 1."
+        )
+    descending = np.sort(check_scores(scores))[::-1]
+    # Compared as shares: the product of rate and count can round to below a whole number.
+    shares = np.arange(1, len(descending) + 1) / len(descending)
+    return float(descending[np.count_nonzero(shares <= false_positive_rate)])
+
+
+def check_scores(scores: np.ndarray) -> np.ndarray:
+    """Returns the scores of some images as an array of shape `(count,)`.
+
+    Raises:
+        SfmError: If they are none, of another shape or not finite.
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 1 or len(scores) == 0:
+        raise SfmError(f"Scores of shape {scores.shape}; expected (count,), count >= 1.")
+    if not np.isfinite(scores).all():
+        first = int(np.argmin(np.isfinite(scores)))
+        raise SfmError(f"Scores are NaN or infinite, first in image {first}; expected finite ones.")
+    return scores
+
+
+def _look(
+    classifier: TensorFlowV2Classifier, squeezers: tuple[Preprocessor, ...], images: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns logits and scores."""
+    logits_of = functools.partial(classifier_logits, classifier)
+    logits = logits_of(images)
+    return logits, squeezed_distances(logits_of, squeezers, images, logits)

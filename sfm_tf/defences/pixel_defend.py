@@ -1,0 +1,103 @@
+"""PixelDefend (Song et al. 2018, "PixelDefend", arXiv:1710.10766): images moved to likely ones.
+
+The published attack code (Athalye et al. 2018) evaluates the network anew for each channel of each
+pixel and keeps the weights of the mixture while it goes through the channels of a pixel. Here
+activations are cached, and P(green | red) and P(blue | red, green) are those of the mixture.
+"""
+
+import keras
+import tensorflow as tf
+
+from sfm_tf.errors import SfmError
+from sfm_tf.models.discretised_logistics import LEVELS, expected_images
+from sfm_tf.models.pixel_cnn_weights import read_weights
+from sfm_tf.models.raster_decoding import Decoder, compile_decoder
+from sfm_tf.preprocessors.image_shape import static_image_shape
+from sfm_tf.preprocessors.operation import Operation, Parameter
+
+_HIGHEST = LEVELS - 1.0
+_EPSILON = Parameter("epsilon", 0, LEVELS - 1)
+
+
+def purify(images: tf.Tensor, pixel_cnn: keras.Model, epsilon_levels: int) -> tf.Tensor:
+    """Replaces each value, in raster order, by the most probable one near it.
+
+    Algorithm 1 of Song et al.: of the levels that differ from the image's, rounded to 8 bits, by at
+    most epsilon, the one most probable under the PixelCNN given all that was replaced before; the
+    lowest where several are. It builds a graph; to apply it often, make a `pixel_defend_operation`.
+
+    Args:
+        images: float32 in [0, 1], `(batch, height, width, channels)`; the batch may be unknown.
+        pixel_cnn: Made by `build_pixel_cnn` for images of this shape.
+        epsilon_levels: Largest change, in 1/255; 0 to 255. 16 for CIFAR-10 and 32 for Fashion-MNIST
+            in the publication.
+
+    Returns:
+        float32 in [0, 1], same shape as `images`, of whole levels. Without a gradient.
+
+    Raises:
+        SfmError: If the model is no PixelCNN, or one of images of another shape, or epsilon is out
+            of range.
+    """
+    if not _EPSILON.allows(epsilon_levels):
+        raise SfmError(f"Invalid epsilon_levels {epsilon_levels}; expected {_EPSILON.describe()}.")
+    return pixel_defend_operation(pixel_cnn).forward(images, epsilon_levels)
+
+
+def purify_smoothly(images: tf.Tensor, pixel_cnn: keras.Model, epsilon_levels: int) -> tf.Tensor:
+    """Moves each value towards its mean under the PixelCNN given the image itself, in one pass.
+
+    `x + epsilon tanh((E(x) - x) / epsilon)` is the mean where that is near, and where it is far off
+    the border of what is allowed, as in `purify`: there the gradient is the identity's, here it
+    goes to the earlier pixels. The purified values before a pixel are replaced by the image's,
+    which makes it one evaluation of the network, and the most probable level by the mean.
+
+    Args:
+        images: float32 in [0, 1], `(batch, height, width, channels)`.
+        pixel_cnn: Made by `build_pixel_cnn` for images of this shape.
+        epsilon_levels: Largest change, in 1/255.
+
+    Returns:
+        float32, same shape as `images`, within epsilon of them.
+    """
+    if epsilon_levels == 0:
+        return tf.identity(images)
+    epsilon = epsilon_levels / _HIGHEST
+    distances = expected_images(images, pixel_cnn(images, training=False)) - images
+    return images + epsilon * tf.tanh(distances / epsilon)
+
+
+def pixel_defend_operation(pixel_cnn: keras.Model) -> Operation:
+    """Makes the operation `pixel_defend_EPSILON` of a chain.
+
+    Args:
+        pixel_cnn: Made by `build_pixel_cnn`. Its weights are copied: training it on changes the
+            smooth stand-in only.
+
+    Raises:
+        SfmError: If it is another kind of model.
+    """
+    weights = read_weights(pixel_cnn)
+    decode = compile_decoder(weights)
+
+    def forward(images: tf.Tensor, epsilon: int) -> tf.Tensor:
+        return _decode_images(images, epsilon, weights.image_shape, decode)
+
+    def smooth(images: tf.Tensor, epsilon: int) -> tf.Tensor:
+        return purify_smoothly(images, pixel_cnn, epsilon)
+
+    return Operation(forward, smooth, (_EPSILON,), content=weights.digest())
+
+
+def _decode_images(
+    images: tf.Tensor, epsilon: int, image_shape: tuple[int, int, int], decode: Decoder
+) -> tf.Tensor:
+    found = static_image_shape(images)
+    if found != image_shape:
+        raise SfmError(
+            f"Invalid images of shape {found}; the PixelCNN was made for {image_shape}. Train one "
+            "on images like these."
+        )
+    # From here to the end the values are integers, so that no tape records the decoding.
+    levels = tf.cast(tf.round(tf.clip_by_value(images, 0.0, 1.0) * _HIGHEST), tf.int32)
+    return tf.cast(decode(levels, epsilon), tf.float32) / _HIGHEST

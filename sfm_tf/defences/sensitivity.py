@@ -1,0 +1,229 @@
+"""Restores the points of an image that a classifier is most sensitive to, and smooths the others.
+
+The defence "Sensitivity" of Zhao, Wang, Sun, Yuan, Huang and He, "Removing adversarial noise via
+low-rank completion of high-sensitivity points", IEEE Transactions on Image Processing 30, 2021. Its
+abstract says what is done: the gradient with respect to the input divides the pixels into two
+groups; those of low sensitivity are smoothed by total variation, those of high sensitivity are
+replaced by an iterative, structure-preserving low-rank completion. There is no public code. What
+the abstract leaves open is chosen here:
+
+1. The gradient is that of the log-odds of the class that the classifier itself predicts for the
+   incoming image, its logit minus the logsumexp of the others. It points where the gradient of the
+   cross-entropy does but does not vanish where the classifier is certain.
+2. A point is a pixel with all its channels. Its sensitivity is the Euclidean norm of the gradient
+   over the channels, of one gradient at the image as it comes.
+3. The `high_percent` % of the pixels with the largest norms are the high ones, rounded to a whole
+   number and at least one; of equals the first in reading order.
+4. High pixels are taken for missing: their values play no part in what follows, since they are
+   where an attack moved the image to most effect.
+5. Low pixels are the minimiser of `|y - x|^2 / 2 + SMOOTHING_WEIGHT * TV(x)`, where the first sum
+   is over low pixels alone: the problem, norm and solver of the defence by total variation
+   minimisation, channel by channel. The weight is 0.02: of 0.015 and 0.03, the usual one there, the
+   first leaves less noise of 8/255 in CIFAR-10 images, the second less noise of 16/255.
+6. The same minimiser at the high pixels, a continuation of edges from the low ones, is the first
+   guess of the completion, which takes the smoothed low pixels as known.
+7. The matrix that is completed has a row for each 4x4 patch of the image, overlapping and with its
+   channels, after the mean of the low pixels was subtracted channel by channel. Its columns are
+   shifted images; low rank says that a few patterns make up all patches, and so keeps structure.
+   The mean of all patches that hold a pixel is its value. With the image itself as the matrix, or
+   its channels side by side, holes in CIFAR-10 images come back 1 to 3 dB worse.
+8. Completion is by `complete_low_rank`: rank 8, 15 iterations, a threshold that falls from 0.3 to
+   0.01 of the norm. High pixels get its values, low ones stay smoothed, and all are clipped to
+   [0, 1].
+
+No image depends on the others of its batch, up to the rounding of matrix products.
+"""
+
+import keras
+import tensorflow as tf
+
+from sfm_tf.attacks.margin_losses import without_label
+from sfm_tf.defences.low_rank_completion import complete_low_rank
+from sfm_tf.preprocessors.image_shape import static_image_shape
+from sfm_tf.preprocessors.operation import Operation, Parameter
+from sfm_tf.preprocessors.split_bregman import solve_total_variation
+
+SMOOTHING_WEIGHT = 0.02
+PATCH_SIZE = 4
+PATCH_RANK = 8
+COMPLETION_ITERATIONS = 15
+
+_NEIGHBOURHOOD = 5
+_FAR_SHARE = 1e-3
+"""Weight of the whole image in a mean of neighbours; it counts where no low pixel is near."""
+
+
+def sensitivity_operation(classifier: keras.Model) -> Operation:
+    """Returns the defence of one classifier, as an operation of a chain.
+
+    Its `content` is empty: the classifier's weights are those of the model behind the chain.
+
+    Args:
+        classifier: Model from images to logits, shared with the caller, always in inference mode.
+    """
+
+    def forward(images: tf.Tensor, high_percent: int) -> tf.Tensor:
+        return remove_sensitive_points(images, classifier, high_percent)
+
+    def smooth(images: tf.Tensor, high_percent: int) -> tf.Tensor:
+        return average_sensitive_points(images, classifier, high_percent)
+
+    return Operation(forward, smooth, (Parameter("high_percent", 1, 50),))
+
+
+def remove_sensitive_points(
+    images: tf.Tensor, classifier: keras.Model, high_percent: int
+) -> tf.Tensor:
+    """Completes the most sensitive pixels from the smoothed other ones; has no gradient.
+
+    Args:
+        images: float32 of shape `(batch, height, width, channels)` in [0, 1]; the batch may be
+            unknown or empty.
+        classifier: Model from images to logits of at least two classes.
+        high_percent: Share of the pixels that are completed, in percent, 1 to 50.
+
+    Returns:
+        float32 in [0, 1], same shape as `images`.
+    """
+    images = tf.stop_gradient(images)
+    high = find_sensitive_points(images, classifier, high_percent)
+    smoothed = smooth_low_points(images, high)
+    restored = tf.where(high, complete_high_points(smoothed, high), smoothed)
+    return tf.stop_gradient(tf.clip_by_value(restored, 0.0, 1.0))
+
+
+def average_sensitive_points(
+    images: tf.Tensor, classifier: keras.Model, high_percent: int
+) -> tf.Tensor:
+    """Is the stand-in for `remove_sensitive_points`: linear, once the pixels are chosen.
+
+    Low pixels stay as they are, high ones become the mean of the low pixels in the 5x5 pixels
+    around. The choice of the pixels is taken as given, as it is piecewise constant.
+
+    Args:
+        images: float32 of shape `(batch, height, width, channels)`.
+        classifier: Model from images to logits of at least two classes.
+        high_percent: Share of the pixels that are averaged, in percent, 1 to 50.
+
+    Returns:
+        float32, same shape as `images`.
+    """
+    high = find_sensitive_points(tf.stop_gradient(images), classifier, high_percent)
+    return _fill_with_neighbours(images, high)
+
+
+def find_sensitive_points(
+    images: tf.Tensor, classifier: keras.Model, high_percent: int
+) -> tf.Tensor:
+    """Finds the pixels with the largest gradient of the predicted class' log-odds.
+
+    Args:
+        images: float32 of shape `(batch, height, width, channels)`.
+        classifier: Model from images to logits of at least two classes.
+        high_percent: Share of the pixels to find, in percent.
+
+    Returns:
+        bool of shape `(batch, height, width, 1)`: equally many are true in every image.
+    """
+    height, width, channels = static_image_shape(images)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        logits = tf.cast(classifier(images, training=False), tf.float32)
+        labels = tf.argmax(logits, axis=1)
+        others = tf.reduce_logsumexp(without_label(logits, labels), axis=1)
+        log_odds = tf.gather(logits, labels, batch_dims=1) - others
+    gradients = tf.reshape(tape.gradient(log_odds, images), [-1, height * width, channels])
+    gradients = tf.where(tf.math.is_finite(gradients), gradients, 0.0)
+    # Squares of small gradients would underflow.
+    largest = tf.reduce_max(tf.abs(gradients), axis=[1, 2], keepdims=True)
+    norms = tf.norm(tf.math.divide_no_nan(gradients, largest), axis=2)
+    high = _largest(norms, max(1, round(high_percent * height * width / 100)))
+    return tf.stop_gradient(tf.reshape(high, [-1, height, width, 1]))
+
+
+def _largest(values: tf.Tensor, count: int) -> tf.Tensor:
+    """Marks exactly `count` values of each row, of equals the first."""
+    smallest = tf.math.top_k(values, count).values[:, -1:]
+    above, equal = values > smallest, tf.cast(values == smallest, tf.int32)
+    room = count - tf.reduce_sum(tf.cast(above, tf.int32), axis=1, keepdims=True)
+    return above | ((equal == 1) & (tf.cumsum(equal, axis=1) <= room))
+
+
+def smooth_low_points(images: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """Minimises total variation near the low pixels, and continues them (items 5 and 6 above).
+
+    Args:
+        images: float32 of shape `(batch, height, width, channels)`.
+        high: bool of shape `(batch, height, width, 1)`: the pixels whose values play no part.
+
+    Returns:
+        float32, same shape as `images`.
+    """
+    low = tf.tile(tf.logical_not(high), [1, 1, 1, images.shape[3]])
+    return solve_total_variation(images, tf.cast(low, tf.float32), SMOOTHING_WEIGHT)
+
+
+def complete_high_points(images: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """Completes images by a matrix of overlapping patches of low rank (items 7 and 8 above).
+
+    Args:
+        images: float32 of shape `(batch, height, width, channels)`; high pixels hold a first guess.
+        high: bool of shape `(batch, height, width, 1)`: the pixels to complete.
+
+    Returns:
+        float32, same shape as `images`: low pixels as they are, up to rounding.
+    """
+    shape = static_image_shape(images)
+    mean = _low_means(images, high)
+    known = _patches(tf.tile(tf.logical_not(high), [1, 1, 1, shape[2]]))
+    patches = _patches(images - mean)
+    patches = complete_low_rank(patches, known, PATCH_RANK, COMPLETION_ITERATIONS)
+    copies = _sum_patches(tf.ones_like(patches[:1]), shape)
+    return mean + _sum_patches(patches, shape) / copies
+
+
+def _patches(images: tf.Tensor) -> tf.Tensor:
+    """Lays each patch out as a row, shape `(batch, patches, patch values)`."""
+    height, width, channels = static_image_shape(images)
+    size = min(PATCH_SIZE, height, width)
+    rows, columns = height - size + 1, width - size + 1
+    shifted = [
+        images[:, top : top + rows, left : left + columns]
+        for top in range(size)
+        for left in range(size)
+    ]
+    return tf.reshape(tf.concat(shifted, axis=3), [-1, rows * columns, size**2 * channels])
+
+
+def _sum_patches(patches: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """Adds the rows of `_patches` up where they came from, in images of that shape."""
+    height, width, channels = shape
+    size = min(PATCH_SIZE, height, width)
+    after = size - 1
+    grid = [-1, height - after, width - after, size**2 * channels]
+    shifted = tf.split(tf.reshape(patches, grid), size**2, axis=3)
+    margins = [(top, left) for top in range(size) for left in range(size)]
+    return tf.add_n(
+        [
+            tf.pad(values, [[0, 0], [top, after - top], [left, after - left], [0, 0]])
+            for values, (top, left) in zip(shifted, margins, strict=True)
+        ]
+    )
+
+
+def _fill_with_neighbours(images: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """Replaces high pixels by the mean of the low ones around, or of all where none is near."""
+    low = 1.0 - tf.cast(high, tf.float32)
+    sums = _window_means(low * images) + _FAR_SHARE * _low_means(images, high)
+    return tf.where(high, sums / (_window_means(low) + _FAR_SHARE), images)
+
+
+def _window_means(values: tf.Tensor) -> tf.Tensor:
+    return tf.nn.avg_pool2d(values, _NEIGHBOURHOOD, strides=1, padding="SAME")
+
+
+def _low_means(images: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """Mean of each channel over the low pixels; zero without any."""
+    low = 1.0 - tf.cast(high, tf.float32)
+    count = tf.maximum(tf.reduce_sum(low, axis=[1, 2], keepdims=True), 1.0)
+    return tf.reduce_sum(low * images, axis=[1, 2], keepdims=True) / count

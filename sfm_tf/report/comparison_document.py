@@ -1,0 +1,99 @@
+"""The files of a comparison of runs: `compare.json` for programs, the others for people.
+
+`compare.json` is an object with these keys. A reader may rely on them while `schema_version` is 1;
+later versions of the library add keys without changing it.
+
+    schema_version   1
+    images           {count, sha256} of the images that every run evaluated, with their labels
+    summary          [sentence], a difference that matters most for each two runs
+    runs             [{name, workdir, experiment, subject, verdict, fingerprint, metrics,
+                     costs}], `metrics` and `costs` as in `report.json`
+    pairs            [{first, second, differences}], runs by name; a difference has `threat_model`,
+                     `attack` ("clean", "worst_case" or a name), `epsilon` in 1/255 (None for all
+                     radii) and what `sfm_tf.report.comparison.Difference` says
+    settings         [{setting, values}] that differ, a value for each run in their order, None
+                     where a run has no such setting
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from sfm_tf.artifacts.atomic_files import write_json, write_text
+from sfm_tf.report.comparison import ComparedRun, Difference, Pair, compare_runs
+from sfm_tf.report.comparison_sections import (
+    comparison_sections,
+    comparison_summary,
+    differing_settings,
+    verdict_name,
+)
+from sfm_tf.report.rendering import html_environment, markdown_environment
+
+SCHEMA_VERSION = 1
+
+
+def build_comparison(runs: Sequence[ComparedRun], folder: pathlib.Path) -> dict[str, Any]:
+    """Writes `compare.json`, `compare.md` and `compare.html`, which needs no other file.
+
+    Args:
+        runs: Two or more, as `sfm_tf.report.comparison.collect_runs` returned them.
+        folder: An existing folder.
+
+    Returns:
+        What `compare.json` holds.
+    """
+    pairs, settings = compare_runs(runs), tuple(differing_settings(runs))
+    value = _json_value(runs, pairs, settings)
+    write_json(folder / "compare.json", value)
+    sections = comparison_sections(runs, pairs, settings)
+    for environment, name in (
+        (markdown_environment(), "compare.md"),
+        (html_environment(), "compare.html"),
+    ):
+        text = environment.get_template(f"{name}.j2").render(
+            runs=runs, summary=tuple(comparison_summary(runs, pairs)), sections=sections
+        )
+        write_text(folder / name, text)
+    return value
+
+
+def _json_value(
+    runs: Sequence[ComparedRun], pairs: Sequence[Pair], settings: Sequence[tuple[str, list[Any]]]
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "images": {"count": runs[0].image_count, "sha256": runs[0].images_digest},
+        "summary": list(comparison_summary(runs, pairs)),
+        "runs": [_run_value(run) for run in runs],
+        "pairs": [
+            {
+                "first": pair.first.name,
+                "second": pair.second.name,
+                "differences": [_difference_value(each) for each in pair.differences],
+            }
+            for pair in pairs
+        ],
+        "settings": [{"setting": name, "values": values} for name, values in settings],
+    }
+
+
+def _run_value(run: ComparedRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "workdir": run.workdir,
+        "experiment": run.experiment,
+        "subject": run.subject,
+        "verdict": verdict_name(run),
+        "fingerprint": run.manifests[-1].fingerprint,
+        "metrics": dict(run.metrics),
+        "costs": list(run.costs),
+    }
+
+
+def _difference_value(difference: Difference) -> dict[str, Any]:
+    values = dataclasses.asdict(difference)
+    return {
+        **difference.condition._asdict(),
+        **{n: v for n, v in values.items() if n != "condition"},
+    }

@@ -1,0 +1,48 @@
+"""How long the training of each defence took, from what the stages wrote down."""
+
+from collections.abc import Iterable, Mapping
+
+from sfm_tf.artifacts.atomic_files import read_json
+from sfm_tf.artifacts.run_directory import Artifact
+from sfm_tf.training.model_files import TIMING_FILE
+
+_ADVERSARIAL_STAGE = "train_adversarially"
+_FIT_STAGES = {"quilting": "fit_quilting", "pixel_defend": "fit_pixel_defend"}
+
+
+def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) -> dict[str, float]:
+    """Returns the seconds of training for each defence, the classifier's included.
+
+    Args:
+        inputs: Artifacts that an evaluation was made from, by stage.
+        defences: Names of the defences that were evaluated.
+
+    Returns:
+        Seconds by defence; a defence that learns nothing costs what the classifier costs. Empty
+        where nothing was trained here.
+    """
+    if "train" not in inputs:
+        return {}
+    timing = _timing(inputs["train"])
+    classifier = timing["classifier_seconds"]
+    trained = {
+        "sfm": classifier + timing["masker_seconds"] + timing.get("both_seconds", 0.0),
+        **_adversarial_seconds(inputs),
+    }
+    fits = {
+        name: classifier + inputs[stage].manifest.wall_seconds
+        for name, stage in _FIT_STAGES.items()
+        if stage in inputs
+    }
+    return {name: {**fits, **trained}.get(name, classifier) for name in defences}
+
+
+def _adversarial_seconds(inputs: Mapping[str, Artifact]) -> dict[str, float]:
+    if _ADVERSARIAL_STAGE not in inputs:
+        return {}
+    timing = _timing(inputs[_ADVERSARIAL_STAGE])
+    return {name: sum(parts.values()) for name, parts in timing.items()}
+
+
+def _timing(models: Artifact) -> dict:
+    return read_json(models.folder / TIMING_FILE)

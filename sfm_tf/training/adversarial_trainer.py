@@ -1,0 +1,240 @@
+"""Adversarial training of the classifier, and of classifier and masker, as a Keras training step.
+
+Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks" (`pgd`), and
+Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy" (`trades`),
+both applied to the whole defended pipeline F(T(G(x) * x)).
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from sfm_tf.config import PIXEL_LEVELS, TrainingConfig
+from sfm_tf.errors import SfmError
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.training.inner_attack import Measure, adversarial_images
+from sfm_tf.training.sparse_feature_masker_trainer import Phase, SparseFeatureMaskerTrainer
+
+METHODS = ("pgd", "trades")
+_VALIDATION_ITERATIONS = 5
+_BALL_SHARE = 2.5
+"""Steps of the validation's attack add up to this many radii, so that it reaches any corner."""
+_CLASSIFIER_DRAWS, _MASKER_DRAWS, _VALIDATION_DRAWS = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialTraining:
+    """How the adversarial images of a training are made and what is done with them.
+
+    Attributes:
+        method: `pgd`: the cross-entropy of the adversarial images is minimised; `trades`: that of
+            the clean images plus `beta` times the divergence of the answers to adversarial images
+            from those to clean ones.
+        epsilon: Radius in the L-infinity norm, in units of brightness.
+        step_size: Step of the attack, in the same units.
+        iterations: Its steps.
+        beta: `1 / lambda` of Zhang et al., Eq. 5; `trades` alone reads it.
+    """
+
+    method: str
+    epsilon: float
+    step_size: float
+    iterations: int
+    beta: float
+
+    def __post_init__(self) -> None:
+        """Raises `SfmError` for a method that does not exist."""
+        if self.method not in METHODS:
+            raise SfmError(
+                f"Unknown adversarial training {self.method!r}; expected one of "
+                f"{', '.join(METHODS)}."
+            )
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> "AdversarialTraining":
+        """Returns what the settings ask for, their radii turned into units of brightness."""
+        return cls(
+            method=config.adversarial_training,
+            epsilon=config.adversarial_epsilon / PIXEL_LEVELS,
+            step_size=config.adversarial_step_size / PIXEL_LEVELS,
+            iterations=config.adversarial_iterations,
+            beta=config.trades_beta,
+        )
+
+
+def divergences(logits: tf.Tensor, other_logits: tf.Tensor) -> tf.Tensor:
+    """Returns the Kullback-Leibler divergence KL(p || q) of each image's two answers.
+
+    Args:
+        logits: Float32 of shape `(batch, classes)`, of p.
+        other_logits: Float32 of the same shape, of q.
+
+    Returns:
+        Float32 of shape `(batch,)`, at least 0 but for rounding.
+    """
+    logarithms = tf.nn.log_softmax(logits)
+    differences = logarithms - tf.nn.log_softmax(other_logits)
+    return tf.reduce_sum(tf.exp(logarithms) * differences, axis=1)
+
+
+@keras.saving.register_keras_serializable(package="sfm_tf")
+class AdversarialTrainer(SparseFeatureMaskerTrainer):
+    """Trains the parts of a `DefendedModel` in turn on adversarial images of all of it.
+
+    The classifier learns behind mask and pre-processing: it sees T(G(x) * x), not T(x) as in
+    Algorithm 1. The masker learns by Eq. 2 to give adversarial images the logits of clean ones.
+    The attack sees the model in inference mode, and T by the gradient of its surrogate.
+
+    Args:
+        defended: See `SparseFeatureMaskerTrainer`.
+        adversarial: How adversarial images are made and what is done with them.
+        seed: Of the attack's random starts, from 0 to 2^31 - 1; a start depends on it and on the
+            number of steps taken, which checkpoints keep.
+        clean_steps: Steps of pre-training, without adversarial images.
+        **options: Further arguments of `SparseFeatureMaskerTrainer`.
+    """
+
+    def __init__(
+        self,
+        defended: DefendedModel,
+        *,
+        adversarial: AdversarialTraining,
+        seed: int,
+        clean_steps: int = 0,
+        **options: Any,
+    ) -> None:
+        """Keeps the parts; they are shared with the caller, not copied."""
+        super().__init__(defended, **options)
+        self.adversarial = adversarial
+        self.seed = seed
+        self.clean_steps = clean_steps
+        self.steps = self.add_weight(
+            name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
+        )
+        self.trackers["adversarial_accuracy"] = keras.metrics.Mean(name="adversarial_accuracy")
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Takes one step on a batch of `(images, labels)`, see `SparseFeatureMaskerTrainer`.
+
+        After pre-training `classification_loss` is the whole loss of the method but for the
+        decay, and `accuracy` that on adversarial images.
+        """
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+
+        def train_adversarially() -> dict[str, tf.Tensor]:
+            return self._train_adversarially(images, labels)
+
+        if self.clean_steps == 0:
+            results = train_adversarially()
+        else:
+            train = super().train_step
+            is_clean = self.steps < self.clean_steps
+            results = tf.cond(is_clean, lambda: train(data), train_adversarially)
+        self.steps.assign_add(1)
+        return results
+
+    def _train_adversarially(self, images: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        train_classifier = {"pgd": self._train_by_pgd, "trades": self._train_by_trades}[
+            self.adversarial.method
+        ]
+        self._unless(Phase.MASKER, lambda: train_classifier(images, labels))
+        if self.defended.masker is not None:
+            self._unless(Phase.CLASSIFIER, lambda: self._train_masker_by_attack(images, labels))
+        return {name: tracker.result() for name, tracker in self.trackers.items()}
+
+    def _train_by_pgd(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        attacked = self._attack(images, self._cross_entropy_of(labels), _CLASSIFIER_DRAWS)
+        seen = self.defended.defended(attacked)
+
+        def measure() -> tf.Tensor:
+            loss = self._classification_loss(seen, labels, training=True)
+            return loss + self._kernel_penalty()
+
+        return self._descend(self.optimizer, self.defended.classifier, measure)
+
+    def _train_by_trades(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        classifier = self.defended.classifier
+        seen = self.defended.defended(images)
+        clean_logits = classifier(seen, training=False)
+        attacked = self._attack(
+            images,
+            lambda attacked: divergences(clean_logits, self.defended(attacked)),
+            _CLASSIFIER_DRAWS,
+        )
+        seen_attacked = self.defended.defended(attacked)
+
+        def measure() -> tf.Tensor:
+            logits = classifier(seen, training=True)
+            attacked_logits = classifier(seen_attacked, training=True)
+            losses = _cross_entropies(labels, logits)
+            losses += self.adversarial.beta * divergences(logits, attacked_logits)
+            self.trackers["classification_loss"].update_state(losses)
+            self._track_accuracy("accuracy", attacked_logits, labels)
+            return tf.reduce_mean(losses) + self._kernel_penalty()
+
+        return self._descend(self.optimizer, classifier, measure)
+
+    def _train_masker_by_attack(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        target_logits = self._target_logits(self.defended.preprocessor(images))
+        attacked = self._attack(images, self._cross_entropy_of(labels), _MASKER_DRAWS)
+
+        def measure() -> tf.Tensor:
+            return self._masker_loss(attacked, target_logits, training=True).total
+
+        return self._descend(self.masker_optimizer, self.defended.masker, measure)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Measures a batch of `(images, labels)`, see `SparseFeatureMaskerTrainer`.
+
+        Returns:
+            Also `adversarial_accuracy`: of F(T(G(x) * x)) on images of a short attack on the
+            cross-entropy, within the radius of the training.
+        """
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        measured = super().test_step(data)
+        epsilon = self.adversarial.epsilon
+        attacked = adversarial_images(
+            images,
+            self._cross_entropy_of(labels),
+            epsilon,
+            _BALL_SHARE * epsilon / _VALIDATION_ITERATIONS,
+            _VALIDATION_ITERATIONS,
+            tf.constant([self.seed, _VALIDATION_DRAWS]),
+        )
+        self._track_accuracy("adversarial_accuracy", self.defended(attacked), labels)
+        return {**measured, "adversarial_accuracy": self.trackers["adversarial_accuracy"].result()}
+
+    def _attack(self, images: tf.Tensor, measure: Measure, draws: int) -> tf.Tensor:
+        settings = self.adversarial
+        seed = tf.random.experimental.stateless_fold_in(
+            tf.constant([self.seed, draws]), tf.convert_to_tensor(self.steps)
+        )
+        return adversarial_images(
+            images, measure, settings.epsilon, settings.step_size, settings.iterations, seed
+        )
+
+    def _cross_entropy_of(self, labels: tf.Tensor) -> Measure:
+        return lambda images: _cross_entropies(labels, self.defended(images))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` rebuilds the trainer from."""
+        return {
+            **super().get_config(),
+            "adversarial": dataclasses.asdict(self.adversarial),
+            "seed": self.seed,
+            "clean_steps": self.clean_steps,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "AdversarialTrainer":
+        """Rebuilds a trainer, without its weights, from what `get_config` returned."""
+        adversarial = AdversarialTraining(**config["adversarial"])
+        return super().from_config({**config, "adversarial": adversarial}, custom_objects)
+
+
+def _cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)

@@ -1,0 +1,66 @@
+import pytest
+
+from pipelines.model_artifacts import model_folders, model_inputs
+from pipelines.stage_names import ADVERSARIAL_STAGE
+from sfm_tf import experiments, testing
+from sfm_tf.artifacts.execution import Execution, execute
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
+
+
+def _digits(**values):
+    return experiments.override(experiments.preset("digits"), values)
+
+
+def _leave(run_directory, stage):
+    execution = Execution(stage=stage, module="sfm_tf.errors", configs={}, seed=0, inputs={})
+    return execute(execution, run_directory, lambda folder: None).artifact
+
+
+@pytest.fixture(name="run_directory")
+def _run_directory(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    testing.make_models(run_directory, testing.make_records(run_directory))
+    return run_directory
+
+
+def test_an_evaluation_reads_what_its_defences_need_and_no_more(run_directory):
+    quilting = _leave(run_directory, "fit_quilting")
+    _leave(run_directory, "fit_pixel_defend")
+    inputs = model_inputs(run_directory, _digits(defences=("sfm", "quilting+median_2")))
+    assert set(inputs) == {"ingest", "train", "fit_quilting"}
+    folders = model_folders(inputs)
+    assert folders.fits == {"quilting": quilting.folder}
+    assert folders.trained == run_directory.latest("train").folder
+    assert folders.adversarial is None
+
+
+def test_all_takes_adversarially_trained_models_where_there_are_some(run_directory):
+    for stage in ("fit_quilting", "fit_pixel_defend"):
+        _leave(run_directory, stage)
+    settings = _digits(defences=("all",))
+    assert ADVERSARIAL_STAGE not in model_inputs(run_directory, settings)
+    trained = _leave(run_directory, ADVERSARIAL_STAGE)
+    assert model_folders(model_inputs(run_directory, settings)).adversarial == trained.folder
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [
+        ("pixel_defend", "pipelines.fit_defences --defences=pixel_defend"),
+        ("adversarial_training", "pipelines.train --adversarial_training=trades"),
+    ],
+)
+def test_what_is_missing_is_told_with_the_command_that_makes_it(run_directory, name, program):
+    with pytest.raises(SfmError, match=program):
+        model_inputs(run_directory, _digits(defences=(name,)))
+
+
+def test_a_model_of_ones_own_needs_no_trained_one(run_directory):
+    inputs = model_inputs(run_directory, _digits(model="own.keras"))
+    assert set(inputs) == {"ingest"}
+    assert model_folders(inputs).trained is None
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,266 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import log_softmax, softmax
+from sklearn.datasets import load_digits
+
+from sfm_tf.attacks.art_classifier import wrap_classifier
+from sfm_tf.attacks.norm_balls import BALLS, sample_points
+from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
+from sfm_tf.defences.feature_squeezing import squeezing_scores
+from sfm_tf.errors import SfmError
+from sfm_tf.preprocessors.chain import parse_preprocessor
+
+SHAPE = (4, 4, 1)
+KERNEL = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+SQUEEZERS = ("bit_depth_1", "bit_depth_2")
+STEPS = (1, 3)
+"""Levels of the squeezers above zero."""
+
+OPTIONS = {"epsilon": 0.1, "step_size": 0.03, "iterations": 8, "batch_size": 24}
+ONE = {"squeezers": SQUEEZERS[1:], "surrogate": "identity"}
+BOTH = {**ONE, "squeezers": SQUEEZERS}
+AS_PGD = {"random_start": True, "keep_best": True, "loss": "stable_cross_entropy"}
+
+
+class Linear(keras.Model):
+    """Logits of `KERNEL`; counts how often Python runs it."""
+
+    calls = 0
+
+    def call(self, images):
+        self.calls += 1
+        return tf.reshape(images, (-1, 16)) @ KERNEL
+
+
+def _classifier(model=None):
+    return wrap_classifier(model or Linear(), 3, SHAPE, 64)
+
+
+def _attack(model=None, **options):
+    return SqueezingAwareGradientDescent(_classifier(model), **{**OPTIONS, **ONE, **options})
+
+
+def _samples(count=24):
+    random = np.random.default_rng(1)
+    images = random.uniform(0.2, 0.8, (count, *SHAPE)).astype(np.float32)
+    return images, random.integers(0, 3, count)
+
+
+def _starts(images, norm, epsilon):
+    seeds = np.stack([np.zeros(len(images)), np.arange(len(images))], axis=1).astype(np.int32)
+    points = sample_points(BALLS[norm], tf.TensorShape(SHAPE), tf.constant(seeds)).numpy()
+    return images + epsilon * points
+
+
+def _logits(images):
+    return images.reshape(-1, 16).astype(np.float64) @ KERNEL
+
+
+def _losses(images, labels):
+    return -log_softmax(_logits(images), axis=1)[np.arange(len(labels)), labels]
+
+
+def _is_fooled(images, labels):
+    return _logits(images).argmax(axis=1) != labels
+
+
+def _each_distance(images):
+    """L1 distances of every squeezer, by hand."""
+    squeezed = [np.rint(images * steps) / steps for steps in STEPS]
+    here = softmax(_logits(images), axis=1)
+    return np.array([np.abs(here - softmax(_logits(s), axis=1)).sum(axis=1) for s in squeezed])
+
+
+def _distance_gradients(images):
+    """Gradient of the largest distance, with the identity for that of the squeezers."""
+    largest, gradients = _each_distance(images).argmax(axis=0), []
+    for image, squeezer in zip(images, largest, strict=True):
+        squeezed = np.rint(image * STEPS[squeezer]) / STEPS[squeezer]
+        p, q = (softmax(_logits(x[np.newaxis])[0]) for x in (image, squeezed))
+        signs = np.sign(p - q)
+        behind = [s * signs - s * (s @ signs) for s in (p, q)]
+        gradients.append(KERNEL @ (behind[0] - behind[1]))
+    return np.array(gradients).reshape(images.shape)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_first_step_counts_the_distance_of_fooled_images_only(targeted):
+    images, labels = _samples(40)
+    starts = _starts(images, 2, 0.3)
+    options = {"norm": 2, "epsilon": 0.3, "step_size": 0.01, "iterations": 1, "keep_best": False}
+    attack = _attack(**{**options, **BOTH}, targeted=targeted, distance_weight=2.0)
+    moves = attack.generate(images, labels) - starts
+    errors = softmax(_logits(starts), axis=1) - np.eye(3)[labels]
+    gradient = (errors @ KERNEL.T).reshape(images.shape) * (-1 if targeted else 1)
+    fooled = _is_fooled(starts, labels) != targeted
+    gradient -= 2.0 * _distance_gradients(starts) * fooled[:, None, None, None]
+    expected = 0.01 * gradient / np.sqrt((gradient**2).sum(axis=(1, 2, 3), keepdims=True))
+    inside = np.linalg.norm((starts + expected - images).reshape(40, -1), axis=1) < 0.3
+    assert (inside & fooled).sum() >= 4
+    assert (inside & ~fooled).sum() >= 4
+    np.testing.assert_allclose(moves[inside], expected[inside], atol=2e-6)
+
+
+def test_without_weight_and_threshold_it_is_projected_gradient_descent():
+    images, labels = _samples()
+    reference = ProjectedGradientDescent(_classifier(), **OPTIONS, **AS_PGD).run(images, labels)
+    outcome = _attack(distance_weight=0.0).run(images, labels)
+    np.testing.assert_array_equal(outcome.images, reference.images)
+    np.testing.assert_array_equal(outcome.iterations, reference.iterations)
+    np.testing.assert_allclose(outcome.loss, reference.loss, atol=1e-6)
+
+
+def test_the_best_iterate_fools_the_classifier_and_passes_the_detector():
+    images, labels = _samples(60)
+    options = {**BOTH, "distance_weight": 5.0, "iterations": 6, "threshold": 0.6}
+    outcome = _attack(**options).run(images, labels)
+    attack = _attack(**options, keep_best=False)
+    iterates = [_starts(images, math.inf, 0.1)]
+    for iterations in range(1, 7):
+        attack.set_params(iterations=iterations)
+        iterates.append(attack.generate(images, labels))
+    losses = np.array([_losses(iterate, labels) for iterate in iterates])
+    distances = np.array([_each_distance(iterate).max(axis=0) for iterate in iterates])
+    fooled = np.array([_is_fooled(iterate, labels) for iterate in iterates])
+    ranks = fooled * (1 + (distances <= 0.6))
+    # Successes that pass, successes that are flagged and failures all occur as the best there is.
+    assert set(ranks.max(axis=0)) == {0, 1, 2}
+    best = (1e3 * ranks + losses - 5.0 * distances * fooled).argmax(axis=0)
+    assert outcome.iterations.tolist() == best.tolist()
+    np.testing.assert_array_equal(outcome.images, np.array(iterates)[best, np.arange(60)])
+    np.testing.assert_allclose(outcome.loss, losses[best, np.arange(60)], atol=1e-4)
+
+
+def test_only_images_that_pass_the_detector_are_done_with():
+    images, labels = _samples(24)
+    passing = {}
+    for stop_when_fooled in (False, True):
+        attack = _attack(threshold=0.2, stop_when_fooled=stop_when_fooled)
+        moved = attack.generate(images, labels)
+        passes = _each_distance(moved)[1] <= 0.2
+        passing[stop_when_fooled] = (_is_fooled(moved, labels) & passes).tolist()
+    # More than half, so that the loop goes on with fewer images and their weights.
+    assert 12 < sum(passing[False]) < 24
+    assert passing[True] == passing[False]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A trained classifier and 64 digits."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).reshape(-1, 8, 8, 1).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((8, 8, 1)),
+        keras.layers.Conv2D(6, 3, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(images[200:], labels[200:], batch_size=64, epochs=5, verbose=0)
+    return wrap_classifier(model, 10, (8, 8, 1), 64), images[:64], labels[:64]
+
+
+def test_a_trained_model_is_fooled_as_often_and_with_lower_scores(digits):
+    classifier, images, labels = digits
+    specs = ("bit_depth_2", "median_2")
+    options = {"epsilon": 0.25, "step_size": 0.03, "iterations": 25}
+    plain = ProjectedGradientDescent(classifier, **options, **AS_PGD)
+    aware = SqueezingAwareGradientDescent(classifier, **options, squeezers=specs)
+    squeezers = [parse_preprocessor(spec) for spec in specs]
+    shares, means = [], []
+    for attack in (plain, aware):
+        moved = attack.generate(images, labels)
+        shares.append(np.mean(classifier.predict(moved).argmax(axis=1) != labels))
+        means.append(squeezing_scores(classifier, squeezers, moved, 64).mean())
+    assert shares[0] > 0.9
+    assert shares[1] >= shares[0] - 0.02
+    assert means[1] < 0.6 * means[0]
+
+
+def test_the_surrogates_differ_and_the_default_squeezers_are_those_of_grey_images():
+    images, labels = _samples()
+    attack = _attack(distance_weight=20.0, keep_best=False, iterations=4, squeezers=())
+    default = attack.generate(images, labels)
+    attack.set_params(squeezers=("bit_depth_1", "median_2"))
+    np.testing.assert_array_equal(attack.generate(images, labels), default)
+    attack.set_params(surrogate="smooth")
+    assert np.abs(attack.generate(images, labels) - default).max() > 0.02
+
+
+def test_options_can_change_and_numbers_compile_nothing_anew():
+    images, labels = _samples()
+    model = Linear()
+    attack = _attack(model, distance_weight=1.0)
+    attack.generate(images, labels)
+    calls = model.calls
+    attack.set_params(distance_weight=5.0, threshold=0.5, iterations=5)
+    found = attack.generate(images, labels)
+    # The loss of what is returned, once per batch and outside the loop.
+    assert model.calls == calls + 1
+    attack.set_params(squeezers=("bit_depth_1",))
+    other = attack.generate(images, labels)
+    assert np.abs(found - other).max() > 0.01
+    expected = _attack(
+        distance_weight=5.0, threshold=0.5, iterations=5, squeezers=("bit_depth_1",)
+    ).generate(images, labels)
+    np.testing.assert_array_equal(other, expected)
+
+
+def test_a_model_that_is_not_random_looks_the_same_at_every_look():
+    images, labels = _samples()
+    options = {"threshold": 0.6, "distance_weight": 1.0, "iterations": 4}
+    expected = _attack(**options).generate(images, labels)
+    several = _attack(**options, gradient_samples=3).generate(images, labels)
+    np.testing.assert_allclose(several, expected, atol=1e-6)
+
+
+def test_an_image_depends_on_neither_its_batch_nor_the_images_beside_it():
+    images, labels = _samples(6)
+    attack = _attack(batch_size=6)
+    expected = attack.generate(images, labels)
+    attack.set_params(batch_size=4)
+    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
+    rows = np.array([5, 2, 0])
+    part = attack.run(images[rows], labels[rows], positions=rows)
+    np.testing.assert_allclose(part.images, expected[rows], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("distance_weight", -1.0, "a finite number of at least 0"),
+        ("threshold", 2.5, "a number from 0 to 2"),
+        ("squeezers", ("blur_3",), "a tuple of specifications such as 'bit_depth_5'"),
+        ("squeezers", "median_2", "a tuple of specifications such as 'bit_depth_5'"),
+        ("surrogate", "none", "one of identity, smooth"),
+    ],
+)
+def test_bad_options_are_refused(option, value, expected):
+    with pytest.raises(SfmError) as caught:
+        _attack(**{option: value})
+    message = f"Invalid {option} {value!r} of SqueezingAwareGradientDescent; expected {expected}."
+    assert str(caught.value) == message
+
+
+def test_images_that_no_detector_is_known_for_need_squeezers():
+    shape = (4, 4, 2)
+    layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(3)]
+    classifier = wrap_classifier(keras.Sequential(layers), 3, shape, 8)
+    images, labels = np.full((2, *shape), 0.5, np.float32), np.zeros(2, int)
+    attack = SqueezingAwareGradientDescent(classifier, **OPTIONS)
+    with pytest.raises(SfmError, match="No squeezers for images of 2 channels; expected 1 or 3"):
+        attack.generate(images, labels)
+    attack.set_params(squeezers=("median_2",))
+    assert attack.generate(images, labels).shape == images.shape
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

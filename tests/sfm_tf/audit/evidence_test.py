@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.results import join_results, results_rows
+
+LABELS = np.array([0, 1, 0, 1])
+
+
+def _rows(right, attack, epsilon, threat_model="white_box", defence="sfm", count=4):
+    prediction = np.where(right, LABELS, 1 - LABELS)[:count]
+    clean = np.where([True, True, True, False], LABELS, 1 - LABELS)[:count]
+    values = {
+        "label": LABELS[:count],
+        "defence": defence,
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": epsilon,
+        "clean_prediction": clean,
+        "prediction": prediction,
+        "linf": 0.0,
+        "l2": 0.0,
+        "iterations": 1,
+        "loss": 1.0,
+        "zero_gradient": False,
+    }
+    return results_rows(count, values)
+
+
+RESULTS = join_results(
+    [
+        _rows([1, 1, 1, 0], "clean", 0.0, "none"),
+        _rows([0, 0, 0, 0], "clean", 0.0, "none", "undefended"),
+        _rows([1, 0, 1, 1], "fgsm", 8.0),
+        _rows([1, 1, 0, 1], "pgd", 8.0),
+        _rows([0, 0, 0, 0], "pgd", 16.0),
+        _rows([0, 1, 1, 1], "adaptive_mask_aware", 8.0, "adaptive"),
+        _rows([0, 0, 0, 0], "pgd", 8.0, "white_box", "undefended"),
+        _rows([0, 1, 1, 0], "hop_skip_jump", 8.0, "decision_based", count=2),
+        _rows([0, 0, 1, 0], "hop_skip_jump", np.inf, "decision_based", count=2),
+    ]
+)
+EVIDENCE = Evidence(
+    metrics=summarise(RESULTS),
+    results=RESULTS,
+    probes={"square": {"queries": 5}},
+    config=EvaluationConfig(epsilons=(16.0, 8.0)),
+    class_counts=count_classes(LABELS, 3),
+)
+
+
+@pytest.mark.parametrize(
+    ("threat_models", "epsilon", "attacks", "right"),
+    [
+        # The last image is wrong without an attack, which counts as broken by all.
+        (("white_box",), 8.0, None, [1, 0, 0, 0]),
+        (("white_box",), 8.0, ("fgsm",), [1, 0, 1, 0]),
+        (("white_box", "adaptive"), 8.0, None, [0, 0, 0, 0]),
+        (("white_box",), 16.0, None, [0, 0, 0, 0]),
+        # Of images that were not attacked nothing else is known.
+        (("decision_based",), 8.0, None, [0, 1, 1, 0]),
+    ],
+)
+def test_right_is_per_image_after_every_attack_of_a_group(threat_models, epsilon, attacks, right):
+    assert EVIDENCE.right(threat_models, epsilon, attacks).tolist() == [bool(r) for r in right]
+
+
+def test_what_was_not_run_is_not_there():
+    assert EVIDENCE.right(("black_box",), 8.0) is None
+    assert EVIDENCE.right(("white_box",), 4.0) is None
+    assert EVIDENCE.right(("white_box",), 8.0, ("cw",)) is None
+    assert EVIDENCE.right(("white_box",), 8.0, ()) is None
+    assert EVIDENCE.attacks(("black_box",)) == ()
+    assert EVIDENCE.examples("black_box") == 0
+    assert EVIDENCE.probe("noise") is None
+
+
+def test_only_the_subject_counts():
+    assert EVIDENCE.subject == "sfm"
+    assert EVIDENCE.clean().tolist() == [True, True, True, False]
+    assert EVIDENCE.attacks(("white_box", "decision_based")) == ("fgsm", "pgd", "hop_skip_jump")
+    assert EVIDENCE.examples("white_box") == 4
+    assert EVIDENCE.examples("decision_based") == 2
+    assert EVIDENCE.epsilon == 16.0
+    assert EVIDENCE.probe("square") == {"queries": 5}
+
+
+def test_classes_without_an_image_are_counted():
+    assert count_classes(LABELS, 3) == {"0": 2, "1": 2, "2": 0}
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,312 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sfm_tf.audit import health_rules as rules
+from sfm_tf.audit.evidence import Evidence
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation.probes.answers import answer
+from sfm_tf.evaluation.results import results_rows
+
+COUNT = 100
+
+
+def _answer(right):
+    """The answers of a model that is right on the first images, or on those of a range."""
+    places = range(right) if isinstance(right, int) else right
+    return answer(np.isin(np.arange(COUNT), list(places)))
+
+
+def _stage(stage, median_norm, zero_share=0.0, not_finite_share=0.0):
+    shares = {"zero_share": zero_share, "not_finite_share": not_finite_share}
+    return {"stage": stage, "connected": True, "median_norm": median_norm, **shares}
+
+
+def _stages(**changes):
+    norms = {"logits": 1.0, "classifier_input": 2.0, "mask": 0.5, "image": 0.4}
+    return {
+        "stages": [{**_stage(name, norm), **changes.get(name, {})} for name, norm in norms.items()]
+    }
+
+
+def _part(masker, preprocessor, right):
+    parts = {"masker": masker, "preprocessor": preprocessor}
+    return {**parts, "clean": _answer(99), "attacked": _answer(right)}
+
+
+def _surrogates(smooth=20, ignored=24):
+    return [
+        {"surrogate": "identity", "used": True, **_answer(20)},
+        {"surrogate": "smooth", "used": False, **_answer(smooth)},
+        {"surrogate": "ignored", "used": False, **_answer(ignored)},
+    ]
+
+
+CONVERGENCE = {
+    "base": _answer(20),
+    "single_step": _answer(60),
+    "double_iterations": _answer(19),
+    "more_restarts": _answer(18),
+    "half_step": _answer(40),
+    "double_step": _answer(20),
+    "restarts": 4,
+}
+BREAKS = {
+    "bare_clean": _answer(99),
+    "bare": _answer(10),
+    "bit_depth": _answer(14),
+    "scaled": _answer(11),
+    "factor": 3.0,
+    "plain_blind_share": 0.9,
+    "stable_blind_share": 0.0,
+    "saturated_zero_share": 0.98,
+}
+PROBES = {
+    "subject": {"masker": True, "preprocessor": "bit_depth_4", "is_random": False, "classes": 10},
+    "convergence": CONVERGENCE,
+    "curve": [
+        {"steps": steps, "median_loss": loss, "mean_loss": loss, "success": 0.0}
+        for steps, loss in ((0, 0.1), (1, 0.5), (2, 0.9), (5, 4.0))
+    ],
+    "gradients": _stages(),
+    "surrogates": _surrogates(),
+    "parts": [_part(False, False, 10), _part(True, False, 20), _part(True, True, 30)],
+    "known_breaks": BREAKS,
+}
+ATTACK = {"defence": "sfm", "threat_model": "white_box", "zero_gradient_share": 0.01}
+
+
+def _entry(**changes):
+    return {**ATTACK, "attack": "pgd", **changes}
+
+
+ENTRY = _entry()
+
+
+def _evidence(probes=PROBES, attacks=(ENTRY,), vanished=(), config=None, **changed_probes):
+    integers = dict.fromkeys(("label", "prediction", "clean_prediction", "iterations"), 0)
+    numbers = dict.fromkeys(("epsilon", "linf", "l2", "loss"), 0.0)
+    words = dict.fromkeys(("defence", "threat_model", "attack"), "")
+    return Evidence(
+        metrics={
+            "subject": "sfm",
+            "under_attack": list(attacks),
+            "minimum_norm": [],
+            "vanished_gradients": list(vanished),
+        },
+        results=results_rows(0, {**integers, **numbers, **words, "zero_gradient": False}),
+        probes=probes and {**probes, **changed_probes},
+        config=config or EvaluationConfig(),
+        class_counts={},
+    )
+
+
+JUDGES = (
+    rules.judge_convergence,
+    rules.judge_step_size,
+    rules.judge_gradients,
+    rules.judge_loss,
+    rules.judge_surrogates,
+    rules.judge_parts,
+    rules.judge_known_breaks,
+    rules.judge_draws,
+)
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_sound_attack_passes(judge):
+    status, figure = judge(_evidence())
+    assert status == "pass", figure
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_without_measurements_nothing_passes(judge):
+    assert judge(_evidence(probes=None, attacks=())).status == "not_run"
+
+
+def _convergence(**changes):
+    return _evidence(convergence={**CONVERGENCE, **changes})
+
+
+def _curve(*losses):
+    return _evidence(
+        curve=[{"steps": steps, "mean_loss": loss} for steps, loss in enumerate(losses)]
+    )
+
+
+def _breaks(**changes):
+    return _evidence(known_breaks={**BREAKS, **changes})
+
+
+def _random(**draws):
+    subject = {**PROBES["subject"], "is_random": True}
+    return _evidence(subject=subject, **({"draws": draws} if draws else {}))
+
+
+LOST = {"defence": "sfm", "threat_model": "white_box", "share": 0.3}
+
+CASES = {
+    "twice the steps break a few more": (
+        rules.judge_convergence,
+        _convergence(double_iterations=_answer(16)),
+        "warn",
+        "twice the steps leaves 16 and breaks 4 that were right",
+    ),
+    "more starts break many more": (
+        rules.judge_convergence,
+        _convergence(more_restarts=_answer(10)),
+        "fail",
+        "4 starts leaves 10 and breaks 10 that were right",
+    ),
+    "more steps break others": (
+        rules.judge_convergence,
+        _convergence(double_iterations=_answer(range(10, 40))),
+        "fail",
+        "leaves 30 and breaks 10 that were right",
+    ),
+    "half the step breaks more": (
+        rules.judge_step_size,
+        _convergence(half_step=_answer(10)),
+        "fail",
+        "half the step leaves 10 and breaks 10",
+    ),
+    "no gradient at a stage": (
+        rules.judge_gradients,
+        _evidence(gradients=_stages(mask={"zero_share": 0.5})),
+        "fail",
+        "mask 50.0%",
+    ),
+    "a gradient that is not a number": (
+        rules.judge_gradients,
+        _evidence(gradients=_stages(image={"not_finite_share": 0.05})),
+        "warn",
+        "image 5.0%",
+    ),
+    "attacks that started without a gradient": (
+        rules.judge_gradients,
+        _evidence(attacks=[_entry(zero_gradient_share=0.4)]),
+        "fail",
+        "at the start of attacks 40.0%",
+    ),
+    "a gradient that 16 bits do not show": (
+        rules.judge_gradients,
+        _evidence(vanished=[LOST]),
+        "fail",
+        "entries lost in 16 bits 30.0%",
+    ),
+    "a stage that passes nothing on": (
+        rules.judge_gradients,
+        _evidence(gradients=_stages(image={"median_norm": 1e-6})),
+        "warn",
+        "image 1e-06",
+    ),
+    "a loss that falls": (rules.judge_loss, _curve(1.0, 0.9, 0.5), "fail", "0: 1, 1: 0.9, 2: 0.5"),
+    "a loss that does not move": (rules.judge_loss, _curve(1.0, 1.0), "fail", "0: 1, 1: 1"),
+    "a loss that rises and falls": (rules.judge_loss, _curve(1.0, 3.0, 2.0), "warn", "1: 3"),
+    "the other surrogate breaks more": (
+        rules.judge_surrogates,
+        _evidence(surrogates=_surrogates(smooth=5)),
+        "fail",
+        "identity 20, smooth 5, ignored 24; identity is the white box's",
+    ),
+    "no surrogate breaks more": (
+        rules.judge_surrogates,
+        _evidence(surrogates=_surrogates(ignored=16)),
+        "warn",
+        "ignored 16",
+    ),
+    "a defence that is worth nothing": (
+        rules.judge_parts,
+        _evidence(parts=[_part(False, False, 10), _part(True, False, 12)]),
+        "warn",
+        "neither 10 (99 clean), masker 12 (99 clean)",
+    ),
+    "a broken defence that stands": (
+        rules.judge_known_breaks,
+        _breaks(bit_depth=_answer(60)),
+        "fail",
+        "behind a bit depth of 3 60",
+    ),
+    "scaled logits that stand": (
+        rules.judge_known_breaks,
+        _breaks(scaled=_answer(25)),
+        "warn",
+        "with logits scaled up 25",
+    ),
+    "logits that stand until they are scaled": (
+        rules.judge_known_breaks,
+        _breaks(bare=_answer(80), bit_depth=_answer(80), scaled=_answer(5)),
+        "fail",
+        "leaves the bare classifier 80",
+    ),
+    "lost gradients that nobody notices": (
+        rules.judge_known_breaks,
+        _breaks(saturated_zero_share=0.3),
+        "fail",
+        "30% are reported",
+    ),
+    "a bare classifier that is hardly broken": (
+        rules.judge_known_breaks,
+        _breaks(bare=_answer(95), bit_depth=_answer(95), scaled=_answer(95)),
+        "warn",
+        "leaves the bare classifier 95",
+    ),
+    "a random defence that was asked once": (
+        rules.judge_draws,
+        _random(),
+        "not_run",
+        "no draw was repeated",
+    ),
+    "draws that differ": (
+        rules.judge_draws,
+        _random(clean=[_answer(90), _answer(91)], attacked=[_answer(20), _answer(45)]),
+        "warn",
+        "Accuracy over 2 draws: clean 90.0% to 91.0%; attacked 20.0% to 45.0%.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("judge", "evidence", "status", "part"), CASES.values(), ids=CASES)
+def test_a_flaw_is_found(judge, evidence, status, part):
+    judgement = judge(evidence)
+    assert judgement.status == status, judgement.figure
+    assert part in judgement.figure
+
+
+def test_an_evaluation_with_as_many_starts_needs_no_more():
+    config = dataclasses.replace(EvaluationConfig(), restarts=4)
+    convergence = {**CONVERGENCE, "more_restarts": _answer(2)}
+    evidence = _evidence(convergence=convergence, config=config)
+    assert rules.judge_convergence(evidence).status == "pass"
+
+
+def test_a_surrogate_that_the_adaptive_attacker_used_counts_already():
+    adaptive = _entry(threat_model="adaptive", attack="adaptive_other_surrogate")
+    surrogates = _surrogates(smooth=5)
+    evidence = _evidence(attacks=[_entry(), adaptive], surrogates=surrogates)
+    assert rules.judge_surrogates(evidence).status == "pass"
+    without = _surrogates(ignored=5)
+    evidence = _evidence(attacks=[_entry(), adaptive], surrogates=without)
+    assert rules.judge_surrogates(evidence).status == "fail"
+
+
+def test_gradients_of_attacks_are_judged_without_probes():
+    assert rules.judge_gradients(_evidence(probes=None)).status == "pass"
+
+
+def test_without_a_preprocessing_there_is_no_surrogate_to_judge():
+    assert rules.judge_surrogates(_evidence(surrogates=[])).status == "pass"
+
+
+def test_a_bare_model_has_no_part_to_credit():
+    assert rules.judge_parts(_evidence(parts=[_part(False, False, 10)])).status == "pass"
+
+
+def test_draws_that_agree_pass():
+    draws = {"clean": [_answer(90), _answer(91)], "attacked": [_answer(20), _answer(25)]}
+    assert rules.judge_draws(_random(**draws)).status == "pass"
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

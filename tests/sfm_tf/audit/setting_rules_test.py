@@ -1,0 +1,315 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sfm_tf.audit import setting_rules as rules
+from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.results import join_results, results_rows
+
+COUNT = 20
+LABELS = np.arange(COUNT) % 4
+CONFIG = EvaluationConfig(
+    epsilons=(8.0,), threat_models=("black_box", "white_box", "adaptive"), decision_examples=5
+)
+PACKAGES = {
+    "adversarial-robustness-toolbox": "1.20.1",
+    "keras": "3.15.1",
+    "numpy": "2.2.6",
+    "tensorflow": "2.21.0",
+}
+PARTS = {"masker": True, "preprocessor": "bit_depth_4", "is_random": False, "classes": 4}
+PROBES = {"subject": PARTS, "surrogates": [{"surrogate": "identity"}, {"surrogate": "smooth"}]}
+
+
+def _rows(attack, threat_model="white_box", defence="sfm", right=10, count=COUNT, **values):
+    prediction = np.where(np.arange(COUNT) < right, LABELS, (LABELS + 1) % 4)[:count]
+    values = {
+        "label": LABELS[:count],
+        "defence": defence,
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": 8.0,
+        "clean_prediction": LABELS[:count],
+        "prediction": prediction,
+        "linf": 8.0 / 255.0,
+        "l2": 0.5,
+        "iterations": 1,
+        "loss": 1.0,
+        "zero_gradient": False,
+        **values,
+    }
+    return results_rows(count, values)
+
+
+def _clean(defence, right=COUNT):
+    return _rows("clean", "none", defence, right, epsilon=0.0, linf=0.0, l2=0.0)
+
+
+CLEAN = (_clean("undefended"), _clean("sfm"))
+ATTACKED = (
+    _rows("fgsm", right=14),
+    _rows("pgd", right=8),
+    _rows("pgd", "black_box", right=15),
+    _rows("adaptive_mask_aware", "adaptive"),
+)
+
+
+def _evidence(*tables, metrics=None, **changes):
+    results = join_results(tables or (*CLEAN, *ATTACKED))
+    evidence = Evidence(
+        metrics={**summarise(results), **(metrics or {})},
+        results=results,
+        probes=PROBES,
+        config=CONFIG,
+        class_counts=count_classes(LABELS, 4),
+        packages=PACKAGES,
+        seed=0,
+    )
+    return dataclasses.replace(evidence, **changes)
+
+
+def _subject(**changes):
+    return {**PROBES, "subject": {**PARTS, **changes}}
+
+
+HEADLINE = {"defence": "sfm", "threat_model": "all", "epsilon": None, "strongest_attack": "pgd"}
+
+
+def _headline(correct, examples, low, high):
+    figures = {"correct": correct, "examples": examples, "accuracy": correct / examples}
+    entry = {**HEADLINE, **figures, "accuracy_low": low, "accuracy_high": high}
+    return {"worst_case": [entry]}
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        rules.judge_threat_model,
+        rules.judge_same_samples,
+        rules.judge_clean_accuracy,
+        rules.judge_white_box,
+        rules.judge_adaptive,
+        rules.judge_worst_case,
+        rules.judge_valid_images,
+        rules.judge_recorded,
+        rules.judge_broken_baselines,
+    ],
+)
+def test_a_sound_evaluation_passes(judge):
+    status, figure = judge(_evidence())
+    assert status == "pass", figure
+
+
+CASES = {
+    "an attacker that nobody stated": (
+        rules.judge_threat_model,
+        _evidence(config=dataclasses.replace(CONFIG, threat_models=("white_box",))),
+        "fail",
+        "of adaptive, black_box, which no setting states",
+    ),
+    "no attack": (rules.judge_threat_model, _evidence(*CLEAN), "fail", "of nobody"),
+    "other images for one attack": (
+        rules.judge_same_samples,
+        _evidence(*CLEAN, _rows("pgd", count=12)),
+        "fail",
+        "sfm, white_box, pgd, 8.0",
+    ),
+    "images left out": (
+        rules.judge_same_samples,
+        _evidence(*CLEAN, _rows("pgd", image_index=np.arange(COUNT) + 1)),
+        "fail",
+        "not all rows are of the same",
+    ),
+    "an image twice": (
+        rules.judge_same_samples,
+        _evidence(*CLEAN, _rows("pgd", image_index=np.r_[np.arange(COUNT - 2), 0, COUNT - 1])),
+        "fail",
+        "not all rows are of the same",
+    ),
+    "labels that differ": (
+        rules.judge_same_samples,
+        _evidence(*CLEAN, _rows("pgd", label=LABELS[::-1])),
+        "fail",
+        "labels",
+    ),
+    "a class without images": (
+        rules.judge_same_samples,
+        _evidence(class_counts=count_classes(LABELS, 5)),
+        "warn",
+        "0 to 5 in each of 5 classes",
+    ),
+    "a count that is another": (
+        rules.judge_same_samples,
+        _evidence(class_counts={"0": 30}),
+        "fail",
+        "Of 30 images",
+    ),
+    "no bare classifier": (
+        rules.judge_clean_accuracy,
+        _evidence(_clean("sfm"), *ATTACKED),
+        "not_run",
+        "was not scored",
+    ),
+    "a model that guesses": (
+        rules.judge_clean_accuracy,
+        _evidence(_clean("undefended"), _clean("sfm", right=5)),
+        "fail",
+        "as it is evaluated on 5 of 20 images; a guess is on 1 of 4",
+    ),
+    "no white box": (
+        rules.judge_white_box,
+        _evidence(*CLEAN, _rows("pgd", "gray_box")),
+        "not_run",
+        "No attack followed",
+    ),
+    "only single steps": (rules.judge_white_box, _evidence(*CLEAN, _rows("fgsm")), "warn", "fgsm"),
+    "nothing aimed at the mask": (
+        rules.judge_adaptive,
+        _evidence(*CLEAN, *ATTACKED[:3]),
+        "warn",
+        "Missing: attacks at the mask (threat model adaptive).",
+    ),
+    "one surrogate": (
+        rules.judge_adaptive,
+        _evidence(probes={**PROBES, "surrogates": []}),
+        "warn",
+        "Missing: both surrogates",
+    ),
+    "draws without EOT": (
+        rules.judge_adaptive,
+        _evidence(probes=_subject(is_random=True)),
+        "warn",
+        "Missing: gradients averaged over draws",
+    ),
+    "nothing is known of the parts": (
+        rules.judge_adaptive,
+        _evidence(*CLEAN, *ATTACKED[:3], probes=None),
+        "not_run",
+        "Nothing aimed",
+    ),
+    "no headline": (rules.judge_worst_case, _evidence(*CLEAN), "not_run", "No attack was run"),
+    "a minimum of means": (
+        rules.judge_worst_case,
+        _evidence(metrics=_headline(10, COUNT, 0.3, 0.7)),
+        "fail",
+        "right on 8 of 20 images, and 10 of 20 are reported",
+    ),
+    "an image outside its ball": (
+        rules.judge_valid_images,
+        _evidence(*CLEAN, _rows("pgd", linf=9.0 / 255.0)),
+        "fail",
+        "20 are of an image outside its ball",
+    ),
+    "a norm that is not a number": (
+        rules.judge_valid_images,
+        _evidence(*CLEAN, _rows("pgd", linf=np.nan)),
+        "fail",
+        "20 are of an image outside its ball",
+    ),
+    "a loss that is not a number": (
+        rules.judge_valid_images,
+        _evidence(*CLEAN, _rows("pgd", loss=np.nan)),
+        "fail",
+        "20 have a loss that is not a number",
+    ),
+    "the other norm": (
+        rules.judge_valid_images,
+        _evidence(config=dataclasses.replace(CONFIG, norm="2")),
+        "fail",
+        "80 are of an image outside its ball",
+    ),
+    "some doubt": (
+        rules.judge_uncertainty,
+        _evidence(metrics=_headline(50, 100, 0.41, 0.59)),
+        "warn",
+        "plus or minus 9.0 points",
+    ),
+    "few images": (rules.judge_uncertainty, _evidence(), "fail", "On 20 images"),
+    "no images": (rules.judge_uncertainty, _evidence(*CLEAN), "not_run", "No attack was run"),
+    "no seed": (rules.judge_recorded, _evidence(seed=None), "fail", "Not recorded: the seed."),
+    "no versions": (rules.judge_recorded, _evidence(packages={}), "fail", "keras, numpy"),
+    "a broken defence that was spared": (
+        rules.judge_broken_baselines,
+        _evidence(*CLEAN, _clean("jpeg"), _rows("pgd", "gray_box", "jpeg")),
+        "warn",
+        "Known to be broken: jpeg by Athalye et al. 2018. Not attacked in the white box: jpeg.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("judge", "evidence", "status", "part"), CASES.values(), ids=CASES)
+def test_a_flaw_is_found(judge, evidence, status, part):
+    judgement = judge(evidence)
+    assert judgement.status == status, judgement.figure
+    assert part in judgement.figure
+
+
+def test_many_images_leave_little_doubt():
+    evidence = _evidence(metrics=_headline(500, 1000, 0.469, 0.531))
+    status, figure = rules.judge_uncertainty(evidence)
+    assert (status, "plus or minus 3.1 points" in figure) == ("pass", True)
+
+
+def test_slow_attacks_may_be_of_the_first_images():
+    rows = _rows("hop_skip_jump", "decision_based", count=5)
+    assert rules.judge_same_samples(_evidence(*CLEAN, rows)).status == "pass"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"masker": False, "preprocessor": "none"},
+        {"masker": False},
+        {"masker": False, "is_random": True, "looks": 8},
+    ],
+)
+def test_only_parts_that_are_there_ask_for_attacks(changes):
+    looks = changes.pop("looks", 1)
+    config = dataclasses.replace(CONFIG, gradient_samples=looks)
+    evidence = _evidence(*CLEAN, *ATTACKED[:3], probes=_subject(**changes), config=config)
+    assert rules.judge_adaptive(evidence).status == "pass"
+
+
+def test_without_probes_adaptive_attacks_speak_for_themselves():
+    assert rules.judge_adaptive(_evidence(probes=None)).status == "pass"
+
+
+def test_a_model_of_ones_own_needs_no_bare_one():
+    evidence = _evidence(_clean("model"), _rows("pgd", defence="model"))
+    assert rules.judge_clean_accuracy(evidence).status == "pass"
+
+
+def test_an_attack_for_the_smallest_perturbation_has_no_ball():
+    rows = _rows("cw", epsilon=np.inf, linf=0.9)
+    assert rules.judge_valid_images(_evidence(*CLEAN, rows)).status == "pass"
+
+
+def test_a_broken_defence_that_is_attacked_is_marked():
+    evidence = _evidence(*CLEAN, _clean("tvm"), _rows("pgd", defence="tvm"))
+    status, figure = rules.judge_broken_baselines(evidence)
+    assert (status, figure) == ("pass", "Known to be broken: tvm by Athalye et al. 2018.")
+
+
+@pytest.mark.parametrize(
+    ("defence", "is_broken"),
+    [
+        ("jpeg", True),
+        ("jpeg_75", True),
+        ("sensitivity+median_2", True),
+        ("total_variation_50_30", True),
+        ("sfm", False),
+        ("undefended", False),
+        ("adversarial_training", False),
+        ("sensitivity", False),
+        ("jpegs", False),
+    ],
+)
+def test_broken_defences_are_known_by_name_or_in_a_chain(defence, is_broken):
+    assert (rules.broken_by(defence) is not None) == is_broken
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

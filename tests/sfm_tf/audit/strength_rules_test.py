@@ -1,0 +1,265 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sfm_tf.audit import strength_rules as rules
+from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.probes.answers import answer
+from sfm_tf.evaluation.results import join_results, results_rows
+
+COUNT = 20
+LABELS = np.arange(COUNT) % 4
+CONFIG = EvaluationConfig(epsilons=(4.0, 8.0), decision_examples=10)
+
+
+def _rows(attack, right, epsilon=8.0, threat_model="white_box", count=COUNT):
+    """Results of an attack that leaves the first `right` images right, or those of an array."""
+    keeps = np.arange(COUNT) < right if np.isscalar(right) else np.asarray(right)
+    values = {
+        "label": LABELS[:count],
+        "defence": "sfm",
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": epsilon,
+        "clean_prediction": LABELS[:count],
+        "prediction": np.where(keeps, LABELS, (LABELS + 1) % 4)[:count],
+        "linf": 0.0,
+        "l2": 0.0,
+        "iterations": 1,
+        "loss": 1.0,
+        "zero_gradient": False,
+    }
+    return results_rows(count, values)
+
+
+def _answer(right):
+    return answer(np.arange(COUNT) < right)
+
+
+SQUARE = {"queries": 1000, "survivors": 8, **answer(np.arange(8) < 8)}
+PROBES = {
+    "subject": {"masker": True, "preprocessor": "none", "is_random": False, "classes": 4},
+    "ladder": [
+        {"epsilon": epsilon, **_answer(right)}
+        for epsilon, right in ((0.0, 20), (2.0, 18), (4.0, 12), (8.0, 8), (16.0, 1), (127.5, 0))
+    ],
+    "convergence": {"base": _answer(8), "single_step": _answer(14)},
+    "noise": {"uniform": _answer(18), "gaussian": _answer(19), "gaussian_l2": 0.5},
+    "square": SQUARE,
+    "transfer": [
+        {"source": "independent", **_answer(15)},
+        {"source": "bare", **_answer(10)},
+    ],
+    "targeted": {**_answer(13), "reached": 7},
+    "other_norm": {"norm": "2", "epsilon": 30.0, **_answer(9)},
+}
+CLEAN = _rows("clean", COUNT, 0.0, "none")
+WHITE = (
+    _rows("fgsm", 16, 4.0),
+    _rows("fgsm", 14),
+    _rows("pgd", 12, 4.0),
+    _rows("pgd", 8),
+)
+OTHERS = (
+    _rows("pgd", 15, 8.0, "black_box"),
+    _rows("autoattack", 7),
+    _rows("square", 9, 8.0, "score_based"),
+    _rows("hop_skip_jump", 9, 8.0, "decision_based", count=10),
+)
+
+
+def _evidence(*tables, probes=PROBES, config=CONFIG, **changed_probes):
+    results = join_results(tables or (CLEAN, *WHITE, *OTHERS))
+    return Evidence(
+        metrics=summarise(results),
+        results=results,
+        probes=probes and {**probes, **changed_probes},
+        config=config,
+        class_counts=count_classes(LABELS, 4),
+    )
+
+
+JUDGES = (
+    rules.judge_iteration,
+    rules.judge_growth,
+    rules.judge_huge_radius,
+    rules.judge_white_box_strongest,
+    rules.judge_gradient_free,
+    rules.judge_noise,
+    rules.judge_gaussian_noise,
+    rules.judge_transfer,
+    rules.judge_diversity,
+    rules.judge_goals,
+)
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_sound_evaluation_passes(judge):
+    status, figure = judge(_evidence())
+    assert status == "pass", figure
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_without_measurements_nothing_passes(judge):
+    assert judge(_evidence(CLEAN, probes=None)).status == "not_run"
+
+
+def _noise(**changes):
+    return {"noise": {**PROBES["noise"], **changes}}
+
+
+def _transfer(right):
+    return {"transfer": [{"source": "independent", **_answer(right)}]}
+
+
+LAST = np.arange(COUNT) >= COUNT - 8
+
+CASES = {
+    "one step breaks more, in the probes": (
+        rules.judge_iteration,
+        _evidence(convergence={"base": _answer(8), "single_step": _answer(4)}),
+        "fail",
+        "left +4 of 20",
+    ),
+    "one step breaks more, in the results": (
+        rules.judge_iteration,
+        _evidence(CLEAN, _rows("fgsm", 4), _rows("pgd", 9), probes=None),
+        "fail",
+        "left +5 of 20 images right beside one of a single step, in 1 comparisons",
+    ),
+    "a larger ball breaks less, in the probes": (
+        rules.judge_growth,
+        _evidence(ladder=[PROBES["ladder"][3], PROBES["ladder"][2]]),
+        "fail",
+        "PGD 8, 12 of 20",
+    ),
+    "a larger ball breaks less, in the results": (
+        rules.judge_growth,
+        _evidence(CLEAN, _rows("pgd", 9, 4.0), _rows("pgd", 14), probes=None),
+        "fail",
+        "white box 9, 14 of 20",
+    ),
+    "a ball without limits leaves something": (
+        rules.judge_huge_radius,
+        _evidence(ladder=[*PROBES["ladder"][:-1], {"epsilon": 127.5, **_answer(6)}]),
+        "fail",
+        "right on 6 of 20 images; a guess is on 25.0%",
+    ),
+    "the gray box breaks others": (
+        rules.judge_white_box_strongest,
+        _evidence(CLEAN, *WHITE, _rows("pgd", LAST, 8.0, "gray_box")),
+        "fail",
+        "gray box 8 of 20",
+    ),
+    "the black box breaks a few others": (
+        rules.judge_white_box_strongest,
+        _evidence(CLEAN, *WHITE, _rows("pgd", 6, 8.0, "black_box")),
+        "warn",
+        "black box 2 of 20",
+    ),
+    "an attack that asks for scores breaks others": (
+        rules.judge_gradient_free,
+        _evidence(CLEAN, *WHITE, _rows("square", 2, 8.0, "score_based"), probes=None),
+        "fail",
+        "score based 6 of 20",
+    ),
+    "an attack that asks for labels breaks others of few images": (
+        rules.judge_gradient_free,
+        _evidence(CLEAN, *WHITE, _rows("hop_skip_jump", 4, 8.0, "decision_based", 10), probes=None),
+        "fail",
+        "decision based 4 of 10",
+    ),
+    "Square breaks half of what was left": (
+        rules.judge_gradient_free,
+        _evidence(square={"queries": 1000, "survivors": 12, **answer(np.arange(6) < 3)}),
+        "fail",
+        "Square, where PGD and more effort failed, 6 of 20",
+    ),
+    "noise breaks others": (
+        rules.judge_noise,
+        _evidence(**_noise(uniform=answer(LAST))),
+        "fail",
+        "8 fall to noise alone",
+    ),
+    "noise breaks more than a transfer": (
+        rules.judge_noise,
+        _evidence(**_transfer(20)),
+        "warn",
+        "images of another model leave 20",
+    ),
+    "Gaussian noise breaks others": (
+        rules.judge_gaussian_noise,
+        _evidence(**_noise(gaussian=_answer(2))),
+        "fail",
+        "is right on 2 of 20",
+    ),
+    "a transfer breaks others": (
+        rules.judge_transfer,
+        _evidence(**_transfer(4)),
+        "fail",
+        "independent model 4 of 20",
+    ),
+    "only PGD": (
+        rules.judge_diversity,
+        _evidence(CLEAN, *WHITE),
+        "warn",
+        "Not run: AutoAttack in the white box, a score-based attack on all images, "
+        "a decision-based attack. Square was probed with 1000 queries.",
+    ),
+    "a target is reached more easily": (
+        rules.judge_goals,
+        _evidence(targeted={**_answer(3), "reached": 17}),
+        "fail",
+        "on 17 of 20 images and leaves 3 right",
+    ),
+    "the other norm does nothing": (
+        rules.judge_goals,
+        _evidence(other_norm={"norm": "2", "epsilon": 30.0, **_answer(20)}),
+        "warn",
+        "in the L2 norm, at a ball of the same volume, 20",
+    ),
+}
+
+
+@pytest.mark.parametrize(("judge", "evidence", "status", "part"), CASES.values(), ids=CASES)
+def test_a_flaw_is_found(judge, evidence, status, part):
+    judgement = judge(evidence)
+    assert judgement.status == status, judgement.figure
+    assert part in judgement.figure
+
+
+def test_attacks_that_go_on_with_what_is_left_do_not_compare():
+    config = dataclasses.replace(CONFIG, robust_accuracy_only=True)
+    evidence = _evidence(CLEAN, *WHITE, probes=None, config=config)
+    assert rules.judge_iteration(evidence).status == "not_run"
+
+
+def test_what_the_adaptive_attacker_breaks_counts_as_white_box():
+    tables = (CLEAN, *WHITE, _rows("pgd", 4, 8.0, "gray_box"))
+    adaptive = _rows("adaptive_other_surrogate", 4, 8.0, "adaptive")
+    assert rules.judge_white_box_strongest(_evidence(*tables)).status == "fail"
+    assert rules.judge_white_box_strongest(_evidence(*tables, adaptive)).status == "pass"
+
+
+def test_square_needs_no_images_where_gradients_left_none():
+    square = {"queries": 1000, "survivors": 0, **answer(np.ones(0, bool))}
+    evidence = _evidence(CLEAN, *WHITE, square=square)
+    assert rules.judge_gradient_free(evidence).status == "pass"
+
+
+def test_the_parts_of_autoattack_are_as_good_as_it():
+    parts = [_rows(name, 8) for name in ("apgd_ce", "apgd_t", "fab_t", "square")]
+    decisions = _rows("hop_skip_jump", 9, 8.0, "decision_based", count=10)
+    assert rules.judge_diversity(_evidence(CLEAN, *parts, decisions)).status == "pass"
+
+
+def test_a_black_box_of_the_evaluation_is_a_transfer_too():
+    assert rules.judge_transfer(_evidence(transfer=[])).status == "pass"
+    assert rules.judge_transfer(_evidence(CLEAN, *WHITE, transfer=[])).status == "not_run"
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,228 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.defences.sensitivity import (
+    SMOOTHING_WEIGHT,
+    average_sensitive_points,
+    complete_high_points,
+    find_sensitive_points,
+    remove_sensitive_points,
+    sensitivity_operation,
+    smooth_low_points,
+)
+from sfm_tf.models.resnet import build_classifier
+from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.operation import Parameter
+from sfm_tf.preprocessors.split_bregman import solve_total_variation
+
+SHAPES = [(8, 8, 1), (32, 32, 3)]
+
+
+def _classifier(shape):
+    return build_classifier("resnet20", shape, 4, width=4, seed=0)
+
+
+def _linear_classifier(shape, seed=0):
+    """Two classes, whose log-odds are the difference of their logits."""
+    inputs = keras.Input(shape)
+    logits = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
+    classifier = keras.Model(inputs, logits)
+    kernel = np.random.default_rng(seed).normal(size=(np.prod(shape), 2))
+    classifier.set_weights([kernel, np.zeros(2)])
+    gradient = (kernel[:, 0] - kernel[:, 1]).reshape(shape)
+    return classifier, np.linalg.norm(gradient, axis=-1)
+
+
+def _compiled(classifier, percent):
+    """The defence for any batch; eager loops of small steps are slow."""
+    return tf.function(
+        lambda images: remove_sensitive_points(images, classifier, percent),
+        input_signature=[tf.TensorSpec((None, *classifier.input_shape[1:]), tf.float32)],
+    )
+
+
+@functools.cache
+def _linear_defence(shape):
+    """That of the linear classifier with 20 % high points, traced once."""
+    classifier, _ = _linear_classifier(shape)
+    # Else nothing but the function's graph would hold the weights.
+    return classifier, _compiled(classifier, 20)
+
+
+def _images(shape, count=3, seed=0):
+    return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)
+
+
+def _smooth_images(shape, count=3):
+    """Gradients and a soft disc, other ones in each image and channel."""
+    height, width, channels = shape
+    random = np.random.default_rng(7)
+    rows, columns = np.mgrid[:height, :width] / height
+    slopes = random.uniform(-0.3, 0.3, (2, count, 1, 1, channels))
+    center = random.uniform(0.3, 0.7, (2, count, 1, 1, channels))
+    rows, columns = rows[..., None], columns[..., None]
+    disc = np.exp(-((rows - center[0]) ** 2 + (columns - center[1]) ** 2) / 0.08)
+    return (0.4 + slopes[0] * rows + slopes[1] * columns + 0.3 * disc).astype(np.float32)
+
+
+def _holes(shape, count, share, seed=3):
+    return np.random.default_rng(seed).random((count, *shape[:2], 1)) < share
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("percent", [1, 20, 50])
+def test_high_points_are_those_of_the_largest_gradient(shape, percent):
+    classifier, norms = _linear_classifier(shape)
+    high = find_sensitive_points(tf.constant(_images(shape)), classifier, percent).numpy()
+    assert high.shape == (3, *shape[:2], 1)
+    count = max(1, round(percent * norms.size / 100))
+    expected = norms >= np.sort(norms, axis=None)[-count]
+    np.testing.assert_array_equal(high[..., 0], np.tile(expected, (3, 1, 1)))
+
+
+def test_a_certain_classifier_still_has_a_gradient():
+    classifier, norms = _linear_classifier((8, 8, 1))
+    kernel, bias = classifier.get_weights()
+    classifier.set_weights([kernel, bias + [1000.0, 0.0]])
+    high = find_sensitive_points(tf.constant(_images((8, 8, 1))), classifier, 10).numpy()
+    np.testing.assert_array_equal(high[0, ..., 0], norms >= np.sort(norms, axis=None)[-6])
+    # Tiny weights are no ties.
+    classifier.set_weights([kernel * 1e-30, bias])
+    small = find_sensitive_points(tf.constant(_images((8, 8, 1))), classifier, 10).numpy()
+    np.testing.assert_array_equal(small, high)
+
+
+def test_of_equal_gradients_the_first_pixels_are_high():
+    classifier, _ = _linear_classifier((4, 4, 1))
+    kernel, bias = classifier.get_weights()
+    kernel[:] = 0
+    kernel[5, 0] = 1
+    classifier.set_weights([kernel, bias])
+    high = find_sensitive_points(tf.constant(_images((4, 4, 1))), classifier, 25).numpy()
+    np.testing.assert_array_equal(np.flatnonzero(high[0]), [0, 1, 2, 5])
+
+
+def test_values_of_high_points_play_no_part():
+    shape = (16, 16, 3)
+    images, high = _smooth_images(shape), _holes(shape, 3, 0.25)
+    high[0, 2:13, 2:13] = True
+    damaged = np.where(high, _images(shape), images)
+    smooth = tf.function(smooth_low_points)
+    smoothed = smooth(damaged, high)
+    np.testing.assert_array_equal(smoothed, smooth(images, high))
+
+
+@pytest.mark.parametrize("percent", [10, 25])
+def test_completion_recovers_an_image_of_rank_two(percent):
+    random = np.random.default_rng(0)
+    waves = np.sin(np.outer(random.uniform(0.3, 0.6, 4), np.arange(32)))
+    image = 0.5 + 0.3 * (np.outer(waves[0], waves[1]) + 0.4 * np.outer(waves[2], waves[3]))
+    images = np.tile(image[None, ..., None], (1, 1, 1, 3)).astype(np.float32)
+    high = _holes((32, 32, 3), 1, percent / 100)
+    holes = np.where(high, 0.5, images).astype(np.float32)
+    found = complete_high_points(holes, high).numpy()
+    np.testing.assert_allclose(found[~high[..., 0]], images[~high[..., 0]], atol=1e-5)
+    errors = np.sqrt(
+        np.mean((np.stack([holes, found]) - images)[:, high[..., 0]] ** 2, axis=(1, 2))
+    )
+    assert errors[1] < 0.1 * errors[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_low_points_are_smoothed_and_high_ones_completed(shape):
+    images, (classifier, remove) = _images(shape), _linear_defence(shape)
+    images[0] = 1.0
+    found = remove(images).numpy()
+    high = find_sensitive_points(tf.constant(images), classifier, 20).numpy()
+    kept = np.tile(~high, shape[2]).astype(np.float32)
+    smoothed = solve_total_variation(images, kept, SMOOTHING_WEIGHT).numpy()
+    completed = complete_high_points(smoothed, high).numpy()
+    expected = np.clip(np.where(high, completed, smoothed), 0, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert np.abs(found - images)[1:].mean() > 0.02
+
+
+@pytest.mark.parametrize(("shape", "bound"), [(SHAPES[0], 0.03), (SHAPES[1], 0.01)])
+def test_clean_smooth_images_change_little_and_noise_is_removed(shape, bound):
+    images, (_, remove) = _smooth_images(shape), _linear_defence(shape)
+    assert np.abs(remove(images) - images).mean() < bound
+    signs = np.sign(np.random.default_rng(1).normal(size=images.shape)).astype(np.float32)
+    noisy = images + signs * 16 / 255
+    restored = remove(noisy).numpy()
+    assert np.square(restored - images).mean() < 0.5 * np.square(noisy - images).mean()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_image_does_not_depend_on_its_batch(shape):
+    images, (_, remove) = _smooth_images(shape, 4), _linear_defence(shape)
+    together = remove(images)
+    for each in range(4):
+        # Products of matrices round differently in other batches, and a fit amplifies it.
+        np.testing.assert_allclose(remove(images[each : each + 1])[0], together[each], atol=1e-3)
+
+
+def test_the_stand_in_averages_low_neighbours_at_high_points():
+    images = _images((8, 8, 1), count=1)
+    classifier, norms = _linear_classifier((8, 8, 1))
+    high = norms >= np.sort(norms, axis=None)[-13]
+    found = average_sensitive_points(tf.constant(images), classifier, 20).numpy()[0, ..., 0]
+    np.testing.assert_array_equal(found[~high], images[0, ..., 0][~high])
+    for row, column in np.argwhere(high):
+        window = (slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3))
+        neighbours = images[0, ..., 0][window][~high[window]]
+        assert found[row, column] == pytest.approx(neighbours.mean(), abs=0.02)
+
+
+def test_a_chain_has_values_of_the_defence_and_gradients_of_the_stand_in():
+    classifier, remove = _linear_defence((8, 8, 1))
+    images = tf.constant(_smooth_images((8, 8, 1)))
+    chain = parse_preprocessor(
+        "sensitivity_20", "smooth", {"sensitivity": sensitivity_operation(classifier)}
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        found = tf.function(chain)(images)
+    gradient = tape.gradient(found, images).numpy()
+    np.testing.assert_allclose(found, remove(images), atol=1e-5)
+    high = find_sensitive_points(images, classifier, 20).numpy()
+    np.testing.assert_array_equal(gradient[high], 0)
+    # A low pixel passes on what it gets, and its part in the means of its high neighbours.
+    assert (gradient[~high] >= 1).all()
+    np.testing.assert_allclose(gradient.sum(axis=(1, 2, 3)), 64, rtol=1e-4)
+
+
+def test_the_operation_is_fixed_and_holds_nothing_fitted():
+    operation = sensitivity_operation(_linear_classifier((8, 8, 1))[0])
+    assert operation.parameters == (Parameter("high_percent", 1, 50),)
+    assert not operation.is_random
+    assert operation.content == ""
+
+
+def test_the_defence_itself_has_no_gradient():
+    classifier, images = _linear_classifier((4, 4, 1))[0], tf.constant(_images((4, 4, 1)))
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        found = remove_sensitive_points(images, classifier, 20)
+    assert tape.gradient(found, images) is None
+
+
+def test_survives_an_export_and_takes_any_batch(tmp_path):
+    classifier, images = _classifier((8, 8, 1)), _smooth_images((8, 8, 1))
+    module = tf.Module()
+    module.weights = classifier.variables
+    module.serve = _compiled(classifier, 20)
+    tf.saved_model.save(module, tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    serve = loaded.serve
+    np.testing.assert_allclose(serve(images), module.serve(images), atol=1e-5)
+    assert serve(images[:0]).shape == (0, 8, 8, 1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
