@@ -6,6 +6,7 @@ from pipelines.stage_names import ADVERSARIAL_STAGE, fit_stage
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
 from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, ALL, FITTED, fits_needed
+from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.subjects import ModelFolders
 
 
@@ -21,13 +22,29 @@ def model_inputs(run_directory: RunDirectory, experiment: Experiment) -> dict[st
         for name in fits_needed(config.defences, experiment.compared)
     }
     if config.model:
-        return {"ingest": run_directory.latest("ingest"), **fits}
+        return _of_one_ingest({"ingest": run_directory.latest("ingest"), **fits})
     models = run_directory.latest("train")
     inputs = {"ingest": run_directory.input_of(models, "ingest"), "train": models, **fits}
     asked_for = not set(ADVERSARIALLY_TRAINED).isdisjoint(config.defences)
     if asked_for or (ALL in config.defences and run_directory.has_finished(ADVERSARIAL_STAGE)):
         program = "train --adversarial_training=trades"
         inputs[ADVERSARIAL_STAGE] = run_directory.latest(ADVERSARIAL_STAGE, program)
+    return _of_one_ingest(inputs)
+
+
+def _of_one_ingest(inputs: dict[str, Artifact]) -> dict[str, Artifact]:
+    """Returns the artifacts if all that learnt did so from the same records.
+
+    Raises:
+        SfmError: If one did not: its test images may be among what it learnt from.
+    """
+    records = inputs["ingest"].manifest.fingerprint
+    for stage, artifact in inputs.items():
+        if artifact.manifest.inputs.get("ingest", records) != records:
+            raise SfmError(
+                f"{artifact.folder} learnt from another ingest than {inputs['ingest'].folder}; run "
+                f"stage {stage} again."
+            )
     return inputs
 
 

@@ -16,6 +16,9 @@ WEAKER = ("black_box", "gray_box", "undefended")
 ASKING = ("score_based", "decision_based")
 """Attackers without a gradient."""
 
+GRADIENTLESS = ("noise", "square")
+"""Attacks that take no gradient, whoever is asked to run them."""
+
 _AUTO_ATTACKS = ("autoattack", "autoattack_rand")
 _AUTO_ATTACK_PARTS = {"apgd_ce", "apgd_t", "fab_t", "square"}
 _UNPROBED = "The probes were not run."
@@ -97,7 +100,10 @@ def judge_white_box_strongest(evidence: Evidence) -> Judgement:
 
 def judge_gradient_free(evidence: Evidence) -> Judgement:
     """An attack without a gradient breaks nothing that the gradient attacks leave."""
-    excesses = list(_excesses(evidence, ASKING))
+    excesses = [
+        *_excesses(evidence, ASKING),
+        *_excesses(evidence, ("white_box",), ("square",)),
+    ]
     square, ladder = evidence.probe("square"), evidence.probe("ladder")
     if square is not None and square["examples"]:
         broken = square["examples"] - square["correct"]
@@ -112,14 +118,16 @@ def judge_gradient_free(evidence: Evidence) -> Judgement:
 
 
 def _excesses(
-    evidence: Evidence, threat_models: tuple[str, ...]
+    evidence: Evidence, threat_models: tuple[str, ...], attacks: tuple[str, ...] | None = None
 ) -> Iterator[tuple[str, float, int]]:
     """Yields attackers with the images that only they break, and how many there are."""
+    run = evidence.attacks(GRADIENT_ATTACKERS)
+    gradient = [name for name in run if name not in GRADIENTLESS]
     for threat_model in threat_models:
         counts, examples = [], evidence.examples(threat_model)
         for epsilon in evidence.config.epsilons:
-            stronger = evidence.right(GRADIENT_ATTACKERS, epsilon)
-            weaker = evidence.right((threat_model,), epsilon)
+            stronger = evidence.right(GRADIENT_ATTACKERS, epsilon, gradient)
+            weaker = evidence.right((threat_model,), epsilon, attacks)
             if stronger is not None and weaker is not None:
                 counts.append(broken_beyond(stronger, weaker))
         if counts:

@@ -135,7 +135,8 @@ class _Problem:
         """Sets each pixel to what its neighbours ask for: one colour's pixels, then the other's."""
         colors = []
         for scale, anchor in zip(self.scales, self.anchors, strict=True):
-            # All neighbours of a pixel have the other colour.
+            # All neighbours of a pixel have the other colour. A tensor that nothing else needs is
+            # first in the sum, because TensorFlow begins with one that it can overwrite.
             planes = scale * tf.add_n([*neighbors(planes), inflow]) + anchor
             colors.append(planes)
         return colors[0] + colors[1]

@@ -85,7 +85,6 @@ def _draw_kept(images: tf.Tensor, seeds: tf.Tensor, drop_percent: int) -> tf.Ten
 
 def _diffuse(planes: tf.Tensor, values: tf.Tensor, kept: tf.Tensor, weight: float) -> tf.Tensor:
     down, right = differences(planes)
-    # Unlike a square root, TensorFlow's reciprocal one depends on where in a tensor a value is.
     conductivity = weight / tf.sqrt(down * down + right * right + SMOOTH_LENGTH**2)
     # A pixel's conductivity is that of its edges to the pixels below and to the right.
     above, _, left, _ = neighbors(conductivity)

@@ -12,8 +12,10 @@ def _digits(**values):
     return experiments.override(experiments.preset("digits"), values)
 
 
-def _leave(run_directory, stage):
-    execution = Execution(stage=stage, module="sfm_tf.errors", configs={}, seed=0, inputs={})
+def _leave(run_directory, stage, inputs=None):
+    execution = Execution(
+        stage=stage, module="sfm_tf.errors", configs={}, seed=0, inputs=inputs or {}
+    )
     return execute(execution, run_directory, lambda folder: None).artifact
 
 
@@ -54,6 +56,17 @@ def test_all_takes_adversarially_trained_models_where_there_are_some(run_directo
 def test_what_is_missing_is_told_with_the_command_that_makes_it(run_directory, name, program):
     with pytest.raises(SfmError, match=program):
         model_inputs(run_directory, _digits(defences=(name,)))
+
+
+def test_what_learnt_from_another_ingest_is_refused(run_directory):
+    other = _leave(run_directory, "fit_quilting", {"ingest": _leave(run_directory, "ingest")})
+    with pytest.raises(SfmError, match="learnt from another ingest"):
+        model_inputs(run_directory, _digits(defences=("quilting",)))
+    same = {"ingest": run_directory.input_of(run_directory.latest("train"), "ingest")}
+    made = _leave(run_directory, "fit_quilting", same)
+    assert made.folder != other.folder
+    inputs = model_inputs(run_directory, _digits(defences=("quilting",)))
+    assert inputs["fit_quilting"].folder == made.folder
 
 
 def test_a_model_of_ones_own_needs_no_trained_one(run_directory):

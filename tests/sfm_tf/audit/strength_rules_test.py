@@ -166,6 +166,12 @@ CASES = {
         "fail",
         "score based 6 of 20",
     ),
+    "an attack that asks for scores is run in the white box": (
+        rules.judge_gradient_free,
+        _evidence(CLEAN, *WHITE, _rows("square", 2), probes=None),
+        "fail",
+        "white box 6 of 20",
+    ),
     "an attack that asks for labels breaks others of few images": (
         rules.judge_gradient_free,
         _evidence(CLEAN, *WHITE, _rows("hop_skip_jump", 4, 8.0, "decision_based", 10), probes=None),

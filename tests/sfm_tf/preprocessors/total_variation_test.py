@@ -66,7 +66,8 @@ def test_values_of_each_channel_are_dropped_independently(function):
     np.testing.assert_array_equal(reached, _kept(images, seeds, 50))
     assert (reached.any(axis=-1) & ~reached.all(axis=-1)).any()
     changed = np.where(reached, images, 1.0 - images)
-    np.testing.assert_array_equal(function(changed, seeds, 50, 30), function(images, seeds, 50, 30))
+    results = (function(values, seeds, 50, 30) for values in (changed, images))
+    np.testing.assert_allclose(*results, atol=1e-5)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -74,20 +75,22 @@ def test_black_is_dropped_as_often_as_other_values(function):
     images, seeds = np.zeros((1, 8, 8, 1), np.float32), _seeds(1)
     images[:, 2:6, 2:6] = 1.0
     without = function(np.where(_kept(images, seeds, 50), images, 1.0), seeds, 50, 30)
-    np.testing.assert_array_equal(function(images, seeds, 50, 30), without)
+    np.testing.assert_allclose(function(images, seeds, 50, 30), without, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("function", "channels"), [(FUNCTIONS[0], 1), (FUNCTIONS[0], 3), (FUNCTIONS[1], 3)]
+    ("function", "channels", "tolerance"),
+    [(FUNCTIONS[0], 1, 0.0), (FUNCTIONS[0], 3, 0.0), (FUNCTIONS[1], 3, 1e-5)],
 )
-def test_result_does_not_depend_on_the_rest_of_the_batch(function, channels):
-    # An odd number of values, so that the last ones are not computed in the same way as the first.
-    images, seeds = _smooth_images(13, 7, channels), _seeds(13)
+def test_result_does_not_depend_on_the_rest_of_the_batch(function, channels, tolerance):
+    # Large enough that TensorFlow splits a batch among its threads, at a place that depends on it.
+    images, seeds = _smooth_images(20, 32, channels), _seeds(20)
     images[5] = np.random.default_rng(0).random(images[5].shape)
     graph = _graph(function, images.shape, 50, 30)
     together = graph(images, seeds).numpy()
-    for part in (slice(0, 1), slice(3, 6), slice(12, 3, -1), slice(0, 0)):
-        np.testing.assert_array_equal(graph(images[part], seeds[part]), together[part])
+    for part in (slice(0, 1), slice(3, 6), slice(19, 3, -1), slice(0, 0)):
+        alone = graph(images[part], seeds[part])
+        np.testing.assert_allclose(alone, together[part], rtol=0.0, atol=tolerance)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

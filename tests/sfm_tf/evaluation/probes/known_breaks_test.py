@@ -19,7 +19,7 @@ def _found(kernel):
     dense = keras.layers.Dense(2, use_bias=False)
     classifier = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
     dense.set_weights([kernel])
-    images = np.random.default_rng(1).uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
+    images = np.random.default_rng(1).uniform(0.1, 0.9, (COUNT, *SHAPE)).astype(np.float32)
     labels = np.asarray(classifier(images)).argmax(axis=1)
     subject, samples = DefendedModel(classifier), check_samples(images, labels, classifier)
     bench = Bench(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
@@ -32,7 +32,7 @@ def test_broken_defences_are_broken_and_lost_gradients_noticed():
     found = _found(kernel - kernel.mean(axis=0))
     assert found["bare_clean"]["correct"] == COUNT
     assert [found[name]["correct"] for name in ("bare", "bit_depth", "scaled")] == [0, 0, 0]
-    assert found["plain_blind_share"] > 0.5
+    assert found["plain_blind_share"] > 0.3
     assert found["stable_blind_share"] == 0.0
     assert found["saturated_zero_share"] > 0.8
 
