@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import pipelines.quiet_start  # noqa: F401  Before the library, which imports TensorFlow.
 from pipelines.stage_names import ADVERSARIAL_STAGE, fit_stage
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment

@@ -146,14 +146,18 @@ def _look_up(table: np.ndarray, indices: tf.Tensor) -> tf.Tensor:
 def _root_table() -> np.ndarray:
     """Cube roots of CIELab for ratios to white in steps of 1/2040.
 
-    float32 throughout: OpenCV fills its table in that precision, which moves three entries by one.
+    float32, roots rounded towards zero: OpenCV fills its table so, by a software cube root that is
+    the same on every processor, which NumPy's in float32 is not. It moves a few entries by one.
     """
     steps = 255 * (1 << _COLOR_BITS)
     ratios = np.arange(steps * 3 // 2 + 12, dtype=np.float32) * (
         np.float32(1.0) / np.float32(steps)
     )
     linear = ratios * np.float32(_LINEAR_SLOPE) + np.float32(_LINEAR_OFFSET)
-    roots = np.where(ratios < np.float32(_LINEAR_BELOW), linear, np.cbrt(ratios))
+    exact = np.cbrt(ratios.astype(np.float64))
+    nearest = exact.astype(np.float32)
+    cubic = np.where(nearest > exact, np.nextafter(nearest, np.float32(0.0)), nearest)
+    roots = np.where(ratios < np.float32(_LINEAR_BELOW), linear, cubic)
     return np.rint(np.float32(1 << _ROOT_BITS) * roots)
 
 

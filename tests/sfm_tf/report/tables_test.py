@@ -123,9 +123,10 @@ def test_smallest_perturbations_are_told_in_the_units_of_a_pixel():
 
 
 def test_a_further_defence_gets_a_row():
-    metrics = {**METRICS, "clean": [*METRICS["clean"], {"defence": "jpeg", **figures(1, 0, 0.1)}]}
+    further = {"defence": "jpeg+blur", **figures(1, 0, 0.1)}
+    metrics = {**METRICS, "clean": [*METRICS["clean"], further]}
     table = tables.accuracy_table(metrics, "white_box", "White box", (8.0,))
-    assert [row.label for row in table.rows] == ["no defence", "SFM-Defence", "jpeg"]
+    assert [row.label for row in table.rows] == ["no defence", "SFM-Defence", "jpeg+blur"]
 
 
 def test_worst_cases_of_each_threat_model_and_of_all():
