@@ -30,7 +30,7 @@ LAYERS = (
 
 VISIBILITY = {
     "pipelines": ("//pipelines", "//tests/pipelines"),
-    "sfm_tf": ("//pipelines", "//sfm_tf", "//tests"),
+    "sfm_tf": ("//pipelines", "//sfm_tf", "//tests", "//tools"),
     "tests": ("//tests",),
     "tools": ("//tests/tools",),
 }

@@ -14,6 +14,7 @@ package(
         "//pipelines:__subpackages__",
         "//sfm_tf:__subpackages__",
         "//tests:__subpackages__",
+        "//tools:__subpackages__",
     ],
 )
 
