@@ -25,9 +25,9 @@ from pipelines import command_line, flag_definitions
 from pipelines.model_artifacts import model_folders, model_inputs
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
-from pipelines.stage_names import ADVERSARIAL_STAGE
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
 from sfm_tf.attacks.threat_models import ThreatModel
 from sfm_tf.config import EvaluationConfig, Experiment
 from sfm_tf.defences.catalogue import ALL, expand

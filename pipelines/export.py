@@ -46,9 +46,7 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
     """
     evaluation = run_directory.latest("evaluate")
     run_directory.input_of(evaluation, "train")  # A model of the user's own is not exported.
-    inputs = {
-        stage: run_directory.input_of(evaluation, stage) for stage in evaluation.manifest.inputs
-    }
+    inputs = run_directory.inputs_of(evaluation)
     config = _with_serving_dir(experiment.export, run_directory)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:

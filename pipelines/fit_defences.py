@@ -13,10 +13,10 @@ import pathlib
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
-from pipelines.stage_names import fit_stage
 from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.artifacts.stage_names import fit_stage
 from sfm_tf.config import Experiment
 from sfm_tf.defences.catalogue import FITTED, fits_needed
 from sfm_tf.defences.fitting import fit_operation, settings_of

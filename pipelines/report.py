@@ -39,9 +39,7 @@ flag_definitions.define_flags(["report"], MODULE)
 def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
     """Returns the report on the latest evaluation."""
     evaluation = run_directory.latest("evaluate")
-    inputs = {
-        stage: run_directory.input_of(evaluation, stage) for stage in evaluation.manifest.inputs
-    }
+    inputs = run_directory.inputs_of(evaluation)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("tables and figures", 0, 1)

@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
-from pipelines.stage_names import ADVERSARIAL_STAGE
 from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
 from sfm_tf.config import Experiment, TrainingConfig
 from sfm_tf.training.adversarial_training import (
     AdversarialTrainingResult,

@@ -121,6 +121,14 @@ class RunDirectory:
             )
         return found
 
+    def inputs_of(self, artifact: Artifact) -> dict[str, Artifact]:
+        """Returns all artifacts that `artifact` was made from, by stage.
+
+        Raises:
+            SfmError: If one was deleted.
+        """
+        return {stage: self.input_of(artifact, stage) for stage in artifact.manifest.inputs}
+
     def shared_folder(self, stage: str, name: str) -> pathlib.Path:
         """Returns the folder `name` that all executions of `stage` share; it may not be there."""
         return self.root / stage / name

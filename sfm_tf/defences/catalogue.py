@@ -8,10 +8,10 @@ from sfm_tf.preprocessors.chain import OPERATIONS, operation_name, split_chain
 
 ALL = "all"
 
-TRAINED = ("sfm", "adversarial_training", "sfm_adversarial_training")
-"""Those whose models are trained for them; the others are put in front of the same classifier."""
-
 ADVERSARIALLY_TRAINED = ("adversarial_training", "sfm_adversarial_training")
+
+TRAINED = ("sfm", *ADVERSARIALLY_TRAINED)
+"""Those whose models are trained for them; the others are put in front of the same classifier."""
 
 _CHAINS: Mapping[str, Callable[[ComparedConfig], str]] = {
     "undefended": lambda config: "none",

@@ -1,7 +1,6 @@
 """Runs on the same images, compared image by image."""
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from sfm_tf.evaluation.right_answers import (
     right_answers,
     worst_answers,
 )
+from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.stored_evaluation import (
     COSTS_FILE,
     METRICS_FILE,
@@ -134,19 +134,17 @@ def collect_runs(workdirs: Sequence[str], roots: Sequence[RunDirectory]) -> list
 
 def _collect_run(name: str, workdir: str, root: RunDirectory) -> ComparedRun:
     evaluation = root.latest("evaluate")
-    inputs = {stage: root.input_of(evaluation, stage) for stage in evaluation.manifest.inputs}
+    inputs = root.inputs_of(evaluation)
     records, costs = inputs["ingest"].folder, evaluation.folder / COSTS_FILE
+    schema = read_schema(records)
     images, labels = load_split(
-        records, "test", read_schema(records), evaluation_settings(evaluation).num_examples
+        records, "test", schema, evaluation_settings(evaluation).num_examples
     )
-    digest = hashlib.sha256(str(images.shape).encode("utf-8"))
-    digest.update(images.tobytes())
-    digest.update(labels.tobytes())
     return ComparedRun(
         name=name,
         workdir=workdir,
         experiment=root.experiment() or "",
-        images_digest=digest.hexdigest(),
+        images_digest=Samples(images, labels, len(schema.class_names)).digest(),
         metrics=read_json(evaluation.folder / METRICS_FILE),
         results=read_results(evaluation.folder / RESULTS_FILE),
         blessing=read_blessing(evaluation.folder),

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
+from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE, fit_stage
+from sfm_tf.defences.catalogue import FITTED
 from sfm_tf.training.model_files import TIMING_FILE
-
-_ADVERSARIAL_STAGE = "train_adversarially"
-_FIT_STAGES = {"quilting": "fit_quilting", "pixel_defend": "fit_pixel_defend"}
 
 
 def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) -> dict[str, float]:
@@ -30,17 +29,17 @@ def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) ->
         **_adversarial_seconds(inputs),
     }
     fits = {
-        name: classifier + inputs[stage].manifest.wall_seconds
-        for name, stage in _FIT_STAGES.items()
-        if stage in inputs
+        name: classifier + inputs[fit_stage(name)].manifest.wall_seconds
+        for name in FITTED
+        if fit_stage(name) in inputs
     }
     return {name: {**fits, **trained}.get(name, classifier) for name in defences}
 
 
 def _adversarial_seconds(inputs: Mapping[str, Artifact]) -> dict[str, float]:
-    if _ADVERSARIAL_STAGE not in inputs:
+    if ADVERSARIAL_STAGE not in inputs:
         return {}
-    timing = _timing(inputs[_ADVERSARIAL_STAGE])
+    timing = _timing(inputs[ADVERSARIAL_STAGE])
     return {name: sum(parts.values()) for name, parts in timing.items()}
 
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from pipelines.ingest import ingest
-from pipelines.stage_names import ADVERSARIAL_STAGE
 from pipelines.train import train, train_adversarially
 from pipelines.validate import validate
 from sfm_tf import experiments
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
 from sfm_tf.errors import SfmError
 from sfm_tf.training.loading import (
     load_adversarial_models,

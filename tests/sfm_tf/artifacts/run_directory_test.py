@@ -74,6 +74,7 @@ def test_input_of_follows_the_lineage_not_the_latest(tmp_path):
     trained = _finish(run_directory, "train", "c" * 64, "model", {"ingest": "a" * 64})
     _finish(run_directory, "ingest", "b" * 64, "second")
     assert run_directory.input_of(trained, "ingest") == first
+    assert run_directory.inputs_of(trained) == {"ingest": first}
     shutil.rmtree(first.folder)
     with pytest.raises(SfmError, match="The ingest artifact .* is gone; run stage ingest and then"):
         run_directory.input_of(trained, "ingest")

@@ -1,4 +1,4 @@
-from pipelines.stage_names import ADVERSARIAL_STAGE, fit_stage
+from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE, fit_stage
 from sfm_tf.defences.catalogue import FITTED
 
 
