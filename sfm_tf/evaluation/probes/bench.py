@@ -93,6 +93,7 @@ class Bench:
             "step_size": self.step_size(epsilon),
             "iterations": self.config.iterations,
             "restarts": 1,
+            "random_start": True,
             "seed": self.seed,
             **changes,
             "targeted": classes is not None,

@@ -34,7 +34,7 @@ def test_broken_defences_are_broken_and_lost_gradients_noticed():
     assert [found[name]["correct"] for name in ("bare", "bit_depth", "scaled")] == [0, 0, 0]
     assert found["plain_blind_share"] > 0.3
     assert found["stable_blind_share"] == 0.0
-    assert found["saturated_zero_share"] > 0.5
+    assert found["saturated_zero_share"] > 0.9
 
 
 def test_logits_that_never_differ_are_left_as_they_are():
