@@ -30,6 +30,8 @@ _DEFAULT_NORMS: Mapping[float | str, float] = {math.inf: 0.3, "inf": 0.3, 2: 1.0
 _FINAL_STEPS = 3
 # Where the margin is linear, its estimated zero would fall on either side by rounding alone.
 _FINAL_OVERSHOOT = 0.1
+# How far float32 logits may differ between batch sizes, as a share of the largest of them.
+_ROUNDING = 1e-6
 
 _CLASSES = Option(SEED.is_valid, "an integer of at least 0")
 _OVERSHOOT = Option(
@@ -101,8 +103,8 @@ class FastAdaptiveBoundary(CompiledAttack):
     and restarts begin inside the ball of half its norm or, where nothing was found yet, of half 0.3
     (L-infinity) or 1 (L2), by image. The search on the line to the image that ends the attack in
     the paper, and that AutoAttack leaves out, is always made: in three steps, which go beyond the
-    estimated boundary by a tenth of what is left. So close to it rounding counts: in another batch
-    size or on another device the model may see an image on the other side.
+    estimated boundary by a tenth of what is left, but never so close to it that rounding, which
+    differs between batch sizes and devices, could bring an image back to its label.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.
@@ -243,7 +245,7 @@ class FastAdaptiveBoundary(CompiledAttack):
             share = _crossing(inside.logits, outside.logits, batch.labels)
             images = inside.images + share * (outside.images - inside.images)
             between = _End(images, self._logits(images))
-            fooled = tf.argmax(between.logits, axis=1) != batch.labels
+            fooled = _clearly_leaves(between.logits, batch.labels)
             return done + 1, choose(fooled, inside, between), choose(fooled, between, outside)
 
         ends = (_End(batch.images, logits), _End(images, self._logits(images)))
@@ -267,14 +269,23 @@ def _allowed(images: tf.Tensor, batch: AttackBatch) -> tf.Tensor:
 
 
 def _crossing(inside: tf.Tensor, outside: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Returns at which share of the way the label falls behind if the logits are linear."""
+    """Returns at which share of the way the label clearly falls behind if the logits are linear."""
     predicted = tf.argmax(outside, axis=1)
     ahead, behind = (
         tf.gather(logits, labels, batch_dims=1) - tf.gather(logits, predicted, batch_dims=1)
         for logits in (inside, outside)
     )
-    share = tf.math.divide_no_nan(ahead, ahead - behind)
-    return _per_pixel(share + _FINAL_OVERSHOOT * (1.0 - share))
+    share = tf.math.divide_no_nan(ahead + 2.0 * _rounding(outside), ahead - behind)
+    return _per_pixel(tf.minimum(share + _FINAL_OVERSHOOT * (1.0 - share), 1.0))
+
+
+def _clearly_leaves(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    lead = tf.reduce_max(logits, axis=1) - tf.gather(logits, labels, batch_dims=1)
+    return lead > _rounding(logits)
+
+
+def _rounding(logits: tf.Tensor) -> tf.Tensor:
+    return _ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
 
 
 def _per_pixel(values: tf.Tensor) -> tf.Tensor:
