@@ -4,7 +4,8 @@
     python -m benchmarks.defences --images=500 --repeats=9 --only=non_local_means_13_3_4,jpeg_75
 
 Both sides of a pair take turns in one process, so that a busy machine slows both alike, and get the
-median of their times; each has run on all images before, which compiles ours. Ours is the compiled
+median of their times; each has run on all images before, which compiles ours. Both start from a
+NumPy array and end with the tensor that a classifier in TensorFlow takes. Ours is the compiled
 operation on one batch of all images, for any batch size; theirs is what a user would call, on the
 cores that it takes by itself. The images are crops of photographs, 32x32 pixels of 3 channels with
 256 levels.
@@ -39,7 +40,7 @@ from sfm_tf.preprocessors.chain import parse_preprocessor
 SHAPE = (32, 32, 3)
 LEVELS = 255.0
 
-Defend = Callable[[np.ndarray], np.ndarray]
+Defend = Callable[[np.ndarray], np.ndarray | tf.Tensor]
 
 
 class Rival(NamedTuple):
@@ -106,7 +107,11 @@ def compile_own(spec: str) -> Defend:
     compiled = tf.function(
         parse_preprocessor(spec), input_signature=[tf.TensorSpec([None, *SHAPE], tf.float32)]
     )
-    return lambda images: compiled(tf.constant(images)).numpy()
+    return lambda images: compiled(tf.constant(images))
+
+
+def _then_to_tensor(defend: Defend) -> Defend:
+    return lambda images: tf.constant(defend(images))
 
 
 def photograph_crops(count: int) -> np.ndarray:
@@ -126,7 +131,7 @@ def measure_pair(
     sides: tuple[Defend, Defend], images: np.ndarray, options: argparse.Namespace
 ) -> Pair:
     """Lets both sides take turns, after each has seen all images once."""
-    defended = [defend(images) for defend in sides]
+    defended = [np.asarray(defend(images)) for defend in sides]
     seconds: tuple[list[float], list[float]] = ([], [])
     start = time.perf_counter()
     while len(seconds[0]) < options.repeats and (
@@ -200,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for spec in options.only:
         rival = RIVALS[spec]
-        pair = measure_pair((compile_own(spec), rival.defend), images, options)
+        sides = (compile_own(spec), _then_to_tensor(rival.defend))
+        pair = measure_pair(sides, images, options)
         print(format_line(spec, rival, pair), flush=True)
     print(f"load {_load()} after")
 

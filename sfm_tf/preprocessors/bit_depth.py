@@ -22,7 +22,7 @@ def squeeze_bit_depth(images: tf.Tensor, bits: int) -> tf.Tensor:
         float32 in [0, 1], same shape as `images`.
     """
     steps = float(2**bits - 1)
-    return tf.round(images * steps) / steps
+    return tf.math.rint(images * steps) / steps
 
 
 def squeeze_bit_depth_smoothly(images: tf.Tensor, bits: int) -> tf.Tensor:
