@@ -15,7 +15,7 @@ COMPILE := $(VENV_PYTHON) -m uv pip compile -q --universal --python-version 3.10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dev gpu demo test bench-attacks bench-defences ray serve bench-serving lint format lock bazel clean
+.PHONY: help venv dev gpu demo test bench-attacks bench-defences bench-train ray serve bench-serving lint format lock bazel clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
@@ -37,6 +37,9 @@ bench-attacks: .venv-bench/bench.stamp ## Time the attacks beside those of other
 
 bench-defences: venv ## Time the defences beside those of ART and OpenCV.
 	$(VENV_PYTHON) -m benchmarks.defences $(FLAGS)
+
+bench-train: venv ## Time training and defending beside the bare classifier.
+	$(VENV_PYTHON) -m benchmarks.training $(FLAGS)
 
 ray: .venv/ray.stamp ## Add Ray Serve to .venv.
 

@@ -2,7 +2,8 @@
 
     python -m pipelines.report --workdir=runs/cifar10
 
-Reads the evaluation of `pipelines.evaluate` and the artifacts it was made from; measures nothing
+Reads the evaluation of `pipelines.evaluate` and the artifacts it was made from, and what
+`pipelines.tune` and `pipelines.ablate` left last if it is of the same records; measures nothing
 itself. Writes into <workdir>/report/<fingerprint>/ report.html (one file, no network), report.md,
 report.json and the figures as PNG and SVG.
 
@@ -24,6 +25,7 @@ from absl import flags
 from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
+from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
@@ -31,6 +33,7 @@ from sfm_tf.report.collection import collect_inputs
 from sfm_tf.report.comparison import collect_runs
 from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
+from sfm_tf.report.studies import find_studies
 
 MODULE = "pipelines.report"
 flag_definitions.define_flags(["report"], MODULE)
@@ -40,10 +43,12 @@ def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
     """Returns the report on the latest evaluation."""
     evaluation = run_directory.latest("evaluate")
     inputs = run_directory.inputs_of(evaluation)
+    inputs |= find_studies(run_directory, inputs["ingest"])
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("tables and figures", 0, 1)
-        collected = collect_inputs(experiment.name, inputs, evaluation, experiment.report)
+        preset = experiments.preset(experiment.name)
+        collected = collect_inputs(experiment.name, inputs, evaluation, experiment.report, preset)
         build_report(collected, folder)
         progress.update("tables and figures", 1, 1)
 

@@ -60,6 +60,11 @@ def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Non
             f"--from={_FROM.value} comes after --until={_UNTIL.value}; the order is "
             f"{', '.join(names)}."
         )
+    if experiment.training_execution.strategy == "multi_worker":
+        raise SfmError(
+            "The other stages run on one machine; start `python -m pipelines.train "
+            "--strategy=multi_worker` on each worker and then this without it."
+        )
     _refuse_flags_of([*names[:first], *names[last + 1 :]])
     # Said now rather than after the ingest.
     parse_preprocessor(experiment.model.preprocessor, experiment.model.surrogate)

@@ -1,14 +1,20 @@
 """Trains the classifier, the masker, and the independent model that black-box attacks start from.
 
     python -m pipelines.train --workdir=runs/cifar10 --epochs=50
+    python -m pipelines.train --workdir=runs/cifar10 --tuned
     python -m pipelines.train --workdir=runs/cifar10 --adversarial_training=trades
 
 TFX counterpart: Trainer. Reads the records that `pipelines.validate` passed. Writes into
 <workdir>/train/<fingerprint>/ classifier.keras, masker.keras, source.keras, defence.json,
-history.json, timing.json, checkpoints and TensorBoard logs (tensorboard --logdir <workdir>/train).
-With --adversarial_training it then trains, besides, a classifier on adversarial images and another
-with a masker, into <workdir>/train_adversarially/<fingerprint>/. After an interruption it goes on
-behind the last finished epoch.
+history.json, loss_weights.json, timing.json, checkpoints and TensorBoard logs (tensorboard --logdir
+<workdir>/train). With --adversarial_training it then trains, besides, a classifier on adversarial
+images and another with a masker, into <workdir>/train_adversarially/<fingerprint>/. After an
+interruption it goes on after the last checkpoint, to the same weights; --checkpoint_steps saves
+within epochs.
+
+--strategy=mirrored takes all GPUs of the machine. With --strategy=multi_worker the same command
+runs on every machine that the environment variable TF_CONFIG lists, with a --workdir that all of
+them see; the first worker writes, and when one fails all are started again.
 """
 
 import dataclasses
@@ -20,19 +26,23 @@ from pipelines import command_line, flag_definitions
 from pipelines.progress_line import ProgressLine
 from pipelines.stage_execution import execute_stage
 from pipelines.validate import check_validated
-from sfm_tf.artifacts.execution import Execution
+from sfm_tf.artifacts.execution import Execution, assist
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
-from sfm_tf.config import Experiment, TrainingConfig
+from sfm_tf.config import Experiment
+from sfm_tf.errors import SfmError
 from sfm_tf.training.adversarial_training import (
     AdversarialTrainingResult,
     train_on_adversarial_images,
 )
+from sfm_tf.training.devices import is_chief
 from sfm_tf.training.precision import resolve_precision
 from sfm_tf.training.training import TrainingResult, train_defence
+from sfm_tf.training_config import TrainingConfig
+from sfm_tf.tuning.best import tuned_values
 
 MODULE = "pipelines.train"
-flag_definitions.define_flags(["model", "training"], MODULE)
+flag_definitions.define_flags(["model", "training", "training_execution"], MODULE)
 
 _SHOWN = (
     "classification_loss",
@@ -53,8 +63,11 @@ _ADVERSARIAL_SETTINGS = (
 _ORDINARY_SETTINGS = ("epochs", "source_epochs")
 
 
-def train(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
-    """Returns the trained models, and trains on adversarial images besides if that is asked for."""
+def train(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact | None:
+    """Returns the trained models, and trains on adversarial images besides if that is asked for.
+
+    Of several workers only the first has them; the others return None.
+    """
     config = _reset(experiment.training, _ADVERSARIAL_SETTINGS)
     artifact = _execute("train", train_defence, config, run_directory, experiment, force)
     if experiment.training.adversarial_training != "none":
@@ -64,8 +77,10 @@ def train(run_directory: RunDirectory, experiment: Experiment, force: bool) -> A
 
 def train_adversarially(
     run_directory: RunDirectory, experiment: Experiment, force: bool
-) -> Artifact:
+) -> Artifact | None:
     """Returns the models trained on adversarial images, by the method that the settings name.
+
+    Of several workers only the first has them; the others return None.
 
     Raises:
         SfmError: If they name none.
@@ -74,6 +89,16 @@ def train_adversarially(
     return _execute(
         ADVERSARIAL_STAGE, train_on_adversarial_images, config, run_directory, experiment, force
     )
+
+
+def _tuning_of(run_directory: RunDirectory, records: Artifact) -> Artifact:
+    tuning = run_directory.latest("tune")
+    if tuning.manifest.inputs["ingest"] != records.manifest.fingerprint:
+        raise SfmError(
+            f"The tuning in {tuning.folder} was made on other images than those of {records.folder}"
+            "; run `python -m pipelines.tune` again, or train without --tuned."
+        )
+    return tuning
 
 
 def _reset(config: TrainingConfig, names: tuple[str, ...]) -> TrainingConfig:
@@ -92,9 +117,13 @@ def _execute(
     run_directory: RunDirectory,
     experiment: Experiment,
     force: bool,
-) -> Artifact:
+) -> Artifact | None:
     records = run_directory.latest("ingest")
     check_validated(run_directory, records)
+    inputs = {"ingest": records}
+    if config.tuned:
+        inputs["tune"] = tuning = _tuning_of(run_directory, records)
+        config = dataclasses.replace(config, **tuned_values(tuning.folder))
     # What "auto" stands for depends on the device, and so do the weights.
     precision = resolve_precision(config.mixed_precision)
     config = dataclasses.replace(config, mixed_precision=precision)
@@ -104,7 +133,15 @@ def _execute(
             shown = {name: metrics[name] for name in _SHOWN if name in metrics}
             progress.update(phase, done, total, shown)
 
-        result = work(records.folder, experiment.model, config, experiment.seed, folder, show)
+        result = work(
+            records.folder,
+            experiment.model,
+            config,
+            experiment.seed,
+            folder,
+            show,
+            experiment.training_execution,
+        )
         if result.warning:
             print(f"{stage}: warning: {result.warning}", file=sys.stderr)
 
@@ -113,10 +150,14 @@ def _execute(
         module=MODULE,
         configs={"model": experiment.model, "training": config},
         seed=experiment.seed,
-        inputs={"ingest": records},
+        inputs=inputs,
         resumable=True,
     )
-    return execute_stage(execution, run_directory, produce, force)
+    if is_chief(experiment.training_execution.strategy):
+        return execute_stage(execution, run_directory, produce, force, "steps")
+    with ProgressLine(stage, "steps") as progress:
+        assist(execution, run_directory, lambda folder: produce(folder, progress))
+    return None
 
 
 if __name__ == "__main__":

@@ -6,74 +6,18 @@ Presets of these settings live in `experiments`.
 import dataclasses
 import re
 
+from sfm_tf.choices import (
+    ANOMALY_KINDS,
+    ATTACKS,
+    AUDIT_LEVELS,
+    DEFENCES,
+    PIXEL_LEVELS,
+    THREAT_MODELS,
+)
 from sfm_tf.errors import SfmError
 from sfm_tf.settings import Settings, setting
-
-PIXEL_LEVELS = 255.0
-"""Perturbation sizes are configured in 1/255, the step of an 8-bit image, as the paper does."""
-
-
-ANOMALY_KINDS = (
-    "empty_class",
-    "wrong_shape",
-    "label_out_of_range",
-    "unreadable_image",
-    "truncated_shard",
-    "value_range",
-    "leakage",
-    "label_conflict",
-    "count_mismatch",
-)
-"""What can be wrong with ingested images; see `records.anomalies`."""
-
-
-ATTACKS = (
-    "noise",
-    "fgsm",
-    "pgd",
-    "mim",
-    "diverse",
-    "cw",
-    "apgd_ce",
-    "apgd_dlr",
-    "fab_t",
-    "apgd_t",
-    "square",
-    "autoattack",
-    "autoattack_rand",
-)
-"""Attacks that an evaluation can be asked for; see `attacks.catalogue`."""
-
-
-THREAT_MODELS = (
-    "black_box",
-    "gray_box",
-    "white_box",
-    "adaptive",
-    "undefended",
-    "score_based",
-    "decision_based",
-)
-"""What an attacker may know; see `attacks.threat_models`."""
-
-
-AUDIT_LEVELS = ("not_credible", "incomplete", "credible")
-"""How far the audit believes an evaluation, the least first; see `audit.verdict`."""
-
-
-DEFENCES = (
-    "undefended",
-    "sfm",
-    "feature_squeezing",
-    "tvm",
-    "quilting",
-    "pixel_defend",
-    "sensitivity",
-    "jpeg",
-    "adversarial_training",
-    "sfm_adversarial_training",
-)
-"""Defences that an evaluation can be asked for; see `defences.catalogue`."""
+from sfm_tf.training_config import TrainingConfig, TrainingExecutionConfig
+from sfm_tf.tuning_config import AblationConfig, TuningConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,6 +82,12 @@ class ModelConfig(Settings):
     masker_depth: int = setting(
         4, "Times the Attention U-Net halves the resolution.", minimum=1, maximum=6
     )
+    mask_bias: float = setting(
+        0.0,
+        "Bias of the mask's sigmoid at the start; 2 begins with a mask of 0.88.",
+        minimum=-20.0,
+        maximum=20.0,
+    )
     preprocessor: str = setting(
         "bit_depth_4",
         "Pre-processing T: bit_depth_B, median_W, non_local_means_SEARCH_TEMPLATE_STRENGTH, a "
@@ -145,64 +95,6 @@ class ModelConfig(Settings):
     )
     surrogate: str = setting(
         "identity", "Gradient that stands in for T's (BPDA).", choices=("identity", "smooth")
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig(Settings):
-    """How `pipelines.train` runs Algorithm 1 of the paper."""
-
-    batch_size: int = setting(128, "Images per training step.", minimum=1)
-    pretraining_epochs: int = setting(
-        4, "Epochs of the classifier alone before the alternation (section 5.1).", minimum=0
-    )
-    epochs: int = setting(50, "Alternating epochs: one of classifier, one of masker.", minimum=1)
-    source_epochs: int = setting(
-        54, "Epochs of the independent source model that black-box attacks start from.", minimum=1
-    )
-    alternation: str = setting(
-        "epoch", "When classifier and masker take turns.", choices=("epoch", "step")
-    )
-    sparsity_weight: float = setting(0.03, "w1 of Eq. 2, on the L1 norm.", minimum=0.0)
-    semantic_weight: float = setting(30.0, "w2 of Eq. 2, on the cosine distance.", minimum=0.0)
-    reconstruction_weight: float = setting(1.0, "w3 of Eq. 2, on the L2 distance.", minimum=0.0)
-    loss_reduction: str = setting(
-        "per_image",
-        "Norms of Eq. 3 and 5 per image then averaged, or over the whole batch.",
-        choices=("per_image", "batch"),
-    )
-    classifier_learning_rate: float = setting(
-        0.1, "Peak learning rate of the classifier's SGD with momentum.", minimum=0.0
-    )
-    masker_learning_rate: float = setting(1e-3, "Learning rate of the masker's Adam.", minimum=0.0)
-    weight_decay: float = setting(5e-4, "L2 penalty on the classifier's kernels.", minimum=0.0)
-    augmentation: str = setting(
-        "crop_flip",
-        "Random augmentation of training images.",
-        choices=("none", "crop", "crop_flip"),
-    )
-    mixed_precision: str = setting(
-        "auto",
-        "Arithmetic of the layers; auto is bfloat16 on a GPU that has it, else float32.",
-        choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-    )
-    adversarial_training: str = setting(
-        "none",
-        "Trains a classifier, and another with a masker, on adversarial images besides.",
-        choices=("none", "pgd", "trades"),
-    )
-    adversarial_epochs: int = setting(
-        50, "Epochs of that after pre-training; with the masker, alternating ones.", minimum=1
-    )
-    adversarial_epsilon: float = setting(
-        8.0, "Radius of those images in the L-infinity norm, in 1/255.", minimum=1e-6, maximum=255.0
-    )
-    adversarial_step_size: float = setting(
-        2.0, "Step of the PGD that makes them, in 1/255.", minimum=1e-6, maximum=255.0
-    )
-    adversarial_iterations: int = setting(7, "Steps of that PGD.", minimum=1)
-    trades_beta: float = setting(
-        6.0, "Weight that trades gives to robustness; 1 / lambda of the paper.", minimum=0.0
     )
 
 
@@ -380,6 +272,11 @@ class Experiment(Settings):
     validation: ValidationConfig = setting(ValidationConfig(), "Settings of validate.")
     model: ModelConfig = setting(ModelConfig(), "Settings of the models.")
     training: TrainingConfig = setting(TrainingConfig(), "Settings of training.")
+    training_execution: TrainingExecutionConfig = setting(
+        TrainingExecutionConfig(), "Where training runs, and what it keeps and shows."
+    )
+    tuning: TuningConfig = setting(TuningConfig(), "Settings of the search for weights.")
+    ablation: AblationConfig = setting(AblationConfig(), "Settings of the ablations.")
     compared: ComparedConfig = setting(ComparedConfig(), "Settings of the compared defences.")
     evaluation: EvaluationConfig = setting(EvaluationConfig(), "Settings of evaluation.")
     report: ReportConfig = setting(ReportConfig(), "Settings of the report.")

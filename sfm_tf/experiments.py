@@ -12,17 +12,21 @@ from sfm_tf.config import (
     ExportConfig,
     ModelConfig,
     ReportConfig,
-    TrainingConfig,
     ValidationConfig,
 )
 from sfm_tf.errors import SfmError
 from sfm_tf.settings import Settings
+from sfm_tf.training_config import TrainingConfig, TrainingExecutionConfig
+from sfm_tf.tuning_config import AblationConfig, TuningConfig
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "data": DataConfig,
     "validation": ValidationConfig,
     "model": ModelConfig,
     "training": TrainingConfig,
+    "training_execution": TrainingExecutionConfig,
+    "tuning": TuningConfig,
+    "ablation": AblationConfig,
     "compared": ComparedConfig,
     "evaluation": EvaluationConfig,
     "report": ReportConfig,
@@ -32,6 +36,9 @@ SECTIONS: Mapping[str, type[Settings]] = {
 
 _SPARSITY_WEIGHT_64 = 0.015
 """Keeps w1 * sqrt(n) / w3 for the 12,288 values of a 64x64 image at CIFAR-10's 1.66."""
+
+_TUNING_64 = TuningConfig(tried_sparsity_weights=(0.005, 0.01, 0.015, 0.02, 0.025, 0.03))
+"""Keeps the same ratio for the weights that are tried, of which the first is below 1."""
 
 
 def _digits() -> Experiment:
@@ -50,6 +57,12 @@ def _digits() -> Experiment:
             masker_learning_rate=2e-3,
             augmentation="crop",
         ),
+        tuning=TuningConfig(
+            tried_sparsity_weights=(0.1, 0.2, 0.3, 0.4),
+            tried_semantic_weights=(20.0,),
+            trial_epochs=6,
+        ),
+        ablation=AblationConfig(ablation_epochs=4),
         compared=ComparedConfig(
             feature_squeezing="bit_depth_3+median_2",
             quilting_patches=5_000,
@@ -83,6 +96,7 @@ def _tiny_imagenet() -> Experiment:
         data=DataConfig(dataset="tiny_imagenet"),
         model=ModelConfig(classifier="resnet50"),
         training=TrainingConfig(sparsity_weight=_SPARSITY_WEIGHT_64),
+        tuning=_TUNING_64,
         evaluation=EvaluationConfig(min_clean_accuracy=0.4),
     )
 
@@ -93,6 +107,7 @@ def _image_folder() -> Experiment:
         name="image_folder",
         data=DataConfig(dataset="image_folder", image_size=64),
         training=TrainingConfig(sparsity_weight=_SPARSITY_WEIGHT_64),
+        tuning=_TUNING_64,
     )
 
 
@@ -119,6 +134,29 @@ def preset(name: str) -> Experiment:
     return _PRESETS[name]()
 
 
+def paper_recipe(experiment: Experiment) -> dict[str, Any]:
+    """Returns the settings of training that Yu et al. 2022 print, or imply, for an experiment.
+
+    The weights are those of section 6.2, and SGD is Algorithm 1's. Its learning rate is not said.
+    Norms over the whole batch are not said either, but the weights lie just above the critical ones
+    of a batch of 128 and far below those of single images (see `losses.sparsity_ratio`).
+    """
+    is_large = experiment.data.dataset == "tiny_imagenet"
+    sparsity, semantic, reconstruction = (0.1, 0.01, 100.0) if is_large else (2.5e-3, 1.0, 1.0)
+    return {
+        "sparsity_weight": sparsity,
+        "semantic_weight": semantic,
+        "reconstruction_weight": reconstruction,
+        "loss_reduction": "batch",
+        "alternation": "epoch",
+        "sparsity_ramp_epochs": 0,
+        "mask_bias": 0.0,
+        "masker_optimizer": "sgd",
+        "masker_learning_rate": 0.01,
+        "masker_gradient_norm": 0.0,
+    }
+
+
 def override(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """Returns `experiment` with the named fields replaced.
 
@@ -138,6 +176,8 @@ def override(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     if unknown:
         known = ", ".join(sorted([*section_of, "seed"]))
         raise SfmError(f"Unknown setting {unknown[0]!r}; expected one of {known}.")
+    if values.get("recipe") == "paper":
+        values = {**paper_recipe(experiment), **values}
     changed: dict[str, Any] = {"seed": values["seed"]} if "seed" in values else {}
     for section in SECTIONS:
         fields = {name: v for name, v in values.items() if section_of.get(name) == section}

@@ -13,14 +13,14 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 LAYERS = (
-    ("errors", "settings", "config"),
+    ("errors", "settings", "choices", "training_config", "tuning_config", "config"),
     ("artifacts",),
     ("records", "datasets"),
     ("preprocessors",),
     ("models",),
     ("training",),
     ("attacks", "defences"),
-    ("evaluation", "audit"),
+    ("evaluation", "audit", "tuning"),
     ("report", "serving"),
     ("experiments", "testing"),
     ("pipelines",),
@@ -35,6 +35,15 @@ VISIBILITY = {
     "tools": ("//tests/tools",),
 }
 """Which folders may depend on the targets in a top-level folder."""
+
+DATA_FOLDERS: Mapping[str, str] = {"docs": "documents", "tests/testdata": "goldens"}
+"""Folders without Python files that tests read, with the names of the targets that hold them."""
+
+TEST_DATA: Mapping[str, list[str]] = {
+    "tests/conftest.py": ["//:pyproject.toml"],
+    "tests/tools/sample_report_test.py": ["//docs:documents", "//tests/testdata:goldens"],
+}
+"""What tests read beside the modules that they import."""
 
 HEADER = "# Written by `python -m tools.build_files` from the imports; edit those instead.\n"
 _RANKS = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
@@ -105,8 +114,8 @@ def _dependencies(module: Module, modules: Mapping[str, Module]) -> set[Module]:
 
 def _data(module: Module, root: pathlib.Path) -> list[str]:
     """Package data belongs to the nearest package, on which all its modules depend."""
-    if module.path == pathlib.PurePosixPath("tests/conftest.py"):
-        return ["//:pyproject.toml"]
+    if str(module.path) in TEST_DATA:
+        return TEST_DATA[str(module.path)]
     if module.path.stem != "__init__":
         return []
     folder = root / module.path.parent
@@ -138,10 +147,22 @@ def _rule(module: Module, modules: Mapping[str, Module], root: pathlib.Path) -> 
     )
 
 
+def _data_build_file(name: str) -> str:
+    return (
+        f'{HEADER}\nfilegroup(\n    name = "{name}",\n    srcs = glob(\n        ["*"],\n'
+        '        exclude = ["BUILD"],\n    ),\n'
+        '    visibility = ["//tests:__subpackages__"],\n)\n'
+    )
+
+
 def build_files(root: pathlib.Path) -> dict[pathlib.Path, str]:
-    """Text of the BUILD file of every folder that holds Python files, keyed by path."""
+    """Text of the BUILD file of every folder that holds Python files or data, keyed by path."""
     modules = find_modules(root)
-    texts: dict[pathlib.Path, str] = {}
+    texts = {
+        root / folder / "BUILD": _data_build_file(name)
+        for folder, name in DATA_FOLDERS.items()
+        if (root / folder).is_dir()
+    }
     for module in modules.values():
         readers = [f"{each}:__subpackages__" for each in VISIBILITY[module.path.parts[0]]]
         opening = f"{HEADER}\npackage(\n{_attribute('default_visibility', readers)})\n"
@@ -182,6 +203,7 @@ def main(arguments: list[str] | None = None, root: pathlib.Path = pathlib.Path()
     check = parser.parse_args(arguments).check
     texts = build_files(root)
     existing = {path for folder in VISIBILITY for path in (root / folder).rglob("BUILD")}
+    existing |= {path for path in texts if path.exists()}
     lines = problems(root)
     for path in sorted(existing | texts.keys()):
         if path in existing and path.read_text(encoding="utf-8") == texts.get(path):

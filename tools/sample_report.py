@@ -11,10 +11,11 @@ import pathlib
 
 import numpy as np
 
+from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.finding import Finding, Status
 from sfm_tf.audit.verdict import verdict
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.config import EvaluationConfig, Experiment
 from sfm_tf.evaluation import results
 from sfm_tf.evaluation.blessing import decide
 from sfm_tf.evaluation.breakdown import break_down
@@ -24,6 +25,7 @@ from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
 from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs
+from sfm_tf.report.row_commands import row_commands
 
 CLASSES = ("cat", "dog", "ship", "truck")
 COUNT = 40
@@ -122,6 +124,7 @@ def sample_inputs() -> ReportInputs:
         "training": {"classification_loss": 1.0, "mask_loss": 0.5},
         "validation": {"bare_accuracy": 0.9, "defended_accuracy": 0.85},
     }
+    evaluated = _manifest("evaluate", {"evaluation": config_values(EVALUATION)})
     shifted = np.clip(ramp + np.float32(16.0 / 255.0), 0.0, 1.0)
     return ReportInputs(
         experiment="sample",
@@ -152,14 +155,15 @@ def sample_inputs() -> ReportInputs:
         audit=_audit(),
         paired=paired_differences(rows, "sfm"),
         breakdown=break_down(rows, "sfm", CLASSES),
+        commands=tuple(row_commands(Experiment(name="sample"), evaluated, metrics)),
     )
 
 
 def _audit() -> Audit:
     """Returns a finding of each status."""
     figures: dict[Status, str] = {
-        "pass": "At worst an attack of many steps left -9 of 40 images right beside one of one.",
-        "warn": "PGD leaves 4 of 40 images right; twice the steps leave 3 and break 1 more.",
+        "pass": "An attack of many steps left 9 fewer of 40 images right than one of one step.",
+        "warn": "PGD leaves 4 of 40 images right; with twice the steps it leaves 3 and breaks 1.",
         "fail": "Images that only the weaker attacker breaks: black box 7 of 40.",
         "not_run": "The probes were not run.",
     }
@@ -194,9 +198,13 @@ def _manifest(stage: str, config: dict[str, dict[str, object]], seed: int = 0) -
 
 
 def sample_runs() -> list[ComparedRun]:
-    """Returns two runs on the same images, the second one attacked with less effort."""
+    """Returns runs on the same images: another seed of the first, and one with less effort."""
     runs = []
-    for name, shift, stride, iterations in (("first", 0, 7, 20), ("second", 4, 11, 10)):
+    for name, shift, stride, iterations, seed in (
+        ("first", 0, 7, 20, 0),
+        ("second", 4, 11, 10, 4),
+        ("third", 1, 13, 20, 1),
+    ):
         rows = sample_results(shift, stride)
         metrics = summarise(rows)
         run = ComparedRun(
@@ -208,7 +216,7 @@ def sample_runs() -> list[ComparedRun]:
             results=rows,
             blessing=decide(metrics, EVALUATION),
             costs=sample_inputs().costs,
-            manifests=[_manifest("evaluate", {"evaluation": {"iterations": iterations}}, shift)],
+            manifests=[_manifest("evaluate", {"evaluation": {"iterations": iterations}}, seed)],
         )
         runs.append(run)
     return runs

@@ -76,6 +76,21 @@ def execute(
     return Outcome(artifact, reused=found is not None)
 
 
+def assist(
+    execution: Execution, run_directory: RunDirectory, work: Callable[[pathlib.Path], None]
+) -> None:
+    """Does a share of a stage that another process executes, if it has not done so already.
+
+    Args:
+        execution: What is being done.
+        run_directory: Where artifacts are kept.
+        work: Is given the folder that the other process fills; reads it and writes nothing.
+    """
+    manifest = _manifest(execution)
+    if run_directory.find(execution.stage, manifest.fingerprint) is None:
+        work(run_directory.partial(execution.stage, manifest.fingerprint))
+
+
 def _manifest(execution: Execution) -> Manifest:
     known: dict[str, Any] = {
         "stage": execution.stage,

@@ -138,9 +138,13 @@ class RunDirectory:
         stage = artifact.manifest.stage
         write_text(self.root / stage / "latest", artifact.manifest.fingerprint + "\n")
 
+    def partial(self, stage: str, fingerprint: str) -> pathlib.Path:
+        """Returns where the folder of unfinished work is, or would be."""
+        return self.root / stage / f"{fingerprint[:_NAME_LENGTH]}.partial"
+
     def open_partial(self, stage: str, fingerprint: str, *, empty: bool) -> pathlib.Path:
         """Returns the folder of unfinished work, as it was left unless `empty` is asked for."""
-        partial = self._partial(stage, fingerprint)
+        partial = self.partial(stage, fingerprint)
         if empty and partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
@@ -151,7 +155,7 @@ class RunDirectory:
 
     def finish(self, stage: str, fingerprint: str) -> Artifact:
         """Turns the partial folder, its manifest written, into the finished artifact."""
-        final, partial = self._folder(stage, fingerprint), self._partial(stage, fingerprint)
+        final, partial = self._folder(stage, fingerprint), self.partial(stage, fingerprint)
         replaced = final.with_name(final.name + ".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
@@ -182,6 +186,3 @@ class RunDirectory:
 
     def _folder(self, stage: str, fingerprint: str) -> pathlib.Path:
         return self.root / stage / fingerprint[:_NAME_LENGTH]
-
-    def _partial(self, stage: str, fingerprint: str) -> pathlib.Path:
-        return self.root / stage / f"{fingerprint[:_NAME_LENGTH]}.partial"

@@ -19,7 +19,8 @@ from sfm_tf.attacks.momentum_iterative import MomentumIterativeMethod
 from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.uniform_noise import UniformNoise
-from sfm_tf.config import PIXEL_LEVELS, EvaluationConfig
+from sfm_tf.choices import PIXEL_LEVELS
+from sfm_tf.config import EvaluationConfig
 from sfm_tf.errors import SfmError
 
 # Confident models look robust to a gradient that float32 has rounded away.

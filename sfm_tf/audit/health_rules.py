@@ -59,7 +59,8 @@ def _judge_efforts(convergence: Mapping[str, Any], efforts: Mapping[str, str]) -
         for words, name in efforts.items()
     }
     told = "; ".join(
-        f"{words} leaves {convergence[name]['correct']} and breaks {more[words]} that were right"
+        f"with {words} it leaves {convergence[name]['correct']} and breaks "
+        f"{more[words] or 'none'} that were right"
         for words, name in efforts.items()
     )
     return Judgement(
@@ -111,7 +112,7 @@ def _steepest(stages: list[Mapping[str, Any]]) -> float:
 
 def _told(shares: Mapping[str, float]) -> str:
     if not any(shares.values()):
-        return f"none, of {len(shares)} stages and counters"
+        return "none"
     return ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
 
 
@@ -123,7 +124,7 @@ def judge_loss(evidence: Evidence) -> Judgement:
     losses = [entry["mean_loss"] for entry in curve]
     is_risen = losses[-1] > losses[0]
     is_highest = losses[-1] >= max(losses) * (1.0 - 1e-3)
-    told = ", ".join(f"{entry['steps']}: {entry['mean_loss']:.3g}" for entry in curve)
+    told = ", ".join(f"{entry['mean_loss']:.3g} after {entry['steps']}" for entry in curve)
     status = "pass" if is_risen and is_highest else "warn" if is_risen else "fail"
     return Judgement(status, f"Mean loss by number of steps: {told}.")
 
@@ -145,8 +146,8 @@ def judge_surrogates(evidence: Evidence) -> Judgement:
     told = ", ".join(f"{entry['surrogate']} {entry['correct']}" for entry in surrogates)
     return Judgement(
         worst(statuses),
-        f"Of {len(base)} images PGD leaves right, by surrogate: {told}; {used['surrogate']} is the "
-        "white box's.",
+        f"How many of {len(base)} images PGD leaves right, by surrogate: {told}; the white box "
+        f"uses {used['surrogate']}.",
     )
 
 
@@ -163,7 +164,7 @@ def judge_parts(evidence: Evidence) -> Judgement:
     }
     told = ", ".join(
         f"{names[entry['masker'], entry['preprocessor']]} {entry['attacked']['correct']} "
-        f"({entry['clean']['correct']} clean)"
+        f"({entry['clean']['correct']} without an attack)"
         for entry in parts
     )
     whole, bare = parts[-1]["attacked"], parts[0]["attacked"]
@@ -171,7 +172,8 @@ def judge_parts(evidence: Evidence) -> Judgement:
     is_idle = len(parts) > 1 and gained <= MANY * whole["examples"]
     return Judgement(
         "warn" if is_idle else "pass",
-        f"Of {whole['examples']} images right under PGD in the white box, by parts: {told}.",
+        f"How many of {whole['examples']} images are right under PGD in the white box, by the "
+        f"parts before the classifier: {told}.",
     )
 
 
@@ -193,10 +195,11 @@ def judge_known_breaks(evidence: Evidence) -> Judgement:
     statuses.append("pass" if bare <= WITHSTOOD * clean else "warn")
     return Judgement(
         worst(statuses),
-        f"Of {examples} images PGD leaves the bare classifier {bare}, behind a bit depth of 3 "
-        f"{found['bit_depth']['correct']}, with logits scaled up {found['scaled']['correct']}; the "
-        f"label's gradient is rounded away there on {found['plain_blind_share']:.0%} in the plain "
-        f"loss and {found['stable_blind_share']:.0%} in ours, and of saturated logits "
+        f"Of {examples} images PGD leaves {bare} right on the bare classifier, "
+        f"{found['bit_depth']['correct']} behind a bit depth of 3, and "
+        f"{found['scaled']['correct']} with logits scaled up, where the label's gradient is "
+        f"rounded away on {found['plain_blind_share']:.0%} in the plain loss and on "
+        f"{found['stable_blind_share']:.0%} in the one that is used; where logits are saturated, "
         f"{found['saturated_zero_share']:.0%} are reported as without a gradient.",
     )
 

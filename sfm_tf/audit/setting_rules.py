@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
 from sfm_tf.audit.finding import Judgement
 from sfm_tf.audit.grades import not_run
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.evaluation.metrics import ALL_THREATS
 from sfm_tf.evaluation.results import CLEAN, OWN_MODEL, UNDEFENDED
 
@@ -36,14 +36,17 @@ def judge_threat_model(evidence: Evidence) -> Judgement:
         for entry in evidence.metrics[part]
     }
     unstated = sorted(measured - set(config.threat_models))
-    if not measured or unstated:
-        found = f"of {', '.join(unstated)}, which no setting states" if unstated else "of nobody"
-        return Judgement("fail", f"The results are {found}.")
+    if not measured:
+        return Judgement("fail", "No attack was run, so there is no attacker to state.")
+    if unstated:
+        names = ", ".join(unstated).replace("_", " ")
+        return Judgement("fail", f"There are results of attackers that no setting states: {names}.")
     radii = ", ".join(f"{epsilon:g}" for epsilon in config.epsilons)
     return Judgement(
         "pass",
-        f"The goal is any wrong class, the budget {NORM_NAMES[config.norm]} of {radii} in 1/255 on "
-        f"values from 0 to 1, the attackers are {', '.join(sorted(measured)).replace('_', ' ')}.",
+        f"The goal is any wrong class; the budget is {NORM_NAMES[config.norm]} of {radii} in 1/255 "
+        "on values from 0 to 1; the threat models are "
+        f"{', '.join(sorted(measured)).replace('_', ' ')}.",
     )
 
 
@@ -62,11 +65,15 @@ def judge_same_samples(evidence: Evidence) -> Judgement:
     ]
     labels = results.group_by(["image_index"]).aggregate([("label", "count_distinct")])
     if odd or pc.max(labels["label_count_distinct"]).as_py() != 1:
-        which = ", ".join(str(odd[0][key]) for key in keys) if odd else "labels"
-        return Judgement("fail", f"Of {total} images, not all rows are of the same: {which}.")
+        if odd:
+            which = "the row " + ", ".join(str(odd[0][key]) for key in keys)
+        else:
+            which = "the label of an image"
+        return Judgement("fail", f"Not all rows are of the same {total} images: {which} differs.")
     fewest, most = min(evidence.class_counts.values()), max(evidence.class_counts.values())
+    balance = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     figure = (
-        f"All rows are of the same {total} images, {fewest} to {most} in each of "
+        f"All rows are of the same {total} images, {balance} in each of "
         f"{len(evidence.class_counts)} classes; none was left out for being wrong."
     )
     return Judgement("pass" if fewest else "warn", figure)
@@ -86,14 +93,14 @@ def judge_clean_accuracy(evidence: Evidence) -> Judgement:
     if needs_bare and UNDEFENDED not in clean:
         return not_run("The classifier without its defence was not scored.")
     named = {UNDEFENDED: "without the defence", subject: "as it is evaluated"}
-    figure = "Without an attack the model is right " + ", ".join(
-        f"{words} on {clean[name]['correct']} of {clean[name]['examples']} images"
+    figure = "Without an attack the model is right " + " and ".join(
+        f"on {clean[name]['correct']} of {clean[name]['examples']} images {words}"
         for name, words in named.items()
         if name in clean
     )
     guessed = 1.0 / len(evidence.class_counts)
     status = "pass" if clean[subject]["accuracy"] > guessed else "fail"
-    return Judgement(status, f"{figure}; a guess is on 1 of {len(evidence.class_counts)}.")
+    return Judgement(status, f"{figure}; a guess is right on 1 of {len(evidence.class_counts)}.")
 
 
 def judge_white_box(evidence: Evidence) -> Judgement:
@@ -124,8 +131,9 @@ def judge_adaptive(evidence: Evidence) -> Judgement:
     missing = [what for what, (is_asked, is_done) in asked.items() if is_asked and not is_done]
     if missing:
         return Judgement("warn", f"Missing: {'; '.join(missing)}.")
-    what = "; ".join(done) or "nothing, for there is no part beside the classifier"
-    return Judgement("pass", f"Beside the gradient of the whole there were: {what}.")
+    if not done:
+        return Judgement("pass", "Beside the classifier there is no part to aim at.")
+    return Judgement("pass", f"Beside the gradient of the whole model, run were {'; '.join(done)}.")
 
 
 def judge_worst_case(evidence: Evidence) -> Judgement:
@@ -141,10 +149,11 @@ def judge_worst_case(evidence: Evidence) -> Judgement:
     wrong = rows.filter(pc.not_equal(rows["prediction"], rows["label"]))
     images = len(pc.unique(rows["image_index"]))
     right = images - len(pc.unique(wrong["image_index"]))
-    won = entry["strongest_attack"] or "no attack"
+    strongest = entry["strongest_attack"]
+    won = f"{strongest} turned most of them wrong" if strongest else "no attack turned one wrong"
     figure = (
-        f"After every attack the model is right on {right} of {images} images, and "
-        f"{entry['correct']} of {entry['examples']} are reported; {won} won most."
+        f"After every attack the model is right on {right} of {images} images, and the headline "
+        f"says {entry['correct']} of {entry['examples']}; {won}."
     )
     agrees = (right, images) == (entry["correct"], entry["examples"])
     return Judgement("pass" if agrees else "fail", figure)
@@ -166,8 +175,8 @@ def judge_valid_images(evidence: Evidence) -> Judgement:
     outside = int(np.sum(~(sizes <= radii + _TOLERANCE)))
     broken = int(np.sum(~np.isfinite(losses)))
     figure = (
-        f"Of {results.num_rows} results {outside} are of an image outside its ball and {broken} "
-        "have a loss that is not a number."
+        f"Of {results.num_rows} results, those of an image outside its ball: {outside}; those "
+        f"whose loss is not a number: {broken}."
     )
     return Judgement("fail" if outside or broken else "pass", figure)
 
@@ -193,7 +202,7 @@ def judge_recorded(evidence: Evidence) -> Judgement:
     if missing:
         return Judgement("fail", f"Not recorded: {', '.join(missing)}.")
     versions = ", ".join(f"{name} {evidence.packages[name]}" for name in _RECORDED)
-    return Judgement("pass", f"Recorded are all settings, the seed {evidence.seed} and {versions}.")
+    return Judgement("pass", f"Recorded: all settings, the seed {evidence.seed}, {versions}.")
 
 
 _GUO = "Athalye et al. 2018"  # It broke Guo et al. 2018.

@@ -37,11 +37,18 @@ def judge_iteration(evidence: Evidence) -> Judgement:
     if not lost:
         return not_run("No attack of one step was run beside one of many.")
     count, examples = max(lost, key=lambda pair: pair[0] / pair[1])
+    opening = "An" if len(lost) == 1 else f"In the worst of {len(lost)} comparisons an"
     return Judgement(
         grade(count, examples),
-        f"At worst an attack of many steps left {count:+d} of {examples} images right beside one "
-        f"of a single step, in {len(lost)} comparisons.",
+        f"{opening} attack of many steps left {_beside(count, examples)} one of a single step.",
     )
+
+
+def _beside(count: int, examples: int) -> str:
+    """Returns how many more images are right than in another case, up to the name of that."""
+    if not count:
+        return f"as many of {examples} images right as"
+    return f"{abs(count)} {'more' if count > 0 else 'fewer'} of {examples} images right than"
 
 
 def _lost_by_iterating(evidence: Evidence) -> Iterator[tuple[int, int]]:
@@ -86,7 +93,7 @@ def judge_huge_radius(evidence: Evidence) -> Judgement:
     return Judgement(
         status,
         f"At a radius of {entry['epsilon']:g}/255 the model is right on {entry['correct']} of "
-        f"{entry['examples']} images; a guess is on {share:.1%}.",
+        f"{entry['examples']} images; a guess is right on {share:.1%}.",
     )
 
 
@@ -109,9 +116,9 @@ def judge_gradient_free(evidence: Evidence) -> Judgement:
         broken = square["examples"] - square["correct"]
         # Estimated for all survivors from those that Square was run on.
         count = broken * square["survivors"] / square["examples"]
-        excesses.append(("Square, where PGD and more effort failed,", count, ladder[0]["examples"]))
+        excesses.append(("Square (where PGD and more effort failed)", count, ladder[0]["examples"]))
     elif square is not None:
-        excesses.append(("Square, for PGD left nothing,", 0, ladder[0]["examples"]))
+        excesses.append(("Square (for which PGD left nothing)", 0, ladder[0]["examples"]))
     if not excesses:
         return not_run("No attack without a gradient was run beside the white box.")
     return _judge_excesses(excesses)
@@ -155,7 +162,7 @@ def judge_noise(evidence: Evidence) -> Judgement:
     transfers = {entry["source"]: entry for entry in evidence.probe("transfer")}
     if "independent" in transfers:
         transferred = right_images(transfers["independent"])
-        figure += f"; images of another model leave {transferred.sum()}"
+        figure += f"; images made on another model leave {transferred.sum()}"
         # A transfer that is no better than noise says nothing about the defence.
         idle = grade(int(transferred.sum() - uniform.sum()), len(base))
         status = worst((status, "pass" if idle == "pass" else "warn"))
@@ -170,7 +177,7 @@ def judge_gaussian_noise(evidence: Evidence) -> Judgement:
     base, gaussian = right_images(convergence["base"]), right_images(noise["gaussian"])
     return Judgement(
         grade(broken_beyond(base, gaussian), len(base)),
-        f"Under Gaussian noise of the L2 norm of PGD's perturbation, {noise['gaussian_l2']:.2f} in "
+        f"Under Gaussian noise as large as PGD's perturbation, {noise['gaussian_l2']:.2f} in L2 in "
         f"the median, the model is right on {gaussian.sum()} of {len(base)} images.",
     )
 
@@ -209,7 +216,8 @@ def judge_diversity(evidence: Evidence) -> Judgement:
     if missing:
         probed = "" if square is None else f" Square was probed with {square['queries']} queries."
         return Judgement("warn", f"Not run: {', '.join(missing)}.{probed}")
-    return Judgement("pass", f"Run were {', '.join(asked)}.")
+    *others, last = asked
+    return Judgement("pass", f"There were {', '.join(others)} and {last}.")
 
 
 def judge_goals(evidence: Evidence) -> Judgement:
@@ -224,7 +232,7 @@ def judge_goals(evidence: Evidence) -> Judgement:
     is_idle = clean > base.sum() and other["correct"] >= clean
     return Judgement(
         worst((status, "warn" if is_idle else "pass")),
-        f"Towards a random class PGD reaches it on {targeted['reached']} of {len(base)} images and "
-        f"leaves {targeted['correct']} right, away from the label {base.sum()}; in the "
-        f"{NORM_NAMES[other['norm']]} norm, at a ball of the same volume, {other['correct']}.",
+        f"PGD towards a random class reaches it on {targeted['reached']} of {len(base)} images and "
+        f"leaves {targeted['correct']} right; PGD away from the label leaves {base.sum()}, and in "
+        f"the {NORM_NAMES[other['norm']]} norm, in a ball of the same volume, {other['correct']}.",
     )

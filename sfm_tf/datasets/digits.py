@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.datasets import load_digits
 
-from sfm_tf.config import PIXEL_LEVELS, DataConfig
+from sfm_tf.choices import PIXEL_LEVELS
+from sfm_tf.config import DataConfig
 from sfm_tf.datasets.source import ImageSource
 from sfm_tf.records.example import ImageRecord
 

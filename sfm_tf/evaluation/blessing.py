@@ -8,7 +8,8 @@ from typing import Any
 from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.attacks.threat_models import ThreatModel
 from sfm_tf.audit.verdict import AuditVerdict
-from sfm_tf.config import AUDIT_LEVELS, EvaluationConfig
+from sfm_tf.choices import AUDIT_LEVELS
+from sfm_tf.config import EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.metrics import ALL_THREATS
 from sfm_tf.evaluation.results import UNDEFENDED

@@ -13,7 +13,8 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.attack_inputs import check_logits
 from sfm_tf.attacks.catalogue import NORMS, build_attack
 from sfm_tf.attacks.compiled_attack import AttackOutcome, CompiledAttack
-from sfm_tf.config import PIXEL_LEVELS, EvaluationConfig
+from sfm_tf.choices import PIXEL_LEVELS
+from sfm_tf.config import EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
 from sfm_tf.evaluation.attack_execution import AttackExecution, Progress, Standing

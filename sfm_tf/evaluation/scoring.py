@@ -11,7 +11,7 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.attack_inputs import check_logits
 from sfm_tf.attacks.compiled_attack import NOT_FOUND, AttackOutcome
 from sfm_tf.attacks.validity import perturbation_sizes
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.evaluation.attack_plan import Use
 from sfm_tf.evaluation.results import CLEAN, NO_THREAT, ResultsTable, results_rows
 from sfm_tf.evaluation.samples import Samples

@@ -10,7 +10,8 @@ import numpy as np
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.attacks.catalogue import ATTACK_KINDS, NORMS
 from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
-from sfm_tf.config import PIXEL_LEVELS, EvaluationConfig
+from sfm_tf.choices import PIXEL_LEVELS
+from sfm_tf.config import EvaluationConfig
 from sfm_tf.defences.feature_squeezing import squeezing_scorer, threshold_at
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore

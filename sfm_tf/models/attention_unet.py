@@ -84,7 +84,11 @@ def _check_depth(height: int, width: int, depth: int) -> None:
 
 
 def build_masker(
-    input_shape: tuple[int, int, int], width: int, depth: int, seed: int | None = None
+    input_shape: tuple[int, int, int],
+    width: int,
+    depth: int,
+    seed: int | None = None,
+    mask_bias: float = 0.0,
 ) -> keras.Model:
     """Builds the masker G, under Keras' current dtype policy.
 
@@ -93,6 +97,7 @@ def build_masker(
         width: Channels at full resolution, at least 2; they double with each halving.
         depth: Times the resolution is halved; height and width must be multiples of `2**depth`.
         seed: Seed of the initial weights; None for different ones each time.
+        mask_bias: Bias of the last layer at the start: at 0 the mask begins about 1/2.
 
     Returns:
         A model from float32 images in [0, 1] of shape `(batch, height, width, channels)` to a
@@ -116,6 +121,7 @@ def build_masker(
         1,
         1,
         kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.randrange(2**31)),
+        bias_initializer=keras.initializers.Constant(mask_bias),
         activation="sigmoid",
         dtype="float32",
         name="mask",

@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.records.schema import Schema
 

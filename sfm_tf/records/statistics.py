@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.records.example import pixel_digest
 from sfm_tf.records.reading import read_pixels

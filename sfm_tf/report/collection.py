@@ -11,7 +11,7 @@ import numpy as np
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.audit.stored_audit import AUDIT_FILE, read_audit
-from sfm_tf.config import EvaluationConfig, ReportConfig
+from sfm_tf.config import EvaluationConfig, Experiment, ReportConfig
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.blessing import read_blessing
 from sfm_tf.evaluation.breakdown import break_down
@@ -32,6 +32,7 @@ from sfm_tf.records.statistics import STATISTICS_FILE
 from sfm_tf.report.mask_statistics import mask_statistics
 from sfm_tf.report.perceived_perturbation import perceive
 from sfm_tf.report.report_inputs import Audit, ReportInputs
+from sfm_tf.report.row_commands import row_commands
 from sfm_tf.report.shown_images import (
     defence_images,
     failure_images,
@@ -39,6 +40,7 @@ from sfm_tf.report.shown_images import (
     perturbations,
     strongest_knowledge,
 )
+from sfm_tf.report.studies import study_fields
 from sfm_tf.report.training_costs import training_seconds
 from sfm_tf.report.worst_failures import find_failures
 from sfm_tf.training.loading import load_defended_model
@@ -53,15 +55,18 @@ def collect_inputs(
     inputs: Mapping[str, Artifact],
     evaluation: Artifact,
     config: ReportConfig,
+    preset: Experiment | None = None,
 ) -> ReportInputs:
     """Returns the inputs of the report on one evaluation.
 
     Args:
         experiment: Name of the experiment.
         inputs: Artifacts that the evaluation was made from, by stage: that of `ingest` and, unless
-            it is of the user's own model, that of `train`.
+            it is of the user's own model, that of `train`; and what `studies.find_studies` found.
         evaluation: Artifact of the evaluate stage.
         config: How many images the figures show.
+        preset: What the settings of the evaluation started from; None leaves out the commands that
+            run rows of it again.
 
     Raises:
         SfmError: If a file of an artifact is missing or damaged.
@@ -85,6 +90,8 @@ def collect_inputs(
         training_seconds=training_seconds(inputs, [e["defence"] for e in metrics["clean"]]),
         audit=_audit(folder),
         probes=_optional(folder / PROBES_FILE),
+        commands=tuple(row_commands(preset, evaluation.manifest, metrics)) if preset else (),
+        **study_fields(inputs, evaluated.images[: evaluated.shown]),
         **_defence_fields(models, evaluated),
         **_result_fields(folder, evaluated),
     )

@@ -195,7 +195,7 @@ def compare_runs(runs: Sequence[ComparedRun]) -> tuple[Pair, ...]:
     Args:
         runs: Two or more, which `check_runs` accepts.
     """
-    answers = [_subject_answers(run) for run in runs]
+    answers = [subject_answers(run) for run in runs]
     return tuple(
         Pair(runs[a], runs[b], tuple(_differences(answers[a], answers[b])))
         for a, b in itertools.combinations(range(len(runs)), 2)
@@ -212,8 +212,16 @@ def attacks_differ(pair: Pair, threat_model: str) -> bool:
     )
 
 
-def _subject_answers(run: ComparedRun) -> dict[Condition, np.ndarray]:
-    """Returns the subject's answers, int8 `(count,)`: worst cases, clean, then each attack."""
+def subject_answers(run: ComparedRun) -> dict[Condition, np.ndarray]:
+    """Returns what the model that the evaluation is about answered under each condition.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Int8 of shape `(count,)`, as `sfm_tf.evaluation.right_answers` defines it: of worst cases
+        first, then of clean images, then of each attack.
+    """
     answers = right_answers(run.results)
     subject_answers = {
         condition: defences[run.subject]

@@ -11,6 +11,10 @@ later versions of the library add keys without changing it.
     pairs            [{first, second, differences}], runs by name; a difference has `threat_model`,
                      `attack` ("clean", "worst_case" or a name), `epsilon` in 1/255 (None for all
                      radii) and what `sfm_tf.report.comparison.Difference` says
+    spreads          [{runs, stages, rows}], for runs that differ in nothing but the seed of these
+                     stages; a row has `threat_model`, `attack` and `epsilon` as a difference does,
+                     and of its accuracies `mean`, `standard_deviation` (of the sample), `minimum`
+                     and `maximum`
     settings         [{setting, values}] that differ, a value for each run in their order, None
                      where a run has no such setting
 """
@@ -29,6 +33,13 @@ from sfm_tf.report.comparison_sections import (
     verdict_name,
 )
 from sfm_tf.report.rendering import html_environment, markdown_environment
+from sfm_tf.report.seed_spread import (
+    SeedGroup,
+    Spread,
+    seed_groups,
+    seed_section,
+    seed_sentences,
+)
 
 SCHEMA_VERSION = 1
 
@@ -44,36 +55,44 @@ def build_comparison(runs: Sequence[ComparedRun], folder: pathlib.Path) -> dict[
         What `compare.json` holds.
     """
     pairs, settings = compare_runs(runs), tuple(differing_settings(runs))
-    value = _json_value(runs, pairs, settings)
+    groups = seed_groups(runs)
+    summary = (*comparison_summary(runs, pairs), *seed_sentences(groups))
+    value = _json_value(runs, pairs, settings, groups, summary)
     write_json(folder / "compare.json", value)
-    sections = comparison_sections(runs, pairs, settings)
+    side_by_side, *others = comparison_sections(runs, pairs, settings)
+    sections = (side_by_side, *map(seed_section, groups), *others)
     for environment, name in (
         (markdown_environment(), "compare.md"),
         (html_environment(), "compare.html"),
     ):
         text = environment.get_template(f"{name}.j2").render(
-            runs=runs, summary=tuple(comparison_summary(runs, pairs)), sections=sections
+            runs=runs, summary=summary, sections=sections
         )
         write_text(folder / name, text)
     return value
 
 
 def _json_value(
-    runs: Sequence[ComparedRun], pairs: Sequence[Pair], settings: Sequence[tuple[str, list[Any]]]
+    runs: Sequence[ComparedRun],
+    pairs: Sequence[Pair],
+    settings: Sequence[tuple[str, list[Any]]],
+    groups: Sequence[SeedGroup],
+    summary: Sequence[str],
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "images": {"count": runs[0].image_count, "sha256": runs[0].images_digest},
-        "summary": list(comparison_summary(runs, pairs)),
+        "summary": list(summary),
         "runs": [_run_value(run) for run in runs],
         "pairs": [
             {
                 "first": pair.first.name,
                 "second": pair.second.name,
-                "differences": [_difference_value(each) for each in pair.differences],
+                "differences": [_flat(each) for each in pair.differences],
             }
             for pair in pairs
         ],
+        "spreads": [_spread_value(group) for group in groups],
         "settings": [{"setting": name, "values": values} for name, values in settings],
     }
 
@@ -91,9 +110,18 @@ def _run_value(run: ComparedRun) -> dict[str, Any]:
     }
 
 
-def _difference_value(difference: Difference) -> dict[str, Any]:
-    values = dataclasses.asdict(difference)
+def _spread_value(group: SeedGroup) -> dict[str, Any]:
     return {
-        **difference.condition._asdict(),
+        "runs": [run.name for run in group.runs],
+        "stages": list(group.stages),
+        "rows": [_flat(spread) for spread in group.spreads],
+    }
+
+
+def _flat(figures: Difference | Spread) -> dict[str, Any]:
+    """Returns figures with what they are of beside them rather than inside."""
+    values = dataclasses.asdict(figures)
+    return {
+        **figures.condition._asdict(),
         **{n: v for n, v in values.items() if n != "condition"},
     }

@@ -107,14 +107,15 @@ def differing_settings(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, list[
     Yields:
         The name, `<stage>: <section>.<setting>`, and a value for each run; None where it has none.
     """
-    known = [dict(_settings(run)) for run in runs]
+    known = [dict(run_settings(run)) for run in runs]
     for name in dict.fromkeys(itertools.chain(*known)):
         values = [each.get(name) for each in known]
         if any(value != values[0] for value in values[1:]):
             yield name, values
 
 
-def _settings(run: ComparedRun) -> Iterator[tuple[str, Any]]:
+def run_settings(run: ComparedRun) -> Iterator[tuple[str, Any]]:
+    """Yields what a run was made with: settings, seeds and versions, by name, stage by stage."""
     for manifest in run.manifests:
         for section, values in manifest.config.items():
             yield from ((f"{manifest.stage}: {section}.{n}", v) for n, v in values.items())

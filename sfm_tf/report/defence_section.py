@@ -3,6 +3,7 @@
 import dataclasses
 
 from sfm_tf.report.ablation_gallery import ablation_gallery
+from sfm_tf.report.ablation_table import ablation_table
 from sfm_tf.report.figures import ReportFigure, defence_gallery
 from sfm_tf.report.mask_statistics import mask_table
 from sfm_tf.report.perceived_perturbation import perceived_gallery
@@ -10,6 +11,7 @@ from sfm_tf.report.report_inputs import Gallery, ReportInputs
 from sfm_tf.report.section import Section
 from sfm_tf.report.statements import THREAT_MODEL_NAMES
 from sfm_tf.report.tables import attack_name
+from sfm_tf.tuning.ablations import COMPLETE
 
 _NO_ATTACK = (
     "No white-box or gray-box images of the defended model are stored, so what the classifier sees "
@@ -30,17 +32,22 @@ def defence_section(inputs: ReportInputs, gallery: Gallery) -> Section:
     """
     arrays = (getattr(gallery, field.name) for field in dataclasses.fields(gallery))
     figures = [_perceived(inputs), defence_gallery("defence", *arrays)]
-    if inputs.ablations:
-        figures.append(ablation_gallery("ablations", gallery, inputs.ablations))
+    lacking = {words: each for words, each in inputs.ablations.items() if words != COMPLETE}
+    if lacking:
+        complete = inputs.ablations.get(COMPLETE, gallery)
+        figures.append(ablation_gallery("ablations", complete, lacking))
     missing = {
         _NO_ATTACK: inputs.perceived is None,
         _NO_MASKS: inputs.masks is None,
-        _NO_ABLATION: not inputs.ablations,
+        _NO_ABLATION: not lacking,
     }
     return Section(
         "What the defence does",
         tuple(sentence for sentence, is_missing in missing.items() if is_missing),
-        () if inputs.masks is None else (mask_table(inputs.masks),),
+        (
+            *(() if inputs.masks is None else (mask_table(inputs.masks),)),
+            *((ablation_table(inputs.ablation_scores),) if inputs.ablation_scores else ()),
+        ),
         tuple(figure for figure in figures if figure is not None),
     )
 

@@ -26,6 +26,11 @@ later versions of the library add keys without changing it.
     masks            as `sfm_tf.report.mask_statistics.mask_statistics` defines it; null without a
                      masker
     tuning           [{sparsity_weight, clean, black_box, gray_box}]; null if not run
+    ablations        [entry], as `sfm_tf.tuning.ablations.AblationStudy.run` defines it; may be
+                     empty
+    commands         [{threat_model, attack, epsilon, command}], what measures a row of the metrics
+                     again, of every defence; attack "worst_case" for every attack, threat_model
+                     "all" for every attacker; may be empty
     stages           [manifest], in the order they ran
     figures          [{name, caption, alternative_text, png, svg}], files below this folder
 """
@@ -94,6 +99,8 @@ def _added_values(inputs: ReportInputs) -> dict[str, Any]:
         "failures": None if failures is None else list(failures.failures),
         "masks": inputs.masks,
         "tuning": None if inputs.tuning is None else list(inputs.tuning),
+        "ablations": list(inputs.ablation_scores),
+        "commands": [dataclasses.asdict(each) for each in inputs.commands],
     }
 
 

@@ -13,6 +13,18 @@ from matplotlib.figure import Figure
 _BAND = 8
 """Images side by side; more of them continue below."""
 
+_NARROWEST, _GROUP, _MARGIN = 5.4, 0.6, 0.8
+"""Inches: of the narrowest chart, of each group of bars, and of what is beside them."""
+
+_CHARACTER = 0.08
+"""Inches of a capital of 8 points."""
+
+_LEGEND_KEY, _LEGEND_CHARACTER = 0.6, 0.09
+"""Inches of what is beside a name in the legend, and of a character of it."""
+
+_HATCHES = ("", "////", "xxxx")
+"""What tells bars apart whose colours are the same."""
+
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 """Paul Tol's bright scheme, which colour-blind readers can tell apart."""
 
@@ -53,28 +65,49 @@ def accuracy_chart(
     Args:
         name: Stem of the file names.
         title: What the accuracies are of.
-        groups: Labels below the groups, such as the attacks.
+        groups: Labels below the groups, such as the attacks; they may have several lines.
         bars: For each defence, one bar per group; None where nothing was measured.
 
     Returns:
         The figure; a cell that was not run has the words "not run" in its place.
     """
-    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    caption = f"{title}: accuracy, with 95% Wilson intervals."
+    figure = draw_accuracies(groups, bars)
+    return render_figure(figure, name, caption, f"{caption} {_spoken(groups, bars)}")
+
+
+def draw_accuracies(groups: Sequence[str], bars: Mapping[str, Sequence[Bar | None]]) -> Figure:
+    """Returns groups of bars on a figure as wide as they need; arguments as `accuracy_chart`'s."""
+    inches = max(_NARROWEST, _GROUP * len(groups) + _MARGIN)
+    figure = Figure(figsize=(inches, 3.4), layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(bars)
     for place, (defence, values) in enumerate(bars.items()):
         positions = np.arange(len(groups)) + (place - (len(bars) - 1) / 2) * width
-        _draw_bars(axes, positions, values, width, defence, COLOURS[place % len(COLOURS)])
-    axes.set_xticks(range(len(groups)), groups, size=8)
+        hatch = _HATCHES[place // len(COLOURS) % len(_HATCHES)]
+        look = {"color": COLOURS[place % len(COLOURS)], "hatch": hatch, "edgecolor": "white"}
+        _draw_bars(axes, positions, values, width, {"label": defence, **look})
+    _label_groups(axes, groups, (inches - _MARGIN) / len(groups))
     axes.set_ylim(0.0, 1.0)
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
     axes.set_ylabel("accuracy")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(bars), frameon=False)
-    caption = f"{title}: accuracy, with 95% Wilson intervals."
-    return render_figure(figure, name, caption, f"{caption} {_spoken(groups, bars)}")
+    columns = max(1, int(inches / (_LEGEND_KEY + _LEGEND_CHARACTER * max(map(len, bars)))))
+    figure.legend(loc="outside upper center", ncols=min(len(bars), columns), frameon=False)
+    return figure
+
+
+def _label_groups(axes: Axes, groups: Sequence[str], inches: float) -> None:
+    """Writes what each group is below it, slanted where a line is wider than the group."""
+    longest = max(len(line) for group in groups for line in group.splitlines())
+    if longest * _CHARACTER <= inches:
+        axes.set_xticks(range(len(groups)), groups, size=8)
+        return
+    labels = [" ".join(group.split()) for group in groups]
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(groups)), labels, size=8, **slanted)
 
 
 def _draw_bars(
@@ -82,17 +115,17 @@ def _draw_bars(
     positions: np.ndarray,
     bars: Sequence[Bar | None],
     width: float,
-    label: str,
-    colour: str,
+    look: Mapping[str, str],
 ) -> None:
     heights = [0.0 if bar is None else bar.accuracy for bar in bars]
-    axes.bar(positions, heights, width, label=label, color=colour)
+    axes.bar(positions, heights, width, linewidth=0, **look)
+    cap = min(2.0, 20.0 * width)  # Caps of neighbours would make one line of them.
     for position, bar in zip(positions, bars, strict=True):
         if bar is None:
             axes.text(position, 0.02, "not run", rotation=90, ha="center", va="bottom", size=7)
             continue
         errors = [[bar.accuracy - bar.low], [bar.high - bar.accuracy]]
-        axes.errorbar(position, bar.accuracy, errors, color="#333333", capsize=2, linewidth=1)
+        axes.errorbar(position, bar.accuracy, errors, color="#333333", capsize=cap, linewidth=1)
 
 
 def _spoken(groups: Sequence[str], bars: Mapping[str, Sequence[Bar | None]]) -> str:

@@ -1,10 +1,31 @@
-"""Sections on the images and on how everything was made."""
+"""Sections on the images, on how everything was made, and on how to make it again."""
 
 import json
 
+from sfm_tf.report.comparison_sections import condition_name
 from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.report.section import Section
 from sfm_tf.report.tables import plain_table
+
+_COMMAND_NOTE = (
+    "Each command measures the figures of one row again, those of all its defences; of the "
+    "evaluation's settings it changes nothing else. WORKDIR and other words in capitals stand for "
+    "places of your own. Setting audit_examples to 0 leaves out the audit's measurements, which "
+    "change no accuracy."
+)
+
+_DEPENDENT_NOTE = (
+    "Here attacks went on only with what those before them had left, so a command runs those too."
+)
+
+
+def commands_section(inputs: ReportInputs) -> Section:
+    """Returns a command for each row under attack."""
+    rows = ((condition_name(each.condition), each.command) for each in inputs.commands)
+    table = plain_table("Commands", ("Accuracy", "command"), rows)
+    is_dependent = inputs.evaluation.robust_accuracy_only
+    notes = (_COMMAND_NOTE, _DEPENDENT_NOTE) if is_dependent else (_COMMAND_NOTE,)
+    return Section("How to run a row again", notes, (table,))
 
 
 def data_section(inputs: ReportInputs) -> Section:

@@ -12,6 +12,7 @@ from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.blessing import Blessing
+from sfm_tf.report.row_commands import RowCommand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,11 @@ class ReportInputs:
             accuracies `clean`, `black_box` and `gray_box`, None where not measured; may have
             `examples`, the number of images. None where no tuning was run.
         ablations: The images of `gallery` with what trainings that lack something make of them, by
-            their names in words.
+            their names in words; `complete` may be among them, the one they are compared with.
+        ablation_scores: What `sfm_tf.tuning.ablations.AblationStudy.run` returned; empty where it
+            was not run.
+        commands: What measures each row under attack again; empty where it is not known from which
+            preset the settings started.
     """
 
     experiment: str
@@ -158,6 +163,8 @@ class ReportInputs:
     perceived: PerceivedPerturbation | None = None
     tuning: Sequence[Mapping[str, Any]] | None = None
     ablations: Mapping[str, Gallery] = dataclasses.field(default_factory=dict)
+    ablation_scores: Sequence[Mapping[str, Any]] = ()
+    commands: Sequence[RowCommand] = ()
 
     def __post_init__(self) -> None:
         """Raises `SfmError` if the figures are not of the images that were counted."""

@@ -17,7 +17,11 @@ from sfm_tf.report.figures import (
     perturbation_gallery,
 )
 from sfm_tf.report.paper import CAVEAT, MISPRINT
-from sfm_tf.report.provenance_sections import data_section, provenance_section
+from sfm_tf.report.provenance_sections import (
+    commands_section,
+    data_section,
+    provenance_section,
+)
 from sfm_tf.report.reliability_sections import audit_section, paired_section, strength_section
 from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.report.section import Section
@@ -89,6 +93,8 @@ def _context_sections(inputs: ReportInputs, threat_models: Mapping[str, str]) ->
         yield defence_section(inputs, inputs.gallery)
     if inputs.history:
         yield training_section(inputs.history, inputs.tuning)
+    if inputs.commands:
+        yield commands_section(inputs)
     yield data_section(inputs)
     yield provenance_section(inputs)
 

@@ -7,7 +7,7 @@ from sfm_tf.attacks.threat_models import ThreatModel, default_attacks
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.blessing import BLESSED_FILE, NOT_BLESSED_FILE
 from sfm_tf.evaluation.metrics import ALL_THREATS
-from sfm_tf.report.report_inputs import ReportInputs
+from sfm_tf.report.report_inputs import Audit, ReportInputs
 from sfm_tf.report.tables import accuracy_cell, find_entry
 
 THREAT_MODEL_NAMES: Mapping[str, str] = {
@@ -40,14 +40,26 @@ def shown_threat_models(config: EvaluationConfig) -> dict[str, str]:
 
 
 def verdict(inputs: ReportInputs) -> str:
-    """Returns `BLESSED` or `NOT_BLESSED`, and says so where the white box is missing."""
+    """Returns the first line of a report: blessed or not, believed or not, and attacked how.
+
+    That is `BLESSED` or `NOT_BLESSED`, how far the audit believes the figures, and where the white
+    box is missing, that it is.
+    """
     name = BLESSED_FILE if inputs.blessing.blessed else NOT_BLESSED_FILE
-    if find_entry(inputs.metrics["worst_case"], threat_model=ThreatModel.WHITE_BOX.value):
-        return name
+    believed = f"{name} ({_audit_words(inputs.audit)})"
+    subject, white_box = inputs.metrics["subject"], ThreatModel.WHITE_BOX.value
+    if find_entry(inputs.metrics["worst_case"], defence=subject, threat_model=white_box):
+        return believed
     return (
-        f"{name}: the white box was not run, so nothing here shows that the defence holds "
+        f"{believed}: the white box was not run, so nothing here shows that the defence holds "
         "against an attacker who knows it"
     )
+
+
+def _audit_words(audit: Audit | None) -> str:
+    if audit is None:
+        return "not audited"
+    return f"audit: {audit.verdict.level.replace('_', ' ')}"
 
 
 def summary(inputs: ReportInputs) -> Iterator[str]:

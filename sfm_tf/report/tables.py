@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.evaluation.metrics import ALL_THREATS
 from sfm_tf.evaluation.results import DEFENDED, OWN_MODEL, UNDEFENDED
 

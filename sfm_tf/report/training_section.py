@@ -1,7 +1,7 @@
 """The section on how the defence was trained and its weights chosen."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sfm_tf.report.curve_figures import tuning_curves
@@ -50,7 +50,20 @@ def training_section(
     tuned = (tuning_curves("tuning", tuning),) if tuning else ()
     return Section(
         "Training",
-        () if tuned else (_NO_TUNING,),
+        tuple(_tuning_remarks(tuning)) if tuned else (_NO_TUNING,),
         (table,),
         (training_curves("training", curves), *tuned),
     )
+
+
+def _tuning_remarks(tuning: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yields what the figure of a tuning does not show, as far as it is known."""
+    measured = tuning[0]
+    if "examples" in measured and "epsilon" in measured:
+        yield (
+            f"Trials of the tuning were scored on {measured['examples']:,} validation images, "
+            f"under PGD at {measured['epsilon']:g}/255 in L∞."
+        )
+    weights = [f"{trial['sparsity_weight']:g}" for trial in tuning if trial.get("collapse")]
+    if weights:
+        yield f"The mask collapsed in the trials with w₁ of {', '.join(weights)}."

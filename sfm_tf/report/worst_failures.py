@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.report.figures import ReportFigure, render_figure
 from sfm_tf.report.image_grid import draw_grid, plain_words

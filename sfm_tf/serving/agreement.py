@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.serving.signatures import (

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.models.defended_model import DefendedModel
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 
 CLASSIFIED = 0
 UNDECODABLE = 1

@@ -11,11 +11,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from sfm_tf.config import PIXEL_LEVELS, TrainingConfig
+from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.training.inner_attack import Measure, adversarial_images
-from sfm_tf.training.sparse_feature_masker_trainer import Phase, SparseFeatureMaskerTrainer
+from sfm_tf.training.phases import Phase
+from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
+from sfm_tf.training_config import TrainingConfig
 
 METHODS = ("pgd", "trades")
 _VALIDATION_ITERATIONS = 5
@@ -85,14 +87,14 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
 
     The classifier learns behind mask and pre-processing: it sees T(G(x) * x), not T(x) as in
     Algorithm 1. The masker learns by Eq. 2 to give adversarial images the logits of clean ones.
-    The attack sees the model in inference mode, and T by the gradient of its surrogate.
+    The attack sees the model in inference mode, and T by the gradient of its surrogate. While
+    `is_pretraining` is set, the steps are those of `SparseFeatureMaskerTrainer`.
 
     Args:
         defended: See `SparseFeatureMaskerTrainer`.
         adversarial: How adversarial images are made and what is done with them.
         seed: Of the attack's random starts, from 0 to 2^31 - 1; a start depends on it and on the
             number of steps taken, which checkpoints keep.
-        clean_steps: Steps of pre-training, without adversarial images.
         **options: Further arguments of `SparseFeatureMaskerTrainer`.
     """
 
@@ -102,14 +104,12 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         *,
         adversarial: AdversarialTraining,
         seed: int,
-        clean_steps: int = 0,
         **options: Any,
     ) -> None:
         """Keeps the parts; they are shared with the caller, not copied."""
         super().__init__(defended, **options)
         self.adversarial = adversarial
         self.seed = seed
-        self.clean_steps = clean_steps
         self.steps = self.add_weight(
             name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
@@ -121,17 +121,11 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         After pre-training `classification_loss` is the whole loss of the method but for the
         decay, and `accuracy` that on adversarial images.
         """
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-
-        def train_adversarially() -> dict[str, tf.Tensor]:
-            return self._train_adversarially(images, labels)
-
-        if self.clean_steps == 0:
-            results = train_adversarially()
+        if self.is_pretraining:
+            results = super().train_step(data)
         else:
-            train = super().train_step
-            is_clean = self.steps < self.clean_steps
-            results = tf.cond(is_clean, lambda: train(data), train_adversarially)
+            images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+            results = self._train_adversarially(images, labels)
         self.steps.assign_add(1)
         return results
 
@@ -139,22 +133,19 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         train_classifier = {"pgd": self._train_by_pgd, "trades": self._train_by_trades}[
             self.adversarial.method
         ]
-        self._unless(Phase.MASKER, lambda: train_classifier(images, labels))
-        if self.defended.masker is not None:
-            self._unless(Phase.CLASSIFIER, lambda: self._train_masker_by_attack(images, labels))
-        return {name: tracker.result() for name, tracker in self.trackers.items()}
+        if self.phase != Phase.MASKER:
+            train_classifier(images, labels)
+        if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
+            target_logits = self._target_logits(self._learnt_from(images))
+            attacked = self._attack(images, self._cross_entropy_of(labels), _MASKER_DRAWS)
+            self._train_masker(attacked, target_logits, labels)
+        return self._measured()
 
-    def _train_by_pgd(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def _train_by_pgd(self, images: tf.Tensor, labels: tf.Tensor) -> None:
         attacked = self._attack(images, self._cross_entropy_of(labels), _CLASSIFIER_DRAWS)
-        seen = self.defended.defended(attacked)
+        self._train_classifier(self.defended.defended(attacked), labels)
 
-        def measure() -> tf.Tensor:
-            loss = self._classification_loss(seen, labels, training=True)
-            return loss + self._kernel_penalty()
-
-        return self._descend(self.optimizer, self.defended.classifier, measure)
-
-    def _train_by_trades(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def _train_by_trades(self, images: tf.Tensor, labels: tf.Tensor) -> None:
         classifier = self.defended.classifier
         seen = self.defended.defended(images)
         clean_logits = classifier(seen, training=False)
@@ -164,26 +155,16 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
             _CLASSIFIER_DRAWS,
         )
         seen_attacked = self.defended.defended(attacked)
-
-        def measure() -> tf.Tensor:
+        with tf.GradientTape() as tape:
             logits = classifier(seen, training=True)
             attacked_logits = classifier(seen_attacked, training=True)
             losses = _cross_entropies(labels, logits)
             losses += self.adversarial.beta * divergences(logits, attacked_logits)
-            self.trackers["classification_loss"].update_state(losses)
-            self._track_accuracy("accuracy", attacked_logits, labels)
-            return tf.reduce_mean(losses) + self._kernel_penalty()
-
-        return self._descend(self.optimizer, classifier, measure)
-
-    def _train_masker_by_attack(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        target_logits = self._target_logits(self.defended.preprocessor(images))
-        attacked = self._attack(images, self._cross_entropy_of(labels), _MASKER_DRAWS)
-
-        def measure() -> tf.Tensor:
-            return self._masker_loss(attacked, target_logits, training=True).total
-
-        return self._descend(self.masker_optimizer, self.defended.masker, measure)
+            loss = tf.reduce_mean(losses) + self._kernel_penalty()
+            loss = self.optimizer.scale_loss(loss)
+        self.trackers["classification_loss"].update_state(losses)
+        self._track_accuracy("accuracy", attacked_logits, labels)
+        self._descend(self.optimizer, classifier, tape, loss)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Measures a batch of `(images, labels)`, see `SparseFeatureMaskerTrainer`.
@@ -211,6 +192,9 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         seed = tf.random.experimental.stateless_fold_in(
             tf.constant([self.seed, draws]), tf.convert_to_tensor(self.steps)
         )
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            seed = tf.random.experimental.stateless_fold_in(seed, replica)
         return adversarial_images(
             images, measure, settings.epsilon, settings.step_size, settings.iterations, seed
         )
@@ -224,7 +208,6 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
             **super().get_config(),
             "adversarial": dataclasses.asdict(self.adversarial),
             "seed": self.seed,
-            "clean_steps": self.clean_steps,
         }
 
     @classmethod

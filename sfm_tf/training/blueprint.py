@@ -80,6 +80,7 @@ class Blueprint:
             self.config.masker_width,
             self.config.masker_depth,
             self.seeds.masker,
+            self.config.mask_bias,
         )
         preprocessor = parse_preprocessor(self.config.preprocessor, self.config.surrogate)
         return DefendedModel(self._classifier(self.seeds.classifier), masker, preprocessor)

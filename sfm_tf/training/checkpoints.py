@@ -1,4 +1,4 @@
-"""Checkpoints of a training: one file per epoch that is whole or absent, the last two kept."""
+"""Checkpoints of a training: files that are whole or absent, the newest and the best epoch's."""
 
 import dataclasses
 import io
@@ -16,50 +16,107 @@ from sfm_tf.artifacts import atomic_files
 from sfm_tf.errors import SfmError
 from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
 
-_KEPT = 2
 _DESCRIPTION = "description"
+_BEST_FILE = "best.npz"
+_MEASURE = "defended_accuracy"
+
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 History = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How far a training is. With the state of the trainer it is all that the rest follows from.
+
+    Attributes:
+        history: What there is to say of each finished epoch.
+        passes: Finished passes of the epoch that is begun.
+        step: Steps taken of the pass that is begun.
+        training: Means that the finished passes of that epoch measured.
+        seconds: What all its passes took so far, by phase.
+    """
+
+    history: History = dataclasses.field(default_factory=list)
+    passes: int = 0
+    step: int = 0
+    training: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of its file; of two names the later position's is the greater."""
+        begun = f"_{self.passes}_{self.step:08d}" if self.passes or self.step else ""
+        return f"epoch_{len(self.history):05d}{begun}.npz"
+
+    @property
+    def is_best(self) -> bool:
+        """Whether this is the end of the best epoch so far; never where no accuracy is measured."""
+        if self.passes or self.step or _MEASURE not in self.history[-1]["validation"]:
+            return False
+        return best_epoch(self.history) == len(self.history) - 1
+
+
+def best_epoch(history: History) -> int:
+    """Returns the index of the best epoch of the last stage, the first of equals.
+
+    The measure is the accuracy of the defended model on the validation images, and that under
+    attack added where training measures it.
+    """
+    stage = history[-1]["stage"]
+    measures = [
+        epoch["validation"][_MEASURE] + epoch["validation"].get("adversarial_accuracy", 0.0)
+        if epoch["stage"] == stage
+        else -1.0
+        for epoch in history
+    ]
+    return int(np.argmax(measures))
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one training.
 
-    A file is a NumPy archive of the weights of both models, the state of both optimizers and, as
-    JSON, the history, whose length is the number of finished epochs. Its checksums tell a damaged
-    file from a whole one.
+    A file is a NumPy archive of the weights of both models, the state of both optimizers, the means
+    measured so far and, as JSON, the position. Its checksums tell a damaged file from a whole one.
 
     Attributes:
         folder: Where they are; made when the first is saved.
         settings: What determines the training, as JSON values. A checkpoint of other settings is
             not resumed from.
+        kept: How many of the newest are kept; and that of the best epoch besides.
+        is_writer: Whether this process writes them; all processes have to call `save`.
     """
 
     folder: pathlib.Path
     settings: Mapping[str, Any]
+    kept: int = 2
+    is_writer: bool = True
 
-    def save(self, trainer: SparseFeatureMaskerTrainer, history: History) -> None:
-        """Saves the state after `len(history)` epochs and drops all files but the last two."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def save(self, trainer: SparseFeatureMaskerTrainer, position: Position) -> None:
+        """Saves the state at a position and drops all files but the newest and the best."""
         arrays = {str(index): value.numpy() for index, value in enumerate(_state(trainer))}
-        description = json.dumps({"settings": self.settings, "history": history})
+        if not self.is_writer:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        described = {"settings": self.settings, "position": dataclasses.asdict(position)}
         file = io.BytesIO()
-        np.savez(file, **arrays, **{_DESCRIPTION: np.array(description)})
-        path = self.folder / f"epoch_{len(history):05d}.npz"
-        atomic_files.write_bytes(path, file.getvalue())
+        np.savez(file, **arrays, **{_DESCRIPTION: np.array(json.dumps(described))})
+        atomic_files.write_bytes(self.folder / position.name, file.getvalue())
+        if position.is_best:
+            atomic_files.write_bytes(self.folder / _BEST_FILE, file.getvalue())
         atomic_files.sync_folder(self.folder)
-        for old in self._paths()[_KEPT:]:
+        for old in self._paths()[self.kept :]:
             old.unlink()
 
-    def restore(self, trainer: SparseFeatureMaskerTrainer) -> History:
+    def restore(self, trainer: SparseFeatureMaskerTrainer) -> Position:
         """Sets the trainer to the newest state that is whole.
 
         Args:
             trainer: Compiled, of the same models as when the state was saved.
 
         Returns:
-            The history up to it; empty, the trainer unchanged, where there is none.
+            Its position; the beginning, the trainer unchanged, where there is none.
 
         Raises:
             SfmError: If it belongs to a training with other settings.
@@ -67,15 +124,47 @@ class Checkpoints:
         for path in self._paths():
             try:
                 arrays, description = _read(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except _DAMAGE as error:
                 logging.warning(
                     "Checkpoint %s is damaged (%s); trying an earlier one.", path, error
                 )
                 continue
-            self._check_settings(path, description["settings"])
-            _assign(path, _state(trainer), arrays)
-            return description["history"]
-        return []
+            self._assign(path, trainer, arrays, description)
+            return Position(**description["position"])
+        return Position()
+
+    def restore_best(self, trainer: SparseFeatureMaskerTrainer) -> None:
+        """Sets the trainer to the state after the best epoch.
+
+        Raises:
+            SfmError: If its file is missing, damaged or of a training with other settings.
+        """
+        path = self.folder / _BEST_FILE
+        try:
+            arrays, description = _read(path)
+        except _DAMAGE as error:
+            raise SfmError(
+                f"Cannot read {path} ({error}); train again, or set kept_epoch to last."
+            ) from error
+        self._assign(path, trainer, arrays, description)
+
+    def _assign(
+        self,
+        path: pathlib.Path,
+        trainer: SparseFeatureMaskerTrainer,
+        arrays: Sequence[np.ndarray],
+        description: Mapping[str, Any],
+    ) -> None:
+        self._check_settings(path, description["settings"])
+        variables = _state(trainer)
+        shapes = [tuple(variable.shape) for variable in variables]
+        if shapes != [array.shape for array in arrays]:
+            raise SfmError(
+                f"Checkpoint {path} holds other models than those to be trained; train into "
+                "another folder."
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
 
     def _paths(self) -> list[pathlib.Path]:
         return sorted(self.folder.glob("epoch_*.npz"), reverse=True)
@@ -94,23 +183,11 @@ class Checkpoints:
 def _state(trainer: SparseFeatureMaskerTrainer) -> list[keras.Variable]:
     optimizers = [trainer.optimizer, trainer.masker_optimizer]
     variables = [optimizer.variables for optimizer in optimizers if optimizer is not None]
-    return [*trainer.weights, *sum(variables, [])]
+    means = [metric.variables for metric in trainer.trackers.values()]
+    return [*trainer.weights, *sum(variables + means, [])]
 
 
 def _read(path: pathlib.Path) -> tuple[list[np.ndarray], dict[str, Any]]:
     with np.load(path, allow_pickle=False) as archive:
         description = json.loads(str(archive[_DESCRIPTION]))
         return [archive[str(index)] for index in range(len(archive.files) - 1)], description
-
-
-def _assign(
-    path: pathlib.Path, variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]
-) -> None:
-    shapes = [tuple(variable.shape) for variable in variables]
-    if shapes != [array.shape for array in arrays]:
-        raise SfmError(
-            f"Checkpoint {path} holds other models than those to be trained; train into another "
-            "folder."
-        )
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)

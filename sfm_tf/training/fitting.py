@@ -1,25 +1,22 @@
 """Carries a plan of epochs out: passes over the images, checkpoints, history and logs."""
 
-import contextlib
 import dataclasses
-import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from sfm_tf.config import TrainingConfig
-from sfm_tf.training.batches import evaluation_batches, training_batches, training_steps
-from sfm_tf.training.checkpoints import Checkpoints, History
+from sfm_tf.errors import SfmError
+from sfm_tf.training.batches import Shares, evaluation_batches, training_batches, training_steps
+from sfm_tf.training.checkpoints import Checkpoints, History, Position
 from sfm_tf.training.mask_collapse import describe_collapse
-from sfm_tf.training.plan import Epoch
-from sfm_tf.training.sparse_feature_masker_trainer import (
-    TRAINING_METRICS,
-    SparseFeatureMaskerTrainer,
-)
+from sfm_tf.training.passes import Passes
+from sfm_tf.training.phases import TRAINING_METRICS
+from sfm_tf.training.plan import Epoch, count_passes
 from sfm_tf.training.step_watch import Progress, StepWatch, check_finite
+from sfm_tf.training.training_logs import TrainingLogs
+from sfm_tf.training_config import TrainingConfig, TrainingExecutionConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,25 +32,27 @@ class Fitting:
     """The training of one `SparseFeatureMaskerTrainer` by a plan.
 
     Attributes:
-        trainer: Compiled.
+        passes: Of the trainer, which is compiled.
         plan: Its epochs.
         config: Batch size and augmentation.
+        execution: How often to save and what to show.
         training: Images to train on.
         validation: Images to measure on after each epoch.
         seed: Seed of order and augmentation of the training images.
-        checkpoints: Where the state is saved after each epoch and resumed from.
-        logs: Folder of the TensorBoard logs.
+        checkpoints: Where the state is saved and resumed from.
+        logs: The TensorBoard logs.
         progress: Is told of each step.
     """
 
-    trainer: SparseFeatureMaskerTrainer
-    plan: Sequence[Epoch]
+    passes: Passes
+    plan: tuple[Epoch, ...]
     config: TrainingConfig
+    execution: TrainingExecutionConfig
     training: Split
     validation: Split
     seed: int
     checkpoints: Checkpoints
-    logs: pathlib.Path
+    logs: TrainingLogs
     progress: Progress
 
     def run(self) -> History:
@@ -64,89 +63,128 @@ class Fitting:
             `seconds` that its passes over the training images took, by phase.
 
         Raises:
-            SfmError: If a loss is no number, or the checkpoints are of another training.
+            SfmError: If a loss is no number, the mask collapses and that is to be a failure, or the
+                checkpoints are of another training.
         """
-        history = self.checkpoints.restore(self.trainer)
-        with _summary_writer(self.logs) as writer:
-            for index in range(len(history), len(self.plan)):
-                validation = history[-1]["validation"] if history else {}
-                history.append(self._run_epoch(index, validation))
-                _write_summaries(writer, index, history[-1])
-                self.checkpoints.save(self.trainer, history)
-        return history
+        position = self.checkpoints.restore(self.passes.trainer)
+        self._check_agreement(position)
+        with self.logs:
+            while len(position.history) < len(self.plan):
+                position = self._run_epoch(position)
+        if self.config.kept_epoch == "best":
+            self.checkpoints.restore_best(self.passes.trainer)
+        return position.history
 
-    def _run_epoch(self, index: int, validation: Mapping[str, float]) -> dict:
-        epoch = self.plan[index]
-        training: dict[str, float] = {}
-        seconds: dict[str, float] = {}
-        for phase_index, phase in enumerate(epoch.phases):
-            start = time.monotonic()
-            training.update(self._run_pass(index, phase_index, validation))
-            seconds[phase.name.lower()] = round(time.monotonic() - start, 3)
-        batches = evaluation_batches(
-            self.validation.images, self.validation.labels, self.config.batch_size
-        )
-        # Keras before 3.13 gives tensors.
-        measured = {
-            name: float(value)
-            for name, value in self.trainer.evaluate(batches, return_dict=True, verbose=0).items()
-        }
-        check_finite(measured, f"the validation after epoch {index + 1} of {epoch.stage}")
-        if "mask_mean" in measured and (warning := describe_collapse(measured)):
-            logging.warning("Epoch %d of %s: %s", index + 1, epoch.stage, warning)
-        return {
+    def _check_agreement(self, position: Position) -> None:
+        """Raises `SfmError` if workers would go on from different checkpoints."""
+        strategy = self.passes.strategy
+        if strategy.num_replicas_in_sync == 1:
+            return
+        earlier = self.plan[: len(position.history)]
+        passes = sum(len(epoch.phases) for epoch in earlier) + position.passes
+        steps = self._steps_per_pass * passes + position.step
+        found = tf.function(lambda: strategy.run(tf.constant, args=(steps,)))()
+        if int(strategy.reduce("SUM", found, axis=None)) != steps * strategy.num_replicas_in_sync:
+            raise SfmError(
+                f"This worker found checkpoints up to step {steps} in {self.checkpoints.folder}, "
+                "others up to another; give all the same --workdir."
+            )
+
+    def _run_epoch(self, position: Position) -> Position:
+        epoch = self.plan[len(position.history)]
+        self.passes.trainer.sparsity_share.assign(epoch.sparsity_share)
+        while position.passes < len(epoch.phases):
+            position = self._run_pass(position)
+        finished = {
             "stage": epoch.stage,
-            "training": training,
-            "validation": measured,
-            "seconds": seconds,
+            "training": position.training,
+            "validation": self._validate(epoch, len(position.history) + 1),
+            "seconds": {name: round(value, 3) for name, value in position.seconds.items()},
         }
+        position = Position([*position.history, finished])
+        self._log(position)
+        self.checkpoints.save(self.passes.trainer, position)
+        return position
 
-    def _run_pass(
-        self, index: int, phase_index: int, validation: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Trains one phase of an epoch; returns what it measured."""
-        epoch = self.plan[index]
-        phase = epoch.phases[phase_index]
-        earlier_epochs = self.plan[:index]
-        steps = training_steps(len(self.training.labels), self.config.batch_size)
-        watch = StepWatch(
+    def _run_pass(self, position: Position) -> Position:
+        """Trains one phase of an epoch; returns where that leads."""
+        trainer, epoch = self.passes.trainer, self.plan[len(position.history)]
+        trainer.phase = phase = epoch.phases[position.passes]
+        trainer.is_pretraining = epoch.stage == "pretraining"
+        if position.step == 0:
+            self.passes.reset()
+        start, watch = time.monotonic(), self._watch(position)
+
+        def at(step: int) -> Position:
+            spent = position.seconds.get(phase.name.lower(), 0.0) + time.monotonic() - start
+            seconds = {**position.seconds, phase.name.lower(): spent}
+            return dataclasses.replace(position, step=step, seconds=seconds)
+
+        steps = self.passes.train(lambda shares: self._batches(position, shares))
+        for step, measured in enumerate(steps, position.step + 1):
+            watch.add(step, measured)
+            self.logs.profile_step(len(position.history) + 1)
+            if self._is_due(step):
+                watch.finish()
+                self.checkpoints.save(trainer, at(step))
+        watch.finish()
+        means = self.passes.means()
+        training = {name: means[name] for name in TRAINING_METRICS[phase]}
+        return dataclasses.replace(
+            at(0), passes=position.passes + 1, training={**position.training, **training}
+        )
+
+    def _is_due(self, step: int) -> bool:
+        every = self.execution.checkpoint_steps
+        return every > 0 and step % every == 0 and step < self._steps_per_pass
+
+    @property
+    def _steps_per_pass(self) -> int:
+        return training_steps(len(self.training.labels), self.config.batch_size)
+
+    def _watch(self, position: Position) -> StepWatch:
+        epoch, earlier = self.plan[len(position.history)], self.plan[: len(position.history)]
+        passes = count_passes(earlier, epoch.stage) + position.passes
+        return StepWatch(
             self.progress,
             stage=epoch.stage,
-            epoch=index + 1,
-            measured=TRAINING_METRICS[phase],
-            earlier=steps * (_count_passes(earlier_epochs, epoch.stage) + phase_index),
-            total=steps * _count_passes(self.plan, epoch.stage),
-            validation=validation,
+            epoch=len(position.history) + 1,
+            earlier=self._steps_per_pass * passes,
+            total=self._steps_per_pass * count_passes(self.plan, epoch.stage),
+            validation=position.history[-1]["validation"] if position.history else {},
         )
-        batches = training_batches(
+
+    def _batches(self, position: Position, shares: Shares) -> tf.data.Dataset:
+        earlier = self.plan[: len(position.history)]
+        return training_batches(
             self.training.images,
             self.training.labels,
             batch_size=self.config.batch_size,
             augmentation=self.config.augmentation,
             seed=self.seed,
-            epoch=sum(len(earlier.phases) for earlier in earlier_epochs) + phase_index,
+            epoch=sum(len(epoch.phases) for epoch in earlier) + position.passes,
+            first_step=position.step,
+            shares=shares,
         )
-        self.trainer.phase.assign(int(phase))
-        fitted = self.trainer.fit(batches, callbacks=[watch], verbose=0, shuffle=False)
-        return {name: float(fitted.history[name][0]) for name in TRAINING_METRICS[phase]}
 
+    def _validate(self, epoch: Epoch, number: int) -> dict[str, float]:
+        measured = self.passes.evaluate(
+            evaluation_batches(
+                self.validation.images, self.validation.labels, self.config.batch_size
+            )
+        )
+        check_finite(measured, f"the validation after epoch {number} of {epoch.stage}")
+        if "mask_mean" not in measured or epoch.stage == "pretraining":
+            return measured
+        if warning := describe_collapse(measured, self.config.semantic_loss):
+            warning = f"Epoch {number} of {epoch.stage}: {warning}"
+            if self.execution.fail_on_collapse:
+                raise SfmError(warning)
+            logging.warning(warning)
+        return measured
 
-def _count_passes(epochs: Sequence[Epoch], stage: str) -> int:
-    return sum(len(epoch.phases) for epoch in epochs if epoch.stage == stage)
-
-
-@contextlib.contextmanager
-def _summary_writer(folder: pathlib.Path) -> Iterator[tf.summary.SummaryWriter]:
-    writer = tf.summary.create_file_writer(str(folder))
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-def _write_summaries(writer: tf.summary.SummaryWriter, index: int, epoch: Mapping) -> None:
-    with writer.as_default(step=index + 1):
-        for split in ("training", "validation"):
-            for name, value in epoch[split].items():
-                tf.summary.scalar(f"{split}/{name}", value)
-    writer.flush()
+    def _log(self, position: Position) -> None:
+        number = len(position.history)
+        self.logs.write_epoch(number, position.history[-1])
+        shown = self.validation.images[: self.execution.mask_images]
+        self.logs.write_masks(number, self.passes.trainer.defended, shown)

@@ -6,9 +6,10 @@ values of the batch. They are not one setting in two units: see `sparsity_ratio`
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
@@ -18,9 +19,9 @@ _SQUARED_EPSILON = 1e-12
 
 
 class LossWeights(NamedTuple):
-    """Weights w1, w2 and w3 of Eq. 2."""
+    """Weights w1, w2 and w3 of Eq. 2; the first may be a scalar tensor."""
 
-    sparsity: float
+    sparsity: float | tf.Tensor
     semantic: float
     reconstruction: float
 
@@ -84,6 +85,31 @@ def semantic_loss(logits: tf.Tensor, masked_logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(1.0 - tf.reduce_sum(logits * masked_logits, axis=1) / norms)
 
 
+def classification_loss(masked_logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns the cross-entropy that section 4.2 warns of: the mask learns to show the label.
+
+    Args:
+        masked_logits: Float tensor of shape `(batch, classes)`, for the masked images.
+        labels: Integers of shape `(batch,)`.
+
+    Returns:
+        Scalar, at least 0, the mean over the batch.
+    """
+    losses = keras.losses.sparse_categorical_crossentropy(
+        labels, tf.cast(masked_logits, tf.float32), from_logits=True
+    )
+    return tf.reduce_mean(losses)
+
+
+SEMANTIC_LOSSES: Mapping[str, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "cosine": lambda logits, masked_logits, labels: semantic_loss(logits, masked_logits),
+    "cross_entropy": lambda logits, masked_logits, labels: classification_loss(
+        masked_logits, labels
+    ),
+}
+"""What can be the semantic loss, of the logits for images and masked images and the labels."""
+
+
 def reconstruction_loss(images: tf.Tensor, masked_images: tf.Tensor, reduction: str) -> tf.Tensor:
     """Returns the L2 distance between the images and the masked images (Eq. 5).
 
@@ -107,8 +133,7 @@ def _norm(rows: tf.Tensor) -> tf.Tensor:
 def masker_loss(
     images: tf.Tensor,
     masked_images: tf.Tensor,
-    logits: tf.Tensor,
-    masked_logits: tf.Tensor,
+    semantic: tf.Tensor,
     weights: LossWeights,
     reduction: str,
 ) -> MaskerLoss:
@@ -117,13 +142,11 @@ def masker_loss(
     Args:
         images: Float tensor in [0, 1] of shape `(batch, height, width, channels)`.
         masked_images: Float tensor of the same shape: mask times images.
-        logits: The classifier's output for `images`, shape `(batch, classes)`.
-        masked_logits: Its output for `masked_images`.
+        semantic: One of `SEMANTIC_LOSSES`, for both.
         weights: Weights of the terms.
         reduction: Of sparsity and reconstruction: `per_image` or `batch`.
     """
     sparsity = sparsity_loss(masked_images, reduction)
-    semantic = semantic_loss(logits, masked_logits)
     reconstruction = reconstruction_loss(images, masked_images, reduction)
     total = (
         weights.sparsity * sparsity

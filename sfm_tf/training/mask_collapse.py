@@ -1,25 +1,32 @@
-"""Recognises a mask that learnt to be the same everywhere, and says which weight is to blame."""
+"""Recognises a mask that learnt nothing but to be even, and says which weight is to blame."""
 
 from collections.abc import Mapping
 
 _DARK = 0.02
 _BRIGHT = 0.98
 _EVEN = 0.01
+_FORGOTTEN = 0.9
 
 
-def describe_collapse(metrics: Mapping[str, float]) -> str:
-    """Returns a warning if the mask is all but zeros or ones everywhere, else an empty string.
+def describe_collapse(metrics: Mapping[str, float], semantic_loss: str = "cosine") -> str:
+    """Returns a warning if the mask is all but zeros or ones, or hides the class, else nothing.
 
     Without a reconstruction term strong enough the mask of zeros is the nearest minimum (Yu et al.
     2022, section 4.3), without a sparsity term strong enough the mask of ones is (section 5.2).
 
     Args:
-        metrics: With `mask_mean` and `mask_spread`, the standard deviation.
+        metrics: With `mask_mean`; `mask_spread`, the standard deviation; and `semantic`.
+        semantic_loss: What that last one is; only the cosine distance has a largest value.
     """
     mean, spread = metrics["mask_mean"], metrics["mask_spread"]
-    if spread >= _EVEN or _DARK <= mean <= _BRIGHT:
-        return ""
     figures = f"mean {mean:.3f}, spread {spread:.3f}"
+    if spread >= _EVEN or _DARK <= mean <= _BRIGHT:
+        if semantic_loss != "cosine" or metrics["semantic"] < _FORGOTTEN:
+            return ""
+        return (
+            f"The mask hides what the classifier looks at (semantic loss {metrics['semantic']:.2f} "
+            f"of 1, {figures}): raise semantic_weight or lower sparsity_weight."
+        )
     if mean < _DARK:
         return (
             f"The mask collapsed to zeros ({figures}): raise semantic_weight or lower "

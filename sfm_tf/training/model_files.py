@@ -19,6 +19,7 @@ ADVERSARIAL_SFM_MASKER_FILE = "adversarial_sfm_masker.keras"
 DEFENCE_FILE = "defence.json"
 HISTORY_FILE = "history.json"
 TIMING_FILE = "timing.json"
+LOSS_WEIGHTS_FILE = "loss_weights.json"
 CHECKPOINT_FOLDER = "checkpoint"
 LOG_FOLDER = "logs"
 

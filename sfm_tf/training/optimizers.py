@@ -1,14 +1,18 @@
 """The two optimizers of the alternation."""
 
+from collections.abc import Callable, Mapping
+
 import keras
 
-from sfm_tf.config import TrainingConfig
+from sfm_tf.training_config import TrainingConfig
 
 _MOMENTUM = 0.9
 _WARM_UP_SHARE = 0.05
 """Share of the steps over which the classifier's learning rate rises to its peak."""
-_GRADIENT_NORM = 1.0
-"""The masker's gradients are clipped to this norm: where a mask saturates Eq. 5 bends sharply."""
+_MASKER_OPTIMIZERS: Mapping[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "adam": keras.optimizers.Adam,
+    "sgd": keras.optimizers.SGD,
+}
 
 
 def classifier_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
@@ -28,10 +32,16 @@ def classifier_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers
     return keras.optimizers.SGD(schedule, momentum=_MOMENTUM, nesterov=True)
 
 
-def masker_optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
-    """Returns Adam (Kingma and Ba 2015) at a constant learning rate, on clipped gradients.
+def masker_optimizer(config: TrainingConfig, replicas: int = 1) -> keras.optimizers.Optimizer:
+    """Returns Adam (Kingma and Ba 2015), or the paper's SGD, at a constant learning rate.
 
-    The paper says SGD; with it the mask ran to all zeros or all ones before the semantic loss
-    could act.
+    Gradients are clipped by their norm, where the settings say so: where a mask saturates Eq. 5
+    bends sharply.
+
+    Args:
+        config: Names the optimizer, its rate and the norm.
+        replicas: How many of them each bring that share of the gradient.
     """
-    return keras.optimizers.Adam(config.masker_learning_rate, global_clipnorm=_GRADIENT_NORM)
+    norm = config.masker_gradient_norm / replicas
+    make = _MASKER_OPTIMIZERS[config.masker_optimizer]
+    return make(config.masker_learning_rate, global_clipnorm=norm if norm > 0.0 else None)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.models.discretised_logistics import bits_per_dimension
 from sfm_tf.training.batches import evaluation_batches, training_batches, training_steps
-from sfm_tf.training.checkpoints import Checkpoints, History
+from sfm_tf.training.checkpoints import Checkpoints, History, Position
 
 Progress = Callable[[str, int, int], None]
 """Called with a phrase, steps done and steps in all."""
@@ -60,7 +60,7 @@ def fit_pixel_cnn(
     images, validation_images = _round(images), _round(validation_images)
     validation = evaluation_batches(validation_images, validation_images, batch_size)
     state = _State(trainer.weights, trainer.optimizer)
-    history = checkpoints.restore(state) if checkpoints else []
+    history = checkpoints.restore(state).history if checkpoints else []
     for epoch in range(len(history), epochs):
         batches = training_batches(
             images, images, batch_size=batch_size, augmentation="none", seed=seed, epoch=epoch
@@ -70,7 +70,7 @@ def fit_pixel_cnn(
         measured = trainer.evaluate(validation, return_dict=True, verbose=0)
         history.append(_describe(fitted.history["loss"][0], measured["loss"]))
         if checkpoints:
-            checkpoints.save(state, history)
+            checkpoints.save(state, Position(history))
     return history
 
 
@@ -81,6 +81,7 @@ class _State:
     weights: list[keras.Variable]
     optimizer: keras.optimizers.Optimizer
     masker_optimizer: None = None
+    trackers: dict[str, keras.metrics.Metric] = dataclasses.field(default_factory=dict)
 
 
 class _StepWatch(keras.callbacks.Callback):

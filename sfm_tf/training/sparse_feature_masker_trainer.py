@@ -1,7 +1,5 @@
 """Algorithm 1 of Yu et al. 2022 as a Keras training step with two optimizers."""
 
-import enum
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,41 +7,30 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.training.losses import LossWeights, MaskerLoss, masker_loss
+from sfm_tf.training.losses import SEMANTIC_LOSSES, LossWeights, MaskerLoss, masker_loss
+from sfm_tf.training.phases import CLASSIFIER_METRICS, MASKER_METRICS, TRAINING_METRICS, Phase
 
-
-class Phase(enum.IntEnum):
-    """Which part a training step changes; `BOTH` changes first the classifier, then the masker."""
-
-    CLASSIFIER = 0
-    MASKER = 1
-    BOTH = 2
-
-
-CLASSIFIER_METRICS = ("classification_loss", "accuracy")
-MASKER_METRICS = (
-    "mask_loss",
-    "sparsity",
-    "semantic",
-    "reconstruction",
-    "mask_mean",
-    "mask_spread",
+_SETTINGS = (
+    "sparsity_weight",
+    "semantic_weight",
+    "reconstruction_weight",
+    "loss_reduction",
+    "weight_decay",
+    "semantic_loss",
+    "target_statistics",
+    "preprocess_training",
 )
-TRAINING_METRICS = {
-    Phase.CLASSIFIER: CLASSIFIER_METRICS,
-    Phase.MASKER: MASKER_METRICS,
-    Phase.BOTH: CLASSIFIER_METRICS + MASKER_METRICS,
-}
-"""What a training step measures in each phase; its other metrics stay 0."""
 
 
 @keras.saving.register_keras_serializable(package="sfm_tf")
 class SparseFeatureMaskerTrainer(keras.Model):
     """Trains the parts of a `DefendedModel` in turn, as `phase` says.
 
-    Set `trainer.phase.assign(Phase.MASKER)` between calls of `fit`; nothing is traced again. While
-    one part is trained the other is frozen, its batch statistics included: the classifier's logits
-    that the masker learns from are those of inference.
+    Set `phase` before a step: a step that was compiled is of one phase. While one part is trained
+    the other is frozen, the averages of its batch statistics included.
+
+    In a distribution strategy each replica takes its share of a batch, all of one size; what is
+    learnt is what one device would learn from the whole batch.
 
     Args:
         defended: Holds classifier F, masker G and pre-processing T. Without a masker only the
@@ -54,6 +41,10 @@ class SparseFeatureMaskerTrainer(keras.Model):
         loss_reduction: `per_image` or `batch`, see `losses`.
         weight_decay: Factor of half the squared L2 norm of the classifier's kernels, which is added
             to its loss; biases and normalisation are not penalised.
+        semantic_loss: `cosine` or `cross_entropy`, see `losses.SEMANTIC_LOSSES`.
+        target_statistics: What normalises the frozen classifier while the masker learns: its
+            averages (`moving`), as in inference, or the statistics of the `batch`.
+        preprocess_training: Whether both parts learn from T(x), as in Algorithm 1, or from x.
         **options: Further arguments of `keras.Model`.
     """
 
@@ -66,6 +57,9 @@ class SparseFeatureMaskerTrainer(keras.Model):
         reconstruction_weight: float,
         loss_reduction: str,
         weight_decay: float,
+        semantic_loss: str = "cosine",
+        target_statistics: str = "moving",
+        preprocess_training: bool = True,
         **options: Any,
     ) -> None:
         """Keeps the parts; they are shared with the caller, not copied."""
@@ -76,12 +70,27 @@ class SparseFeatureMaskerTrainer(keras.Model):
         self.reconstruction_weight = reconstruction_weight
         self.loss_reduction = loss_reduction
         self.weight_decay = weight_decay
-        self.phase = self.add_weight(
-            name="phase", shape=(), dtype="int32", initializer="zeros", trainable=False
+        self.semantic_loss = semantic_loss
+        self.target_statistics = target_statistics
+        self.preprocess_training = preprocess_training
+        self.is_pretraining = False
+        self._phase = Phase.CLASSIFIER
+        self.sparsity_share = self.add_weight(
+            name="sparsity_share", shape=(), initializer="ones", trainable=False
         )
         names = (*CLASSIFIER_METRICS, *MASKER_METRICS, "bare_accuracy", "defended_accuracy")
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
+
+    @property
+    def phase(self) -> Phase:
+        """Which part a step changes."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
+        self.train_function = None  # Keras' own, of `fit`, is of one phase like any other.
 
     def build(self, input_shape: Any) -> None:
         """Does nothing: the parts come built."""
@@ -133,41 +142,54 @@ class SparseFeatureMaskerTrainer(keras.Model):
             Means since the epoch began; those of the current phase are in `TRAINING_METRICS`.
         """
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        images = self.defended.preprocessor(images)
-        self._unless(Phase.MASKER, lambda: self._train_classifier(images, labels))
-        if self.defended.masker is not None:
-            self._unless(Phase.CLASSIFIER, lambda: self._train_masker(images))
-        return {name: tracker.result() for name, tracker in self.trackers.items()}
+        images = self._learnt_from(images)
+        target_logits = None
+        if self.phase != Phase.MASKER:
+            target_logits = self._train_classifier(images, labels)
+        if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
+            if target_logits is None:
+                target_logits = self._target_logits(images)
+            self._train_masker(images, target_logits, labels)
+        return self._measured()
 
     def _train_classifier(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        def measure() -> tf.Tensor:
-            loss = self._classification_loss(images, labels, training=True)
-            return loss + self._kernel_penalty()
+        """Takes one step on the classifier; returns the logits it had before."""
+        with tf.GradientTape() as tape:
+            logits = self.defended.classifier(images, training=True)
+            loss = self._classification_loss(logits, labels) + self._kernel_penalty()
+            loss = self.optimizer.scale_loss(loss)
+        self._descend(self.optimizer, self.defended.classifier, tape, loss)
+        return tf.stop_gradient(logits)
 
-        return self._descend(self.optimizer, self.defended.classifier, measure)
+    def _train_masker(self, images: tf.Tensor, target_logits: tf.Tensor, labels: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            loss = self._masker_loss(images, target_logits, labels, training=True).total
+            loss = self.masker_optimizer.scale_loss(loss)
+        self._descend(self.masker_optimizer, self.defended.masker, tape, loss)
 
-    def _train_masker(self, images: tf.Tensor) -> tf.Tensor:
-        def measure() -> tf.Tensor:
-            return self._masker_loss(images, self._target_logits(images), training=True).total
+    def _learnt_from(self, images: tf.Tensor) -> tf.Tensor:
+        return self.defended.preprocessor(images) if self.preprocess_training else images
 
-        return self._descend(self.masker_optimizer, self.defended.masker, measure)
-
-    def _unless(self, phase: Phase, step: Callable[[], tf.Tensor]) -> None:
-        tf.cond(tf.equal(self.phase, int(phase)), lambda: tf.constant(0.0), step)
+    def _measured(self) -> dict[str, tf.Tensor]:
+        return {name: self.trackers[name].result() for name in TRAINING_METRICS[self.phase]}
 
     def _descend(
         self,
         optimizer: keras.optimizers.Optimizer,
         part: keras.Model,
-        measure: Callable[[], tf.Tensor],
-    ) -> tf.Tensor:
-        """Takes one step on `part`; returns the loss."""
-        with tf.GradientTape() as tape:
-            loss = measure()
-            scaled_loss = optimizer.scale_loss(loss)
+        tape: tf.GradientTape,
+        scaled_loss: tf.Tensor,
+    ) -> None:
+        """Takes one step on `part`, against the mean of all replicas' gradients."""
         variables = part.trainable_variables
-        optimizer.apply(tape.gradient(scaled_loss, variables), variables)
-        return loss
+        gradients = tape.gradient(scaled_loss, variables)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            # Clipping has to see the whole batch's gradient, and Keras will sum over replicas.
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+            gradients = [gradient / replicas for gradient in gradients]
+        optimizer.apply(gradients, variables)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Measures a batch of `(images, labels)`.
@@ -181,19 +203,16 @@ class SparseFeatureMaskerTrainer(keras.Model):
         bare_logits = self.defended.classifier(images, training=False)
         self._track_accuracy("bare_accuracy", bare_logits, labels)
         self._track_accuracy("defended_accuracy", self.defended(images), labels)
-        images = self.defended.preprocessor(images)
-        self._classification_loss(images, labels, training=False)
+        images = self._learnt_from(images)
+        target_logits = self.defended.classifier(images, training=False)
+        self._classification_loss(target_logits, labels)
         measured = ["bare_accuracy", "defended_accuracy", "classification_loss"]
         if self.defended.masker is not None:
-            self._masker_loss(images, self._target_logits(images), training=False)
+            self._masker_loss(images, target_logits, labels, training=False)
             measured += MASKER_METRICS
         return {name: self.trackers[name].result() for name in measured}
 
-    def _classification_loss(
-        self, images: tf.Tensor, labels: tf.Tensor, *, training: bool
-    ) -> tf.Tensor:
-        """Returns the cross-entropy of F(x), x being pre-processed already."""
-        logits = self.defended.classifier(images, training=training)
+    def _classification_loss(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
         self.trackers["classification_loss"].update_state(losses)
         self._track_accuracy("accuracy", logits, labels)
@@ -205,21 +224,34 @@ class SparseFeatureMaskerTrainer(keras.Model):
         return self.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
     def _target_logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns F(x), which the semantic loss compares with, x being pre-processed already."""
-        return tf.stop_gradient(self.defended.classifier(images, training=False))
+        """Returns F(x), which the semantic loss compares with."""
+        return tf.stop_gradient(self._frozen_logits(images))
+
+    def _frozen_logits(self, images: tf.Tensor) -> tf.Tensor:
+        classifier = self.defended.classifier
+        if self.target_statistics == "moving":
+            return classifier(images, training=False)
+        parameters = (classifier.trainable_variables, classifier.non_trainable_variables)
+        logits, _ = classifier.stateless_call(*parameters, images, training=True)
+        return logits
 
     def _masker_loss(
-        self, images: tf.Tensor, target_logits: tf.Tensor, *, training: bool
+        self, images: tf.Tensor, target_logits: tf.Tensor, labels: tf.Tensor, *, training: bool
     ) -> MaskerLoss:
         """Returns Eq. 2 for the images that are masked and the logits that those shall keep."""
         mask = self.defended.masker(images, training=training)
         masked_images = mask * images
+        classify = self._frozen_logits if training else self.defended.classifier
+        masked_logits = classify(masked_images)
         losses = masker_loss(
             images,
             masked_images,
-            target_logits,
-            self.defended.classifier(masked_images, training=False),
-            LossWeights(self.sparsity_weight, self.semantic_weight, self.reconstruction_weight),
+            SEMANTIC_LOSSES[self.semantic_loss](target_logits, masked_logits, labels),
+            LossWeights(
+                self.sparsity_weight * tf.convert_to_tensor(self.sparsity_share),
+                self.semantic_weight,
+                self.reconstruction_weight,
+            ),
             self.loss_reduction,
         )
         measured = (*losses, tf.reduce_mean(mask), tf.math.reduce_std(mask))
@@ -236,11 +268,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
         return {
             "name": self.name,
             "defended": keras.saving.serialize_keras_object(self.defended),
-            "sparsity_weight": self.sparsity_weight,
-            "semantic_weight": self.semantic_weight,
-            "reconstruction_weight": self.reconstruction_weight,
-            "loss_reduction": self.loss_reduction,
-            "weight_decay": self.weight_decay,
+            **{name: getattr(self, name) for name in _SETTINGS},
         }
 
     @classmethod

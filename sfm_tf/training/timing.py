@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sfm_tf.training.checkpoints import History
-from sfm_tf.training.sparse_feature_masker_trainer import Phase
+from sfm_tf.training.phases import Phase
 
 _SECONDS = "seconds"
 

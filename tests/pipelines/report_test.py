@@ -1,16 +1,23 @@
+import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
 import pytest
+from absl.testing import flagsaver
 
+from pipelines import evaluate, flag_definitions
 from pipelines import report as program
 from pipelines.report import compare, report
 from sfm_tf import experiments, testing
+from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.stored_evaluation import evaluation_settings
 
 
 def test_reports_on_the_latest_evaluation(tmp_path):
@@ -22,6 +29,53 @@ def test_reports_on_the_latest_evaluation(tmp_path):
     value = json.loads((artifact.folder / "report.json").read_text())
     assert value["metrics"] == json.loads((evaluation.folder / "metrics.json").read_text())
     assert artifact.manifest.inputs["evaluate"] == evaluation.manifest.fingerprint
+
+
+def test_a_rows_command_has_flags_that_the_program_takes_and_the_rows_settings(workdirs):
+    run_directory = RunDirectory(pathlib.Path(workdirs[0]))
+    artifact = report(run_directory, experiments.preset("digits"), False)
+    commands = json.loads((artifact.folder / "report.json").read_text())["commands"]
+    (row,) = (e for e in commands if (e["threat_model"], e["attack"]) == ("white_box", "fgsm"))
+    words = shlex.split(row["command"])
+    assert words[:3] == ["python", "-m", evaluate.MODULE]
+    given = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
+    with flagsaver.as_parsed(**given):
+        asked = flag_definitions.experiment_from_flags(None)
+    settings = evaluation_settings(run_directory.latest("evaluate"))
+    assert asked.evaluation == dataclasses.replace(
+        settings, threat_models=("white_box",), attacks=("fgsm",), epsilons=(16.0,)
+    )
+    assert (asked.name, asked.seed) == ("digits", 0)
+
+
+def test_a_tuning_of_the_same_records_is_part_of_the_report(tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    testing.make_evaluation(run_directory)
+    preset = experiments.preset("digits")
+    before = report(run_directory, preset, False)
+    weights = {"sparsity_weight": 0.2, "semantic_weight": 20.0, "reconstruction_weight": 1.0}
+    scores = {"clean": 0.9, "black_box": 0.8, "gray_box": 0.7, "examples": 50, "epsilon": 16.0}
+    trial = {**weights, **scores, "epochs": 4, "rho": 1.6, "collapse": "", "failure": ""}
+
+    def tuned(folder):
+        write_json(folder / "trials.json", {"trials": [trial]})
+        write_json(folder / "best.json", trial)
+
+    execution = Execution(
+        stage="tune",
+        module="sfm_tf.testing",
+        configs={"tuning": preset.tuning},
+        seed=0,
+        inputs={"ingest": run_directory.latest("ingest")},
+    )
+    tuning = execute(execution, run_directory, tuned).artifact
+    artifact = report(run_directory, preset, False)
+    assert artifact.manifest.inputs == {
+        **before.manifest.inputs,
+        "tune": tuning.manifest.fingerprint,
+    }
+    (point,) = json.loads((artifact.folder / "report.json").read_text())["tuning"]
+    assert (point["sparsity_weight"], point["clean"]) == (0.2, 0.9)
 
 
 @pytest.fixture(name="workdirs", scope="module")

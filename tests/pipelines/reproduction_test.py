@@ -50,9 +50,9 @@ def test_every_changed_setting_is_a_flag():
     assert sorted(words[5:]) == [
         "--attacks=fgsm",
         "--epochs=3",
-        "--epsilons=4.0,8.5",
+        "--epsilons=4,8.5",
         "--preprocessor=none",
-        "--robust_accuracy_only=True",
+        "--robust_accuracy_only=true",
         "--shards=2",
     ]
 

@@ -8,6 +8,8 @@ from pipelines.ingest import ingest
 from pipelines.train import train, train_adversarially
 from pipelines.validate import validate
 from sfm_tf import experiments
+from sfm_tf.artifacts import atomic_files
+from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
 from sfm_tf.errors import SfmError
@@ -89,6 +91,43 @@ def test_adversarial_training_needs_a_method(tmp_path):
     validate(run_directory, _digits(), False)
     with pytest.raises(SfmError, match="Unknown adversarial training 'none'"):
         train_adversarially(run_directory, _digits(), False)
+
+
+def _leave_tuning(run_directory, records, **values):
+    """Leaves what a tuning would, without its hours."""
+
+    def produce(folder):
+        atomic_files.write_json(folder / "best.json", {"values": values})
+
+    execution = Execution(
+        stage="tune", module="pipelines.tune", configs={}, seed=0, inputs={"ingest": records}
+    )
+    return execute(execution, run_directory, produce).artifact
+
+
+def test_weights_of_a_tuning_are_taken_and_it_is_an_input(trained):
+    run_directory, untuned, _ = trained
+    with pytest.raises(SfmError, match="Stage tune has not finished"):
+        train(run_directory, _digits(tuned=True), False)
+    weights = {"sparsity_weight": 0.21, "semantic_weight": 7.0, "reconstruction_weight": 1.5}
+    tuning = _leave_tuning(run_directory, run_directory.latest("ingest"), **weights)
+    artifact = train(run_directory, _digits(tuned=True), False)
+    assert artifact.manifest.fingerprint != untuned.manifest.fingerprint
+    assert artifact.manifest.inputs["tune"] == tuning.manifest.fingerprint
+    used = artifact.manifest.config["training"]
+    assert {name: used[name] for name in weights} == weights
+    written = json.loads((artifact.folder / "loss_weights.json").read_text())
+    assert written["sparsity_weight"] == 0.21
+
+
+def test_tuning_on_other_images_is_refused(trained, tmp_path):
+    run_directory = RunDirectory(tmp_path)
+    ingest(run_directory, _digits(), False)
+    validate(run_directory, _digits(), False)
+    others = ingest(RunDirectory(tmp_path / "others"), _digits(max_train_examples=140), False)
+    _leave_tuning(run_directory, others, sparsity_weight=0.1)
+    with pytest.raises(SfmError, match="was made on other images than those"):
+        train(run_directory, _digits(tuned=True), False)
 
 
 def test_needs_the_records(tmp_path):

@@ -19,21 +19,9 @@ from sfm_tf.errors import SfmError
         (config.EvaluationConfig, {"attacks": ("pdg",)}, "Unknown attacks 'pdg'; expected one of"),
         (config.EvaluationConfig, {"epsilons": (8.0, 300.0)}, "Invalid epsilons 300.0"),
         (config.EvaluationConfig, {"step_size": float("nan")}, "Invalid step_size nan"),
-        (config.TrainingConfig, {"sparsity_weight": float("inf")}, "sparsity_weight inf; expected"),
         (config.EvaluationConfig, {"epsilons": (8.0, 8.0)}, "epsilons 8.0, 8.0; expected each"),
         (config.ExportConfig, {"model_name": "a/b"}, "Invalid model_name 'a/b'; expected letters"),
         (config.ExportConfig, {"model_name": ".."}, "Invalid model_name"),
-        (config.TrainingConfig, {"epochs": 0}, "Invalid epochs 0; expected at least 1"),
-        (
-            config.TrainingConfig,
-            {"adversarial_training": "mart"},
-            "Unknown adversarial_training 'mart'; expected one of none, pgd, trades",
-        ),
-        (
-            config.TrainingConfig,
-            {"adversarial_iterations": 0},
-            "Invalid adversarial_iterations 0; expected at least 1",
-        ),
     ],
 )
 def test_refuses_values_outside_the_declared_limits(section, values, message):

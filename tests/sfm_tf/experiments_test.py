@@ -1,10 +1,16 @@
 import collections
 import dataclasses
 
+import keras
 import pytest
 
 from sfm_tf import experiments
+from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.errors import SfmError
+from sfm_tf.training import blueprint
+from sfm_tf.training.plan import defence_plan
+from sfm_tf.training.weight_ratios import measure_ratios
+from sfm_tf.training.workplace import Workplace
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
@@ -55,6 +61,79 @@ def test_override_checks_the_new_value():
 
 def test_house_numbers_are_not_mirrored():
     assert experiments.preset("svhn").training.augmentation == "crop"
+
+
+def test_paper_recipe_is_what_flags_that_are_given_change():
+    digits = experiments.preset("digits")
+    paper = experiments.override(digits, {"recipe": "paper", "semantic_weight": 2.0}).training
+    assert (paper.sparsity_weight, paper.semantic_weight) == (0.0025, 2.0)
+    assert (paper.loss_reduction, paper.masker_optimizer) == ("batch", "sgd")
+    assert paper.epochs == digits.training.epochs
+
+
+def test_paper_weighs_larger_images_otherwise():
+    large = experiments.override(experiments.preset("tiny_imagenet"), {"recipe": "paper"}).training
+    weights = (large.sparsity_weight, large.semantic_weight, large.reconstruction_weight)
+    assert weights == (0.1, 0.01, 100.0)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """All of the digits."""
+    folder = tmp_path_factory.mktemp("records")
+    ingest(experiments.preset("digits").data, 0, folder, lambda split, count: None)
+    return folder
+
+
+def _small_classifier(name, shape, classes, width, mean, variance, seed):
+    """Two convolutions: a residual network takes half a minute to trace."""
+    inputs = keras.Input(shape)
+    start = keras.initializers.HeNormal(seed=seed)
+    features = keras.layers.Conv2D(16, 3, kernel_initializer=start)(inputs)
+    features = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(features))
+    features = keras.layers.Conv2D(32, 3, strides=2, kernel_initializer=start)(features)
+    features = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(features))
+    dense = keras.layers.Dense(classes, kernel_initializer=start)
+    return keras.Model(inputs, dense(keras.layers.Flatten()(features)))
+
+
+@pytest.fixture
+def validation(records, tmp_path, monkeypatch):
+    """Trains the digits preset for a short while; returns what its validation measured."""
+    monkeypatch.setattr(blueprint, "build_classifier", _small_classifier)
+
+    def train(seed=0, **changes):
+        short = {"pretraining_epochs": 3, "epochs": 4, **changes}
+        experiment = experiments.override(experiments.preset("digits"), short)
+        config = experiment.training
+        workplace = Workplace.open(
+            records, experiment.model, config, seed, tmp_path, lambda *_: None
+        )
+        plan = defence_plan(config, measure_ratios(config, workplace.training.images).first_share)
+        _, history = workplace.train("defence", workplace.blueprint.defended, plan, seed)
+        assert history[-1]["validation"]["bare_accuracy"] > 0.8
+        return history[-1]["validation"]
+
+    return train
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_preset_learns_a_mask_that_is_neither_ones_nor_zeros(validation, seed):
+    measured = validation(seed)
+    assert 0.1 < measured["mask_mean"] < 0.9
+    assert measured["mask_spread"] > 0.05
+    assert measured["defended_accuracy"] > 0.8
+
+
+# The critical weight is 1 / 8, see `losses.sparsity_ratio`; a digit's brightness adds up to 20.
+@pytest.mark.parametrize(("weight", "least", "most"), [(0.06, 18.0, 22.0), (0.5, 0.0, 2.0)])
+def test_without_semantics_the_critical_weight_parts_all_from_nothing(
+    validation, weight, least, most
+):
+    measured = validation(
+        sparsity_weight=weight, semantic_weight=0.0, masker_learning_rate=0.02, epochs=5
+    )
+    assert least < measured["sparsity"] < most
 
 
 if __name__ == "__main__":

@@ -137,6 +137,48 @@ def test_conftest_brings_the_settings_of_pytest(tmp_path):
     assert 'data = ["//:pyproject.toml"]' in text
 
 
+DATA_BUILD = """\
+# Written by `python -m tools.build_files` from the imports; edit those instead.
+
+filegroup(
+    name = "documents",
+    srcs = glob(
+        ["*"],
+        exclude = ["BUILD"],
+    ),
+    visibility = ["//tests:__subpackages__"],
+)
+"""
+READER = {
+    "docs/report.schema.json": "{}",
+    "tests/testdata/report_tables.md": "",
+    "tests/tools/sample_report_test.py": "",
+    "tools/sample_report.py": "",
+}
+
+
+def test_files_that_a_test_reads_are_its_data(tmp_path):
+    build_files.main([], write(tmp_path, TREE | READER))
+
+    text = (tmp_path / "tests/tools/BUILD").read_text(encoding="utf-8")
+    labels = '        "//docs:documents",\n        "//tests/testdata:goldens",\n'
+    assert f"    data = [\n{labels}    ],\n" in text
+    assert (tmp_path / "docs/BUILD").read_text(encoding="utf-8") == DATA_BUILD
+    goldens = (tmp_path / "tests/testdata/BUILD").read_text(encoding="utf-8")
+    assert goldens == DATA_BUILD.replace("documents", "goldens")
+    build_files.main(["--check"], tmp_path)
+
+    write(tmp_path, {"docs/BUILD": "old"})
+    with pytest.raises(SystemExit, match="docs/BUILD is stale"):
+        build_files.main(["--check"], tmp_path)
+
+
+def test_data_is_of_targets_that_are_written():
+    targets = {f"//{folder}:{name}" for folder, name in build_files.DATA_FOLDERS.items()}
+    for path, labels in build_files.TEST_DATA.items():
+        assert set(labels) <= {"//:pyproject.toml"} | targets, path
+
+
 def test_written_files_pass_the_check(tmp_path):
     build_files.main([], write(tmp_path, TREE))
 

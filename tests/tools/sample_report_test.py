@@ -15,7 +15,7 @@ import pytest
 
 from tools import sample_report
 
-ROOT = pathlib.Path(sample_report.__file__).resolve().parents[1]
+ROOT = pathlib.Path(sample_report.__file__).parents[1]
 GOLDENS = ROOT / "tests" / "testdata"
 SCHEMA = ROOT / "docs" / "report.schema.json"
 IS_UPDATE = os.environ.get("UPDATE_GOLDENS") == "1"

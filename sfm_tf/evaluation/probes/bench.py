@@ -12,7 +12,8 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.catalogue import NORMS, build_attack
 from sfm_tf.attacks.compiled_attack import AttackOutcome, CompiledAttack
 from sfm_tf.attacks.cross_entropy import stable_cross_entropy
-from sfm_tf.config import PIXEL_LEVELS, EvaluationConfig
+from sfm_tf.choices import PIXEL_LEVELS
+from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.attack_execution import Progress
 from sfm_tf.evaluation.probes.setups import Setup, Variant
 from sfm_tf.evaluation.probes.switched_model import SwitchedModel
@@ -40,7 +41,7 @@ class Bench:
     seed: int
     progress: Progress
     _classifiers: dict[int, TensorFlowV2Classifier] = dataclasses.field(default_factory=dict)
-    _attacks: dict[int, CompiledAttack] = dataclasses.field(default_factory=dict)
+    _attacks: dict[Hashable, CompiledAttack] = dataclasses.field(default_factory=dict)
     _outcomes: dict[Hashable, AttackOutcome] = dataclasses.field(default_factory=dict)
 
     @property
@@ -106,7 +107,8 @@ class Bench:
         if key not in self._outcomes:
             labels = self.samples.labels if classes is None else classes
             lengths = {name: options[name] / PIXEL_LEVELS for name in ("epsilon", "step_size")}
-            attack = self._pgd_on(self._classifier(target))
+            classifier = self._classifier(target)
+            attack = self._pgd_on(classifier, options["norm"], options["targeted"])
             attack.set_params(**{**options, **lengths})
             self._outcomes[key] = attack.run(self.samples.images, labels)
         return self._outcomes[key]
@@ -143,10 +145,15 @@ class Bench:
             self._classifiers[id(target)] = self.samples.wrap(target, self.batch_size)
         return self._classifiers[id(target)]
 
-    def _pgd_on(self, classifier: TensorFlowV2Classifier) -> CompiledAttack:
-        if id(classifier) not in self._attacks:
-            self._attacks[id(classifier)] = self._build("pgd", classifier)
-        return self._attacks[id(classifier)]
+    def _pgd_on(
+        self, classifier: TensorFlowV2Classifier, norm: float, targeted: bool
+    ) -> CompiledAttack:
+        # Norm and goal are not numbers in the compiled loop but shape it: one attack for all of
+        # them would be compiled again and again, and TensorFlow would warn of it.
+        key = (id(classifier), norm, targeted)
+        if key not in self._attacks:
+            self._attacks[key] = self._build("pgd", classifier)
+        return self._attacks[key]
 
     def _build(
         self, name: str, classifier: TensorFlowV2Classifier, **changes: Any

@@ -4,7 +4,7 @@ import math
 
 from scipy.special import gammaln
 
-from sfm_tf.config import PIXEL_LEVELS
+from sfm_tf.choices import PIXEL_LEVELS
 
 LADDER = (0.25, 0.5, 1.0, 2.0)
 """Multiples of the largest evaluated radius."""

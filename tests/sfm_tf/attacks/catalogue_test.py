@@ -14,7 +14,8 @@ from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.threat_models import ThreatModel, default_attacks
 from sfm_tf.attacks.uniform_noise import UniformNoise
-from sfm_tf.config import ATTACKS, EvaluationConfig
+from sfm_tf.choices import ATTACKS
+from sfm_tf.config import EvaluationConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor

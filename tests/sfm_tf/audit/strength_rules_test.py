@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -107,6 +108,25 @@ def test_without_measurements_nothing_passes(judge):
     assert judge(_evidence(CLEAN, probes=None)).status == "not_run"
 
 
+@pytest.mark.parametrize(
+    ("single", "many", "told"),
+    [
+        (18, 2, "An attack of many steps left 16 fewer of 20 images right than one of a"),
+        (7, 7, "An attack of many steps left as many of 20 images right as one of a"),
+        (7, 8, "An attack of many steps left 1 more of 20 images right than one of a"),
+    ],
+)
+def test_a_count_is_told_without_a_sign(single, many, told):
+    evidence = _evidence(CLEAN, _rows("fgsm", single), _rows("pgd", many), probes=None)
+    _, figure = rules.judge_iteration(evidence)
+    assert figure == f"{told} single step."
+
+
+def test_of_several_comparisons_the_worst_is_told():
+    _, figure = rules.judge_iteration(_evidence())
+    assert re.match(r"In the worst of \d comparisons an attack of many steps left ", figure)
+
+
 def _noise(**changes):
     return {"noise": {**PROBES["noise"], **changes}}
 
@@ -122,13 +142,13 @@ CASES = {
         rules.judge_iteration,
         _evidence(convergence={"base": _answer(8), "single_step": _answer(4)}),
         "fail",
-        "left +4 of 20",
+        "left 4 more of 20 images right than one",
     ),
     "one step breaks more, in the results": (
         rules.judge_iteration,
         _evidence(CLEAN, _rows("fgsm", 4), _rows("pgd", 9), probes=None),
         "fail",
-        "left +5 of 20 images right beside one of a single step, in 1 comparisons",
+        "An attack of many steps left 5 more of 20 images right than one of a single step.",
     ),
     "a larger ball breaks less, in the probes": (
         rules.judge_growth,
@@ -146,7 +166,7 @@ CASES = {
         rules.judge_huge_radius,
         _evidence(ladder=[*PROBES["ladder"][:-1], {"epsilon": 127.5, **_answer(6)}]),
         "fail",
-        "right on 6 of 20 images; a guess is on 25.0%",
+        "right on 6 of 20 images; a guess is right on 25.0%",
     ),
     "the gray box breaks others": (
         rules.judge_white_box_strongest,
@@ -182,7 +202,7 @@ CASES = {
         rules.judge_gradient_free,
         _evidence(square={"queries": 1000, "survivors": 12, **answer(np.arange(6) < 3)}),
         "fail",
-        "Square, where PGD and more effort failed, 6 of 20",
+        "Square (where PGD and more effort failed) 6 of 20",
     ),
     "noise breaks others": (
         rules.judge_noise,
@@ -194,7 +214,7 @@ CASES = {
         rules.judge_noise,
         _evidence(**_transfer(20)),
         "warn",
-        "images of another model leave 20",
+        "images made on another model leave 20",
     ),
     "Gaussian noise breaks others": (
         rules.judge_gaussian_noise,
@@ -225,7 +245,7 @@ CASES = {
         rules.judge_goals,
         _evidence(other_norm={"norm": "2", "epsilon": 30.0, **_answer(20)}),
         "warn",
-        "in the L2 norm, at a ball of the same volume, 20",
+        "in the L2 norm, in a ball of the same volume, 20",
     ),
 }
 

@@ -1,6 +1,7 @@
 import pytest
 
-from sfm_tf.config import DEFENCES, ComparedConfig
+from sfm_tf.choices import DEFENCES
+from sfm_tf.config import ComparedConfig
 from sfm_tf.defences.catalogue import (
     check_defences,
     defence_chain,

@@ -71,6 +71,17 @@ def test_each_threshold_can_deny_the_blessing_alone(metrics, reason):
     assert decide(metrics, CONFIG, INCOMPLETE) == Blessing(False, (reason,))
 
 
+def test_nothing_makes_up_for_a_white_box_that_was_not_run():
+    perfect = _metrics(1.0, 1.0, 1.0, threat_models=("black_box", "adaptive", "score_based"))
+    lenient = EvaluationConfig(
+        min_clean_accuracy=0.0,
+        max_clean_drop=1.0,
+        min_worst_case_accuracy=0.0,
+        required_audit="not_credible",
+    )
+    assert not decide(perfect, lenient, AuditVerdict("credible", "All is well.")).blessed
+
+
 def test_figures_at_the_thresholds_are_blessed():
     # 0.9 - 0.8 is 0.09999999999999998 and 0.8 - 0.7 is 0.10000000000000009.
     for clean, undefended in ((0.8, 0.9), (0.7, 0.8)):

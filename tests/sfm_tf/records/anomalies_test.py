@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from sfm_tf.config import ANOMALY_KINDS
+from sfm_tf.choices import ANOMALY_KINDS
 from sfm_tf.records.anomalies import Anomaly, find_anomalies
 from sfm_tf.records.example import ImageRecord, encode_record
 from sfm_tf.records.schema import Schema

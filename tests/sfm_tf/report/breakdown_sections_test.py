@@ -3,35 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation.blessing import Blessing
+from sfm_tf import testing
 from sfm_tf.report.breakdown_sections import class_section, failure_section
-from sfm_tf.report.report_inputs import FailureGallery, ReportInputs
+from sfm_tf.report.report_inputs import FailureGallery
 
-FIGURES = {
-    "examples": 10,
-    "correct": 5,
-    "accuracy": 0.5,
-    "accuracy_low": 0.24,
-    "accuracy_high": 0.76,
-}
-INPUTS = ReportInputs(
-    experiment="one",
-    dataset="digits",
-    statistics={},
-    class_counts={"cat": 10},
-    evaluation=EvaluationConfig(epsilons=(8.0,)),
-    metrics={
-        "subject": "sfm",
-        "clean": [{"defence": "sfm", **FIGURES}],
-        "under_attack": [],
-        "worst_case": [],
-    },
-    blessing=Blessing(True, ("A reason.",)),
-    history={},
-    manifests=(),
-    gallery=None,
-)
+FIGURES = testing.HALF_RIGHT
+INPUTS = testing.made_up_inputs()
 NAMES = {"white_box": "white box"}
 
 IMAGES = np.full((1, 4, 4, 1), 0.5, np.float32)

@@ -1,14 +1,9 @@
 import html
 import json
 
-import numpy as np
 import pytest
 
-from sfm_tf.artifacts.manifest import Manifest
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation import results
-from sfm_tf.evaluation.blessing import decide
-from sfm_tf.evaluation.metrics import summarise
+from sfm_tf import testing
 from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.comparison_document import build_comparison
 
@@ -16,51 +11,11 @@ HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&"
 COUNT = 4
 
 
-def rows(threat_model: str, attack: str, epsilon: float, correct: int):
-    values = {
-        "label": 0,
-        "defence": "sfm",
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": 0,
-        "prediction": np.where(np.arange(COUNT) < correct, 0, 1),
-        "linf": 0.03,
-        "l2": 0.1,
-        "iterations": 3,
-        "loss": 0.5,
-        "zero_gradient": False,
-    }
-    return results.results_rows(COUNT, values)
-
-
-def run(name: str, correct: int) -> ComparedRun:
-    parts = [rows("none", "clean", 0.0, COUNT), rows("white_box", "pgd", 8.0, correct)]
-    table = results.join_results(parts)
-    metrics = summarise(table)
-    manifest = Manifest(
-        stage="evaluate",
-        fingerprint="cd" * 32,
-        config={"evaluation": {"iterations": correct}},
-        seed=0,
-        inputs={},
-        content="0a",
-        code_version="0" * 64,
-        package_versions={},
-        started="2025-01-02T03:04:05+00:00",
-        wall_seconds=1.0,
-    )
-    return ComparedRun(
-        name=name,
-        workdir=f"runs/{name}",
-        experiment="digits",
-        images_digest="ab" * 32,
-        metrics=metrics,
-        results=table,
-        blessing=decide(metrics, EvaluationConfig()),
-        costs=(),
-        manifests=[manifest],
-    )
+def run(name: str, correct: int, seed: int = 0, iterations: int | None = None) -> ComparedRun:
+    config = {"evaluation": {"iterations": correct if iterations is None else iterations}}
+    attacked = testing.made_up_rows("white_box", "pgd", 8.0, correct, COUNT)
+    manifests = [testing.made_up_manifest("evaluate", config, seed)]
+    return testing.made_up_run(name, manifests, attacked, count=COUNT)
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -75,6 +30,7 @@ def test_json_holds_runs_differences_and_settings(folder):
     assert value["schema_version"] == 1
     assert value["images"] == {"count": COUNT, "sha256": "ab" * 32}
     assert [each["name"] for each in value["runs"]] == [HOSTILE, "two"]
+    assert value["spreads"] == []
     assert value["settings"] == [{"setting": "evaluate: evaluation.iterations", "values": [1, 3]}]
     (pair,) = value["pairs"]
     (attack,) = (each for each in pair["differences"] if each["attack"] == "pgd")
@@ -91,6 +47,28 @@ def test_json_holds_runs_differences_and_settings(folder):
         "p_value": 0.5,
         "holm_p_value": None,
     }
+
+
+def test_runs_of_several_seeds_have_their_spread_on_every_page(tmp_path):
+    value = build_comparison([run("a", 1, 0, 9), run("b", 2, 1, 9), run("c", 3, 2, 9)], tmp_path)
+    (group,) = value["spreads"]
+    assert (group["runs"], group["stages"]) == (["a", "b", "c"], ["evaluate"])
+    (row,) = (each for each in group["rows"] if each["attack"] == "pgd")
+    # 25 %, 50 % and 75 %: squares of 25 points twice, over two.
+    assert row == {
+        "threat_model": "white_box",
+        "attack": "pgd",
+        "epsilon": 8.0,
+        "mean": 0.5,
+        "standard_deviation": 0.25,
+        "minimum": 0.25,
+        "maximum": 0.75,
+    }
+    assert value["summary"][-1].startswith("Over 3 seeds (a, b, c)")
+    for name in ("compare.html", "compare.md"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert text.index("Spread over the seeds of a, b, c") < text.index("a and b")
+        assert value["summary"][-1] in text
 
 
 def test_pages_show_names_but_no_mark_up_of_them(folder):

@@ -1,13 +1,9 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
+from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation import results
-from sfm_tf.evaluation.blessing import decide
-from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.right_answers import Condition
 from sfm_tf.report.comparison import ComparedRun, compare_runs
 from sfm_tf.report.comparison_sections import (
@@ -21,66 +17,27 @@ COUNT = 20
 
 
 def rows(threat_model: str, attack: str, epsilon: float, correct: int):
-    values = {
-        "label": 0,
-        "defence": "sfm",
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": 0,
-        "prediction": np.where(np.arange(COUNT) < correct, 0, 1),
-        "linf": 0.03,
-        "l2": 0.1,
-        "iterations": 3,
-        "loss": 0.5,
-        "zero_gradient": False,
-    }
-    return results.results_rows(COUNT, values)
-
-
-def manifest(stage: str, config: dict, seed: int = 0) -> Manifest:
-    return Manifest(
-        stage=stage,
-        fingerprint=stage * 8,
-        config=config,
-        seed=seed,
-        inputs={},
-        content="0a",
-        code_version="0" * 64,
-        package_versions={"keras": "3.15.1"},
-        started="2025-01-02T03:04:05+00:00",
-        wall_seconds=1.0,
-    )
+    return testing.made_up_rows(threat_model, attack, epsilon, correct, COUNT)
 
 
 def run(name: str, manifests: list[Manifest], *attacked) -> ComparedRun:
-    table = results.join_results([rows("none", "clean", 0.0, COUNT), *attacked])
-    metrics = summarise(table)
-    return ComparedRun(
-        name=name,
-        workdir=f"runs/{name}",
-        experiment="digits",
-        images_digest="ab" * 32,
-        metrics=metrics,
-        results=table,
-        blessing=decide(metrics, EvaluationConfig(min_worst_case_accuracy=0.5)),
-        costs=[
-            {"defence": "sfm", "seconds_per_1000_images": 0.5, "relative_to_undefended": 1.25},
-        ],
-        manifests=manifests,
-    )
+    cost = {"defence": "sfm", "seconds_per_1000_images": 0.5, "relative_to_undefended": 1.25}
+    return testing.made_up_run(name, manifests, *attacked, count=COUNT, costs=[cost])
 
 
 FIRST = run(
     "one",
-    [manifest("train", {"model": {"width": 4, "depth": 1}}), manifest("evaluate", {})],
+    [
+        testing.made_up_manifest("train", {"model": {"width": 4, "depth": 1}}),
+        testing.made_up_manifest("evaluate", {}),
+    ],
     rows("white_box", "pgd", 8.0, 4),
 )
 SECOND = run(
     "two",
     [
-        manifest("train", {"model": {"width": 8, "depth": 1, "extra": [1]}}),
-        manifest("evaluate", {}),
+        testing.made_up_manifest("train", {"model": {"width": 8, "depth": 1, "extra": [1]}}),
+        testing.made_up_manifest("evaluate", {}),
     ],
     rows("white_box", "pgd", 8.0, 10),
 )

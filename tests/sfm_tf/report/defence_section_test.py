@@ -3,41 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation.blessing import Blessing
+from sfm_tf import testing
 from sfm_tf.report.defence_section import defence_section
 from sfm_tf.report.mask_statistics import mask_statistics
 from sfm_tf.report.report_inputs import (
     Gallery,
     PerceivedPerturbation,
     Perturbation,
-    ReportInputs,
 )
 
-FIGURES = {
-    "examples": 10,
-    "correct": 5,
-    "accuracy": 0.5,
-    "accuracy_low": 0.24,
-    "accuracy_high": 0.76,
-}
-INPUTS = ReportInputs(
-    experiment="one",
-    dataset="digits",
-    statistics={},
-    class_counts={"cat": 10},
-    evaluation=EvaluationConfig(epsilons=(8.0,)),
-    metrics={
-        "subject": "sfm",
-        "clean": [{"defence": "sfm", **FIGURES}],
-        "under_attack": [],
-        "worst_case": [],
-    },
-    blessing=Blessing(True, ("A reason.",)),
-    history={},
-    manifests=(),
-    gallery=None,
-)
+INPUTS = testing.made_up_inputs()
 NAMES = {"white_box": "white box"}
 
 IMAGES = np.random.default_rng(0).random((1, 4, 4, 1)).astype(np.float32)
@@ -66,6 +41,31 @@ def test_figures_come_in_the_order_of_the_paper():
     assert section.figures[0].caption.startswith("PGD, white box, ε = 8/255 in L∞")
     assert [row.label for row in section.tables[0].rows] == ["all", "cat"]
     assert section.paragraphs == ()
+
+
+def test_ablations_are_shown_beside_the_complete_training_of_their_own():
+    scores = {
+        "words": "no semantic loss",
+        "clean": 0.5,
+        "black_box": 0.5,
+        "gray_box": 0.5,
+        "examples": 10,
+        "epsilon": 8.0,
+        "mask_mean": 0.5,
+        "mask_spread": 0.1,
+        "collapse": "",
+        "failure": "",
+    }
+    dark = Gallery(IMAGES, 0 * IMAGES, IMAGES, IMAGES)
+    inputs = dataclasses.replace(
+        INPUTS,
+        ablations={"complete": dark, "no semantic loss": GALLERY},
+        ablation_scores=({**scores, "words": "complete"}, scores),
+    )
+    section = defence_section(inputs, GALLERY)
+    assert section.figures[-1].name == "ablations"
+    assert section.figures[-1].alternative_text.endswith("complete 0.00.")
+    assert [row.label for row in section.tables[0].rows] == ["complete", "no semantic loss"]
 
 
 if __name__ == "__main__":

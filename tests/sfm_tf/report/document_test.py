@@ -1,5 +1,6 @@
 """The documents are parsed as their readers parse them, and compared with the figures."""
 
+import dataclasses
 import html.parser
 import json
 import math
@@ -9,16 +10,21 @@ import numpy as np
 import pytest
 
 from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation import results
 from sfm_tf.evaluation.blessing import decide
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.report.document import build_report
-from sfm_tf.report.report_inputs import Gallery, Perturbation, ReportInputs
+from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs
+from sfm_tf.report.row_commands import RowCommand
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
 LABELS = np.array([0, 0, 1, 1])
 EVALUATION = EvaluationConfig(threat_models=("black_box", "white_box"), epsilons=(8.0,))
+COMMAND = RowCommand(
+    "white_box", "pgd", 8.0, "python -m pipelines.evaluate --attacks=pgd '--jpeg=<b>|`x`'"
+)
 IMAGES = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float32)
 
 
@@ -96,6 +102,7 @@ def report_inputs() -> ReportInputs:
         manifests=[manifest],
         gallery=Gallery(IMAGES, IMAGES[..., :1], IMAGES, IMAGES),
         perturbations=[Perturbation("white_box", "pgd", 8.0, IMAGES, IMAGES)],
+        commands=[COMMAND],
     )
 
 
@@ -228,11 +235,59 @@ def test_what_was_not_run_says_so(page):
 
 
 def test_the_verdict_and_its_reasons_come_first(page):
-    assert page.texts["strong"] == ["NOT_BLESSED"]
+    assert page.texts["strong"] == ["NOT_BLESSED (not audited)"]
     said = [text for text in page.texts["li"] if text]  # Contents are links.
     assert said == list(decide(METRICS, EVALUATION).reasons)
     tags = [tag for tag, _ in page.tags]
     assert tags.index("strong") < tags.index("h2")
+
+
+@pytest.mark.parametrize(
+    ("threat_models", "line"),
+    [
+        (("white_box",), "NOT_BLESSED (audit: credible)"),
+        (
+            ("black_box",),
+            "NOT_BLESSED (audit: credible): the white box was not run, so nothing here shows that "
+            "the defence holds against an attacker who knows it",
+        ),
+    ],
+)
+def test_the_first_line_says_what_the_audit_does_and_what_was_not_run(
+    tmp_path, threat_models, line
+):
+    names = ("all", *threat_models)
+    worst = [entry for entry in METRICS["worst_case"] if entry["threat_model"] in names]
+    inputs = dataclasses.replace(
+        report_inputs(),
+        metrics={**METRICS, "worst_case": worst},
+        audit=Audit((), AuditVerdict("credible", "All is well.")),
+    )
+    build_report(inputs, tmp_path)
+    markdown = [each for each in (tmp_path / "report.md").read_text("utf-8").splitlines() if each]
+    assert markdown[1] == f"**{line}**"
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert page.texts["strong"] == [line]
+    tags = [tag for tag, _ in page.tags]
+    assert tags.index("strong") == tags.index("h1") + 3  # In a box, in a paragraph.
+
+
+def test_commands_are_shown_whole_and_told_to_programs(page, folder):
+    head, *rows = page.tables["Commands"]
+    assert head == ["Accuracy", "command"]
+    assert rows == [["white box, PGD 8/255", COMMAND.command]]
+    assert ("span", {"class": "command"}) in page.tags
+    tables = markdown_tables((folder / "report.md").read_text("utf-8"))
+    assert html.unescape(tables["Commands"][1][1]) == COMMAND.command
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    assert report["commands"] == [
+        {
+            "threat_model": "white_box",
+            "attack": "pgd",
+            "epsilon": 8.0,
+            "command": COMMAND.command,
+        }
+    ]
 
 
 def test_hostile_names_are_text_in_html(page):
@@ -265,7 +320,7 @@ def test_markdown_tables_hold_the_figures(folder):
     ]
     assert tables["Gray box: accuracy and 95% interval"][2][2:] == ["not run"] * 3
     assert [len(row) for row in tables["Test images of each class"]] == [3, 3, 3]
-    assert len(tables) == 13
+    assert len(tables) == 14
 
 
 def test_hostile_names_are_text_in_markdown(folder):

@@ -1,4 +1,5 @@
 import io
+import itertools
 import sys
 import xml.etree.ElementTree
 
@@ -69,6 +70,57 @@ def test_the_chart_speaks_every_accuracy_and_names_what_was_not_run():
     assert chart().alternative_text.endswith(
         "none: clean 90.0%, PGD 8/255 not run. sfm: clean 0.0%, PGD 8/255 100.0%."
     )
+
+
+def many(count: int, label: str) -> matplotlib.figure.Figure:
+    bars = {name: [Bar(0.5, 0.4, 0.6)] * count for name in ("none", "sfm")}
+    figure = figures.draw_accuracies([f"{label}\n{radius}/255" for radius in range(count)], bars)
+    figure.draw_without_rendering()
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("count", "label"),
+    [
+        *itertools.product([2, 6, 8, 9, 12, 30], ["PGD", "worst\ncase"]),
+        *itertools.product([2, 5], ["APGD-DLR", "AutoAttack"]),
+    ],
+)
+def test_no_two_labels_of_groups_touch(count, label):
+    (axes,) = many(count, label).axes
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels()]
+    assert len(boxes) == count
+    assert {text.get_rotation() for text in axes.get_xticklabels()} == {0.0}
+    for left, right in zip(boxes, boxes[1:], strict=False):
+        assert left.x1 < right.x0
+
+
+def test_labels_that_are_wider_than_their_group_are_slanted_and_apart():
+    figure = many(12, "PGD, other surrogate")
+    (axes,) = figure.axes
+    texts = axes.get_xticklabels()
+    assert {text.get_rotation() for text in texts} == {45.0}
+    assert texts[3].get_text() == "PGD, other surrogate 3/255"
+    # Slanted lines are as far apart as their anchors times the sine of their angle.
+    step = np.diff(axes.transData.transform([(0, 0), (1, 0)])[:, 0])[0]
+    height = texts[0].get_size() * figure.dpi / 72
+    assert step * np.sin(np.pi / 4) > 1.5 * height
+
+
+def test_bars_of_many_defences_are_told_apart_and_their_names_fit():
+    names = [f"SFM-Defence, adversarial training {place}" for place in range(11)]
+    figure = figures.draw_accuracies(["clean"], {name: [Bar(0.5, 0.4, 0.6)] for name in names})
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in axes.patches}
+    assert len(looks) == len(names)
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+
+
+def test_a_chart_grows_with_its_groups_and_is_as_high_as_ever():
+    assert tuple(many(2, "PGD").get_size_inches()) == (5.4, 3.4)
+    assert tuple(many(12, "PGD").get_size_inches()) == pytest.approx((8.0, 3.4))
 
 
 def test_the_scale_of_a_perturbation_is_stated():

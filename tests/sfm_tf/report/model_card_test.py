@@ -144,7 +144,7 @@ def test_clean_accuracies_stand_with_their_intervals():
 def test_the_verdict_comes_first_with_its_reasons():
     inputs = card_inputs("black_box", "white_box")
     lines = [line for line in card("black_box", "white_box").splitlines() if line]
-    assert lines[1] == "**NOT_BLESSED**"
+    assert lines[1] == "**NOT_BLESSED (not audited)**"
     assert [line.removeprefix("- ") for line in lines[2 : 2 + len(inputs.blessing.reasons)]] == [
         *inputs.blessing.reasons
     ]
@@ -166,6 +166,7 @@ def test_the_audit_is_told_beside_the_verdict():
     inputs = dataclasses.replace(card_inputs("white_box"), audit=Audit((), verdict))
     text = sections(build_model_card(inputs, (32, 32, 3), COMMAND))[""]
     assert f"Audit of the evaluation: not credible. {verdict.sentence}" in text
+    assert "**NOT_BLESSED (audit: not credible)**" in text
 
 
 def test_a_threat_model_tried_on_fewer_images_is_a_limitation():

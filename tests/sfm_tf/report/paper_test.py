@@ -2,7 +2,7 @@
 
 import pytest
 
-from sfm_tf.config import DEFENCES
+from sfm_tf.choices import DEFENCES
 from sfm_tf.report.paper import CAVEAT, PAPER_COSTS, paper_results
 
 

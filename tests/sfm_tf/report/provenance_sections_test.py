@@ -1,10 +1,17 @@
+import dataclasses
+
 import pytest
 
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.blessing import Blessing
-from sfm_tf.report.provenance_sections import data_section, provenance_section
+from sfm_tf.report.provenance_sections import (
+    commands_section,
+    data_section,
+    provenance_section,
+)
 from sfm_tf.report.report_inputs import ReportInputs
+from sfm_tf.report.row_commands import RowCommand
 from sfm_tf.report.section import Section
 
 FIGURES = {"examples": 10, "correct": 5, "accuracy": 0.5}
@@ -66,6 +73,26 @@ def test_data_and_provenance_are_those_of_the_inputs():
         "train: training.epochs": ["2"],
         "train: training.augmentation": ['"none"'],
     }
+
+
+def test_every_row_has_its_command_and_what_it_depends_on_is_told():
+    commands = (
+        RowCommand("all", "worst_case", None, "python -m pipelines.evaluate"),
+        RowCommand("white_box", "worst_case", 8.0, "python -m pipelines.evaluate --epsilons=8"),
+        RowCommand("black_box", "pgd", 0.5, "python -m pipelines.evaluate --attacks=pgd"),
+    )
+    section = commands_section(dataclasses.replace(INPUTS, commands=commands))
+    assert cells(section, "Commands") == {
+        "all threat models, all radii": ["python -m pipelines.evaluate"],
+        "white box, 8/255": ["python -m pipelines.evaluate --epsilons=8"],
+        "black box, PGD 0.5/255": ["python -m pipelines.evaluate --attacks=pgd"],
+    }
+    assert len(section.paragraphs) == 1
+    evaluation = EvaluationConfig(robust_accuracy_only=True)
+    section = commands_section(
+        dataclasses.replace(INPUTS, commands=commands, evaluation=evaluation)
+    )
+    assert section.paragraphs[1].endswith("so a command runs those too.")
 
 
 if __name__ == "__main__":

@@ -2,37 +2,13 @@ import dataclasses
 
 import pytest
 
+from sfm_tf import testing
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import RULE_TEXT, AuditVerdict
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation.blessing import Blessing
 from sfm_tf.report.reliability_sections import audit_section, paired_section, strength_section
-from sfm_tf.report.report_inputs import Audit, ReportInputs
+from sfm_tf.report.report_inputs import Audit
 
-FIGURES = {
-    "examples": 10,
-    "correct": 5,
-    "accuracy": 0.5,
-    "accuracy_low": 0.24,
-    "accuracy_high": 0.76,
-}
-INPUTS = ReportInputs(
-    experiment="one",
-    dataset="digits",
-    statistics={},
-    class_counts={"cat": 10},
-    evaluation=EvaluationConfig(epsilons=(8.0,)),
-    metrics={
-        "subject": "sfm",
-        "clean": [{"defence": "sfm", **FIGURES}],
-        "under_attack": [],
-        "worst_case": [],
-    },
-    blessing=Blessing(True, ("A reason.",)),
-    history={},
-    manifests=(),
-    gallery=None,
-)
+INPUTS = testing.made_up_inputs()
 NAMES = {"white_box": "white box"}
 
 

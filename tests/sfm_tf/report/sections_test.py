@@ -17,6 +17,7 @@ from sfm_tf.report.report_inputs import (
     Perturbation,
     ReportInputs,
 )
+from sfm_tf.report.row_commands import RowCommand
 from sfm_tf.report.section import Section
 from sfm_tf.report.sections import build_sections
 
@@ -198,6 +199,13 @@ def test_a_section_says_what_was_not_run_instead_of_showing_it(sections):
     assert sections["Training"].paragraphs[0].startswith("No tuning was run")
 
 
+def test_commands_stand_before_what_everything_was_made_from():
+    command = RowCommand("white_box", "pgd", 8.0, "python -m pipelines.evaluate")
+    given = dataclasses.replace(INPUTS, commands=(command,))
+    titles = [section.title for section in build_sections(given)]
+    assert titles[-3:] == ["How to run a row again", "Data", "Provenance"]
+
+
 def test_other_datasets_are_not_put_beside_the_paper():
     titles = [s.title for s in build_sections(dataclasses.replace(INPUTS, dataset="digits"))]
     assert "Beside the paper" not in titles
@@ -208,6 +216,53 @@ def test_a_model_of_ones_own_has_neither_masks_nor_training():
     titles = [section.title for section in own]
     assert "What the defence does" not in titles
     assert "Training" not in titles
+
+
+def test_a_partial_evaluation_of_ones_own_model_leaves_no_cell_and_no_bar_empty():
+    own = {**WHITE_BOX, "defence": "model"}
+    metrics = {
+        **INPUTS.metrics,
+        "subject": "model",
+        "clean": [{"defence": name, **FIGURES} for name in ("model", "jpeg")],
+        # Neither FGSM at the larger radius nor anything on the other defence was run.
+        "under_attack": [
+            {**own, "attack": attack, "epsilon": epsilon}
+            for attack, epsilon in (("fgsm", 8.0), ("pgd", 8.0), ("pgd", 16.0))
+        ],
+        "worst_case": [
+            {**own, "strongest_attack": "pgd", "epsilon": epsilon} for epsilon in (8.0, None)
+        ],
+    }
+    partial = dataclasses.replace(
+        INPUTS,
+        metrics=metrics,
+        evaluation=dataclasses.replace(INPUTS.evaluation, epsilons=(8.0, 16.0)),
+        gallery=None,
+        history={},
+        perturbations=(),
+        manifests=(),
+    )
+    sections = {section.title: section for section in build_sections(partial)}
+    cells = [
+        cell
+        for section in sections.values()
+        for table in section.tables
+        for row in table.rows
+        for cell in row.cells
+    ]
+    assert all(cell.value for cell in cells)
+    (table,) = sections["White box"].tables
+    assert [row.label for row in table.rows] == ["own model", "JPEG"]
+    own_cells, other_cells = ([cell.value for cell in row.cells] for row in table.rows)
+    assert own_cells == ["50.0%", "50.0%", "not run", "50.0%", "50.0%", "50.0%", "not run"]
+    assert other_cells == ["50.0%", *["not run"] * 6]
+    (figure,) = sections["White box"].figures
+    assert figure.alternative_text.endswith(
+        "own model: clean 50.0%, FGSM 8/255 50.0%, FGSM 16/255 not run, PGD 8/255 50.0%, "
+        "PGD 16/255 50.0%, worst case 8/255 50.0%, worst case 16/255 not run. "
+        "JPEG: clean 50.0%, FGSM 8/255 not run, FGSM 16/255 not run, PGD 8/255 not run, "
+        "PGD 16/255 not run, worst case 8/255 not run, worst case 16/255 not run."
+    )
 
 
 def test_further_threat_models_are_shown_where_they_were_run():

@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.blessing import Blessing
 from sfm_tf.report import statements
-from sfm_tf.report.report_inputs import Gallery, ReportInputs
+from sfm_tf.report.report_inputs import Audit, Gallery, ReportInputs
 
 IMAGES = np.zeros((1, 2, 2, 1), np.float32)
 
@@ -47,13 +50,41 @@ def inputs(threat_models: tuple[str, ...], blessed: bool = False, available: int
 
 @pytest.mark.parametrize(("blessed", "name"), [(True, "BLESSED"), (False, "NOT_BLESSED")])
 def test_the_verdict_is_the_name_of_the_blessing(blessed, name):
-    assert statements.verdict(inputs(("white_box",), blessed)) == name
+    line = statements.verdict(inputs(("white_box",), blessed))
+    assert line == f"{name} (not audited)"
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [
+        ("credible", "credible"),
+        ("incomplete", "incomplete"),
+        ("not_credible", "not credible"),
+    ],
+)
+def test_the_verdict_says_what_the_audit_does(level, words):
+    audited = dataclasses.replace(
+        inputs(("white_box",)), audit=Audit((), AuditVerdict(level, "A sentence."))
+    )
+    assert statements.verdict(audited) == f"NOT_BLESSED (audit: {words})"
 
 
 def test_the_verdict_says_that_the_white_box_was_not_run():
     assert statements.verdict(inputs(("black_box", "gray_box"))).startswith(
-        "NOT_BLESSED: the white box was not run, so nothing here shows"
+        "NOT_BLESSED (not audited): the white box was not run, so nothing here shows"
     )
+
+
+def test_a_white_box_against_another_defence_is_none():
+    given = inputs(("black_box",))
+    elsewhere = {
+        "defence": "undefended",
+        "threat_model": "white_box",
+        "epsilon": None,
+        **figures(0),
+    }
+    given.metrics["worst_case"].append(elsewhere)
+    assert "the white box was not run" in statements.verdict(given)
 
 
 def test_counts_come_from_the_data():

@@ -34,5 +34,16 @@ def test_a_tuning_is_drawn():
     assert section.paragraphs == ()
 
 
+def test_a_tuning_says_what_it_was_scored_on_and_where_the_mask_collapsed():
+    known = [
+        {**TUNING[0], "examples": 1000, "epsilon": 8.0, "collapse": ""},
+        {**TUNING[0], "sparsity_weight": 0.5, "collapse": "The mask collapsed to zeros."},
+    ]
+    assert training_section({"defence": EPOCHS}, known).paragraphs == (
+        "Trials of the tuning were scored on 1,000 validation images, under PGD at 8/255 in L∞.",
+        "The mask collapsed in the trials with w₁ of 0.5.",
+    )
+
+
 if __name__ == "__main__":
     raise SystemExit(pytest.main([__file__]))

@@ -8,7 +8,6 @@ import pytest
 import scipy.special
 import tensorflow as tf
 
-from sfm_tf.config import TrainingConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
@@ -17,7 +16,9 @@ from sfm_tf.training.adversarial_trainer import (
     AdversarialTraining,
     divergences,
 )
-from sfm_tf.training.sparse_feature_masker_trainer import Phase, SparseFeatureMaskerTrainer
+from sfm_tf.training.phases import Phase
+from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
+from sfm_tf.training_config import TrainingConfig
 
 _SHAPE = (2, 2, 1)
 _EPSILON = 0.05
@@ -69,7 +70,7 @@ def _trainer(adversarial=None, *, masked=True, normalised=False, rate=0.5, **opt
 
 def _step(trainer, phase, data=None):
     """Takes one step on all the data, eagerly, for speed; returns what it measured."""
-    trainer.phase.assign(int(phase))
+    trainer.phase = phase
     trainer.reset_metrics()
     images, labels = _data() if data is None else data
     measured = trainer.train_step((tf.constant(images), tf.constant(labels)))
@@ -78,7 +79,7 @@ def _step(trainer, phase, data=None):
 
 def _fit(trainer, phase):
     """Takes the same step in a graph."""
-    trainer.phase.assign(int(phase))
+    trainer.phase = phase
     dataset = tf.data.Dataset.from_tensors(_data())
     history = trainer.fit(dataset, verbose=0, shuffle=False).history
     return {name: values[0] for name, values in history.items()}
@@ -223,8 +224,8 @@ def test_steps_decrease_the_adversarial_loss(method):
 
 
 def test_graph_takes_the_same_steps_in_every_phase():
-    eager, graph = (_trainer(_training("trades"), clean_steps=1) for _ in range(2))
-    for phase in (Phase.CLASSIFIER, Phase.CLASSIFIER, Phase.MASKER, Phase.BOTH):
+    eager, graph = (_trainer(_training("trades")) for _ in range(2))
+    for phase in (Phase.CLASSIFIER, Phase.MASKER, Phase.BOTH):
         measured = _step(eager, phase), _fit(graph, phase)
         assert measured[1] == pytest.approx(measured[0], rel=1e-4)
     for pair in zip(eager.get_weights(), graph.get_weights(), strict=True):
@@ -232,14 +233,18 @@ def test_graph_takes_the_same_steps_in_every_phase():
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_pre_training_is_that_of_algorithm_1_and_ends_after_its_steps(phase):
-    trainer = _trainer(clean_steps=2)
+def test_pre_training_is_that_of_algorithm_1_until_it_ends(phase):
+    trainer = _trainer()
     plain = SparseFeatureMaskerTrainer(
         DefendedModel(_classifier(), _masker(), parse_preprocessor("bit_depth_4")), **_SETTINGS
     )
     plain.compile(keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.5))
     name = "mask_loss" if phase == Phase.MASKER else "classification_loss"
-    losses = [[_step(each, phase)[name] for _ in range(3)] for each in (trainer, plain)]
+    losses = [[], []]
+    for is_pretraining in (True, True, False):
+        trainer.is_pretraining = is_pretraining
+        for each, measured in zip((trainer, plain), losses, strict=True):
+            measured.append(_step(each, phase)[name])
     np.testing.assert_allclose(losses[0][:2], losses[1][:2], rtol=1e-5)
     assert abs(losses[0][2] - losses[1][2]) > 1e-4
 
@@ -307,11 +312,11 @@ def test_divergence_is_that_of_scipy_and_finite_where_answers_are_certain():
 
 
 def test_saving_keeps_what_the_training_is(tmp_path):
-    trainer = _trainer(_training("trades"), clean_steps=1)
+    trainer = _trainer(_training("trades"))
     _step(trainer, Phase.BOTH)
     trainer.save(tmp_path / "trainer.keras")
     loaded = keras.saving.load_model(tmp_path / "trainer.keras", safe_mode=True)
-    assert (loaded.adversarial, loaded.seed, loaded.clean_steps) == (trainer.adversarial, 3, 1)
+    assert (loaded.adversarial, loaded.seed) == (trainer.adversarial, 3)
     metrics = [_step(each, Phase.BOTH) for each in (trainer, loaded)]
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
 

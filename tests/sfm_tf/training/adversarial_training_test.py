@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sfm_tf.config import DataConfig, ModelConfig, TrainingConfig
+from sfm_tf.config import DataConfig, ModelConfig
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.errors import SfmError
 from sfm_tf.records.reading import load_split
@@ -18,9 +18,10 @@ from sfm_tf.training import blueprint
 from sfm_tf.training.adversarial_training import train_on_adversarial_images
 from sfm_tf.training.inner_attack import adversarial_images
 from sfm_tf.training.loading import load_adversarial_models
+from sfm_tf.training.phases import Phase
 from sfm_tf.training.plan import Epoch
-from sfm_tf.training.sparse_feature_masker_trainer import Phase
 from sfm_tf.training.workplace import Workplace
+from sfm_tf.training_config import TrainingConfig
 
 _EPSILON = 0.15
 _CONFIG = TrainingConfig(
@@ -47,7 +48,7 @@ def _classifier(name, input_shape, class_count, width, mean, variance, seed):
     return keras.Model(inputs, dense(features))
 
 
-def _masker(input_shape, width, depth, seed):
+def _masker(input_shape, width, depth, seed, mask_bias):
     inputs = keras.Input(input_shape)
     initializer = keras.initializers.GlorotUniform(seed=seed)
     convolution = keras.layers.Conv2D(1, 3, padding="same", kernel_initializer=initializer)

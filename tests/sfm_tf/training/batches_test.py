@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sfm_tf.training.batches import evaluation_batches, training_batches, training_steps
+from sfm_tf.training.batches import (
+    Shares,
+    evaluation_batches,
+    training_batches,
+    training_steps,
+)
 
 
 def _data(count):
@@ -85,6 +90,42 @@ def test_evaluation_sees_every_image_once_in_order():
     assert [len(batch_labels) for _, batch_labels in batches] == [8, 8, 5]
     np.testing.assert_array_equal(tf.concat([batch for batch, _ in batches], 0), images)
     np.testing.assert_array_equal(tf.concat([batch for _, batch in batches], 0), labels)
+
+
+def _augmented_epoch(images, labels, **options):
+    batches = training_batches(
+        images, labels, batch_size=8, augmentation="crop_flip", seed=1, epoch=2, **options
+    )
+    return [(batch.numpy(), numbers.numpy()) for batch, numbers in batches]
+
+
+def _larger():
+    generator = np.random.default_rng(0)
+    return generator.uniform(size=(35, 8, 8, 1)).astype(np.float32), np.arange(35)
+
+
+def test_rest_of_an_epoch_is_what_the_whole_epoch_has_there():
+    whole = _augmented_epoch(*_larger())
+    for first in range(5):
+        rest = _augmented_epoch(*_larger(), first_step=first)
+        assert len(rest) == 4 - first
+        for found, expected in zip(rest, whole[first:], strict=True):
+            for pair in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(*pair)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_shares_of_all_devices_are_the_whole_batches(processes):
+    own = 4 // processes
+    parts = [
+        _augmented_epoch(*_larger(), first_step=1, shares=Shares(4, process * own, own))
+        for process in range(processes)
+    ]
+    for step, expected in enumerate(_augmented_epoch(*_larger(), first_step=1)):
+        shares = [part[step * own + index] for part in parts for index in range(own)]
+        for position, values in enumerate(expected):
+            joined = np.concatenate([share[position] for share in shares])
+            np.testing.assert_array_equal(joined, values)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.training.checkpoints import Checkpoints
-from sfm_tf.training.sparse_feature_masker_trainer import Phase, SparseFeatureMaskerTrainer
+from sfm_tf.training.checkpoints import Checkpoints, Position, best_epoch
+from sfm_tf.training.phases import Phase
+from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
 
 _SHAPE = (2, 2, 1)
 _SETTINGS = {"seed": 0, "epochs": 3, "input_shape": (2, 2, 1)}
@@ -35,7 +36,7 @@ def _trainer(units=3):
 
 def _step(trainer):
     images = np.random.default_rng(0).uniform(size=(4, *_SHAPE)).astype(np.float32)
-    trainer.phase.assign(int(Phase.BOTH))
+    trainer.phase = Phase.BOTH
     trainer.fit(tf.data.Dataset.from_tensors((images, [0, 1, 2, 0])), verbose=0, shuffle=False)
 
 
@@ -45,7 +46,12 @@ def _state(trainer):
 
 
 def _history(length):
-    return [{"stage": "alternation", "validation": {"loss": 0.1 * i}} for i in range(length)]
+    measured = [{"defended_accuracy": 0.1 * i} for i in range(length)]
+    return [{"stage": "alternation", "validation": each} for each in measured]
+
+
+def _epochs(count):
+    return Position(_history(count))
 
 
 def _save_epochs(folder, count):
@@ -53,14 +59,14 @@ def _save_epochs(folder, count):
     checkpoints, trainer, states = Checkpoints(folder, _SETTINGS), _trainer(), []
     for epoch in range(count):
         trainer.defended.classifier.layers[-1].bias.assign([epoch, 0.0, 0.0])
-        checkpoints.save(trainer, _history(epoch + 1))
+        checkpoints.save(trainer, _epochs(epoch + 1))
         states.append(_state(trainer))
     return states
 
 
 def _assert_restores(folder, state, epochs):
     trainer = _trainer()
-    assert Checkpoints(folder, _SETTINGS).restore(trainer) == _history(epochs)
+    assert Checkpoints(folder, _SETTINGS).restore(trainer) == _epochs(epochs)
     for pair in zip(_state(trainer), state, strict=True):
         np.testing.assert_array_equal(*pair)
 
@@ -69,8 +75,8 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path):
     uninterrupted, resumed = _trainer(), _trainer()
     _step(uninterrupted)
     checkpoints = Checkpoints(tmp_path / "new" / "folder", _SETTINGS)
-    checkpoints.save(uninterrupted, _history(1))
-    assert checkpoints.restore(resumed) == _history(1)
+    checkpoints.save(uninterrupted, _epochs(1))
+    assert checkpoints.restore(resumed) == _epochs(1)
     for trainer in (uninterrupted, resumed):
         _step(trainer)
     # Weights, momentum, both of Adam's moments, step counts and phase.
@@ -81,10 +87,68 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path):
 def test_newest_is_restored_and_two_are_kept(tmp_path):
     states = _save_epochs(tmp_path, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.npz",
         "epoch_00003.npz",
         "epoch_00004.npz",
     ]
     _assert_restores(tmp_path, states[-1], 4)
+
+
+def test_position_within_an_epoch_comes_after_that_epoch_s_begin_and_before_its_end(tmp_path):
+    positions = [
+        Position(_history(1)),
+        Position(_history(1), step=7),
+        Position(_history(1), step=120),
+        Position(_history(1), passes=1, training={"accuracy": 0.5}, seconds={"classifier": 2.0}),
+        Position(_history(1), passes=1, step=3, training={"accuracy": 0.5}),
+        Position(_history(2)),
+    ]
+    checkpoints = Checkpoints(tmp_path, _SETTINGS, kept=9)
+    for position in positions[::-1]:
+        checkpoints.save(_trainer(), position)
+    for position in positions[::-1]:
+        assert checkpoints.restore(_trainer()) == position
+        (tmp_path / position.name).unlink()
+
+
+def test_means_that_were_measured_so_far_are_kept(tmp_path):
+    trainer, resumed = _trainer(), _trainer()
+    trainer.trackers["accuracy"].update_state([0.0, 1.0, 1.0])
+    Checkpoints(tmp_path, _SETTINGS).save(trainer, Position([], step=3))
+    Checkpoints(tmp_path, _SETTINGS).restore(resumed)
+    resumed.trackers["accuracy"].update_state([0.0])
+    assert float(resumed.trackers["accuracy"].result()) == 0.5
+
+
+def test_best_epoch_is_the_first_best_of_the_last_stage():
+    accuracies = [("pretraining", 0.9), ("alternation", 0.5), ("alternation", 0.7)]
+    accuracies += [("alternation", 0.7), ("alternation", 0.6)]
+    history = [{"stage": s, "validation": {"defended_accuracy": a}} for s, a in accuracies]
+    assert best_epoch(history) == 2
+    history[3]["validation"]["adversarial_accuracy"] = 0.1
+    assert best_epoch(history) == 3
+
+
+def test_best_epoch_is_kept_when_others_go_and_can_be_gone_back_to(tmp_path):
+    checkpoints, trainer = Checkpoints(tmp_path, _SETTINGS), _trainer()
+    history = []
+    for accuracy in (0.2, 0.8, 0.4, 0.6, 0.5):
+        trainer.defended.classifier.layers[-1].bias.assign([accuracy, 0.0, 0.0])
+        entry = {"stage": "alternation", "validation": {"defended_accuracy": accuracy}}
+        history = [*history, entry]
+        checkpoints.save(trainer, Position(history))
+    checkpoints.restore_best(trainer)
+    assert trainer.defended.classifier.layers[-1].bias.numpy()[0] == np.float32(0.8)
+
+
+def test_best_epoch_that_is_missing_is_told(tmp_path):
+    with pytest.raises(SfmError, match=r"best.npz .*; train again, or set kept_epoch"):
+        Checkpoints(tmp_path, _SETTINGS).restore_best(_trainer())
+
+
+def test_process_that_is_no_writer_writes_nothing(tmp_path):
+    Checkpoints(tmp_path / "new", _SETTINGS, is_writer=False).save(_trainer(), _epochs(1))
+    assert not (tmp_path / "new").exists()
 
 
 def _truncate(path):
@@ -124,14 +188,14 @@ def test_fall_back_is_logged(tmp_path, caplog):
     _empty(tmp_path / "epoch_00001.npz")
     standard_logging.getLogger("absl").propagate = True
     with caplog.at_level("WARNING", logger="absl"):
-        assert Checkpoints(tmp_path, _SETTINGS).restore(_trainer()) == []
+        assert Checkpoints(tmp_path, _SETTINGS).restore(_trainer()) == Position()
     assert "epoch_00001.npz is damaged" in caplog.text
 
 
 def test_without_checkpoints_nothing_changes(tmp_path):
     trainer = _trainer()
     before = _state(trainer)
-    assert Checkpoints(tmp_path / "absent", _SETTINGS).restore(trainer) == []
+    assert Checkpoints(tmp_path / "absent", _SETTINGS).restore(trainer) == Position()
     for pair in zip(_state(trainer), before, strict=True):
         np.testing.assert_array_equal(*pair)
 
@@ -145,7 +209,7 @@ def test_write_that_fails_leaves_the_earlier_ones_and_no_debris(tmp_path, monkey
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        Checkpoints(tmp_path, _SETTINGS).save(_trainer(), _history(3))
+        Checkpoints(tmp_path, _SETTINGS).save(_trainer(), _epochs(3))
     assert sorted(tmp_path.iterdir()) == before
     _assert_restores(tmp_path, states[-1], 2)
 

@@ -1,18 +1,26 @@
 """Tests of carrying out a plan: order of the passes, counts, resuming and stopping."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from sfm_tf.config import TrainingConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.training.checkpoints import Checkpoints
 from sfm_tf.training.fitting import Fitting, Split
+from sfm_tf.training.passes import Passes
 from sfm_tf.training.plan import defence_plan
 from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
+from sfm_tf.training.training_logs import TrainingLogs
+from sfm_tf.training_config import TrainingConfig, TrainingExecutionConfig
 
 _SHAPE = (8, 8, 1)
 _CONFIG = TrainingConfig(
@@ -53,18 +61,24 @@ def _trainer(rate=0.05):
     return trainer
 
 
-def _fitting(folder, progress=lambda *_: None, rate=0.05):
+def _fitting(folder, progress=lambda *_: None, rate=0.05, config=_CONFIG, **execution):
+    trainer = _trainer(rate)
     return Fitting(
-        trainer=_trainer(rate),
+        passes=Passes(trainer, tf.distribute.get_strategy()),
         plan=defence_plan(_CONFIG),
-        config=_CONFIG,
+        config=config,
+        execution=TrainingExecutionConfig(**execution),
         training=_split(44, 0),
         validation=_split(20, 1),
         seed=5,
-        checkpoints=Checkpoints(folder / "checkpoint", dataclasses.asdict(_CONFIG)),
-        logs=folder / "logs",
+        checkpoints=Checkpoints(folder / "checkpoint", dataclasses.asdict(config)),
+        logs=TrainingLogs(folder / "logs"),
         progress=progress,
     )
+
+
+def _weights(fitting):
+    return fitting.passes.trainer.get_weights()
 
 
 @pytest.fixture(scope="module")
@@ -111,32 +125,142 @@ def test_it_learns(finished):
 
 def test_tensorboard_can_read_the_log(finished):
     (path,) = (finished[0] / "logs").glob("events.out.tfevents.*")
-    assert b"validation/defended_accuracy" in path.read_bytes()
+    for name in (b"validation/defended_accuracy", b"masks/mask", b"masks/masked"):
+        assert name in path.read_bytes()
 
 
 class _Interruption(Exception):  # noqa: N818
     pass
 
 
-@pytest.mark.parametrize("interrupted_at", [("alternation", 3), ("alternation", 17)])
+@pytest.mark.parametrize(("interrupted_at", "checkpoint_steps"), [(3, 0), (9, 2), (17, 2)])
 def test_interrupted_training_ends_where_an_uninterrupted_one_does(
-    tmp_path, finished, interrupted_at
+    tmp_path, finished, interrupted_at, checkpoint_steps
 ):
     def interrupt(stage, done, *_):
-        if (stage, done) == interrupted_at:
+        if (stage, done) == ("alternation", interrupted_at):
             raise _Interruption
 
     with pytest.raises(_Interruption):
-        _fitting(tmp_path, interrupt).run()
-    stages = []
-    resumed = _fitting(tmp_path, lambda stage, *_: stages.append(stage))
+        _fitting(tmp_path, interrupt, checkpoint_steps=checkpoint_steps).run()
+    steps = []
+    resumed = _fitting(tmp_path, lambda *report: steps.append(report[:2]), checkpoint_steps=2)
     history = resumed.run()
-    assert "pretraining" not in stages
-    assert len(history) == 3
+    # Ten steps to an epoch, five to a pass, in which 2 and 4 are checkpoints.
+    done = interrupted_at - 1
+    first = done // 10 * 10 if checkpoint_steps == 0 else done // 5 * 5 + done % 5 // 2 * 2
+    assert steps[0][0] == "alternation"
+    assert first - 4 <= steps[0][1] - 1 <= first
+    for epoch, expected in zip(history, finished[2], strict=True):
+        for part in ("training", "validation"):
+            assert epoch[part] == pytest.approx(expected[part], rel=1e-4, abs=1e-5)
     # TensorFlow's threads may add in another order; everything else is the same.
-    expected = finished[1].trainer.get_weights()
-    for pair in zip(resumed.trainer.get_weights(), expected, strict=True):
+    for pair in zip(_weights(resumed), _weights(finished[1]), strict=True):
         np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6)
+
+
+# Trains in a process of its own, on one core, and leaves weights and history.
+_PROGRAM = """
+import json, pathlib, sys, numpy
+sys.path.insert(0, sys.argv[1])
+import fitting_test
+folder = pathlib.Path(sys.argv[2])
+report = lambda stage, done, total, metrics: print(stage, done, flush=True)
+fitting = fitting_test._fitting(folder, report, checkpoint_steps=2)
+history = fitting.run()
+weights = fitting_test._weights(fitting)
+numpy.savez(folder / "weights.npz", **{str(i): value for i, value in enumerate(weights)})
+timeless = [{name: epoch[name] for name in epoch if name != "seconds"} for epoch in history]
+(folder / "history.json").write_text(json.dumps(timeless))
+"""
+
+
+def _run_process(folder, kill_at=None):
+    """Trains in a process that is killed after `kill_at` steps of it; returns whether it ended."""
+    folder.mkdir(exist_ok=True)
+    here = pathlib.Path(__file__).resolve().parent
+    environment = {**os.environ, "PYTHONPATH": str(here.parents[2]), "CUDA_VISIBLE_DEVICES": "-1"}
+    environment.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(here), str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        for steps, _ in enumerate(process.stdout, 1):
+            if steps == kill_at:
+                process.kill()
+                break
+    return process.returncode == 0
+
+
+def test_training_killed_at_random_steps_ends_with_the_same_bits(tmp_path):
+    assert _run_process(tmp_path / "whole")
+    generator = np.random.default_rng(time.time_ns())
+    for kill_at in generator.integers(1, 12, 3):
+        assert not _run_process(tmp_path / "killed", kill_at), kill_at
+    assert _run_process(tmp_path / "killed")
+    histories = [(tmp_path / name / "history.json").read_text() for name in ("whole", "killed")]
+    assert histories[0] == histories[1]
+    with (
+        np.load(tmp_path / "whole" / "weights.npz") as whole,
+        np.load(tmp_path / "killed" / "weights.npz") as killed,
+    ):
+        assert whole.files == killed.files
+        for key in whole.files:
+            np.testing.assert_array_equal(killed[key], whole[key])
+
+
+def test_checkpoint_within_a_pass_is_gone_on_from(tmp_path):
+    def interrupt(stage, done, *_):
+        if (stage, done) == ("alternation", 10):
+            raise _Interruption
+
+    with pytest.raises(_Interruption):
+        _fitting(tmp_path, interrupt, checkpoint_steps=2).run()
+    names = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    assert names == ["best.npz", "epoch_00001_1_00000002.npz", "epoch_00001_1_00000004.npz"]
+    steps = []
+    _fitting(tmp_path, lambda *report: steps.append(report[:2])).run()
+    assert steps[0] == ("alternation", 10)
+
+
+def test_each_phase_is_traced_once(tmp_path):
+    fitting, calls = _fitting(tmp_path), []
+    trainer = fitting.passes.trainer
+    step = trainer.train_step
+
+    def counted(data):
+        calls.append((trainer.is_pretraining, trainer.phase))
+        return step(data)
+
+    trainer.train_step = counted
+    fitting.run()
+    assert len(calls) == len(set(calls)) == 3
+
+
+def test_best_epoch_can_be_what_is_kept(tmp_path):
+    config = dataclasses.replace(_CONFIG, kept_epoch="best")
+    fitting = _fitting(tmp_path, config=config, rate=3.0)
+    history = fitting.run()
+    best = max(epoch["validation"]["defended_accuracy"] for epoch in history[1:])
+    split = fitting.validation
+    logits = fitting.passes.trainer.defended(split.images).numpy()
+    assert np.mean(logits.argmax(1) == split.labels) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_mask_that_collapses_is_a_warning_or_a_failure(tmp_path, fails):
+    fitting = _fitting(tmp_path, fail_on_collapse=fails)
+    trainer = fitting.passes.trainer
+    trainer.sparsity_weight, trainer.semantic_weight = 10.0, 0.0
+    trainer.masker_optimizer.learning_rate.assign(0.5)
+    if not fails:
+        assert fitting.run()[-1]["validation"]["mask_mean"] < 0.02
+        return
+    with pytest.raises(SfmError, match="Epoch 2 of alternation: The mask collapsed to zeros"):
+        fitting.run()
 
 
 def test_finished_training_is_not_trained_again(finished):
@@ -145,7 +269,7 @@ def test_finished_training_is_not_trained_again(finished):
     again = _fitting(folder, lambda *report: steps.append(report))
     assert again.run() == history
     assert steps == []
-    for pair in zip(again.trainer.get_weights(), fitting.trainer.get_weights(), strict=True):
+    for pair in zip(_weights(again), _weights(fitting), strict=True):
         np.testing.assert_array_equal(*pair)
 
 

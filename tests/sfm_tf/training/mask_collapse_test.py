@@ -13,14 +13,25 @@ from sfm_tf.training.mask_collapse import describe_collapse
     ],
 )
 def test_even_mask_at_an_end_names_the_weight_to_change(mean, spread, expected):
-    assert expected in describe_collapse({"mask_mean": mean, "mask_spread": spread})
+    metrics = {"mask_mean": mean, "mask_spread": spread, "semantic": 0.1}
+    assert expected in describe_collapse(metrics)
 
 
 @pytest.mark.parametrize(
     ("mean", "spread"), [(0.5, 0.0), (0.01, 0.05), (0.99, 0.05), (0.02, 0.001), (0.98, 0.001)]
 )
 def test_other_masks_give_no_warning(mean, spread):
-    assert describe_collapse({"mask_mean": mean, "mask_spread": spread}) == ""
+    metrics = {"mask_mean": mean, "mask_spread": spread, "semantic": 0.1}
+    assert describe_collapse(metrics) == ""
+
+
+def test_mask_that_hides_the_class_is_one_too_where_the_cosine_distance_says_so():
+    metrics = {"mask_mean": 0.4, "mask_spread": 0.2, "semantic": 0.95}
+    assert describe_collapse(metrics).startswith(
+        "The mask hides what the classifier looks at (semantic loss 0.95 of 1, mean 0.400"
+    )
+    # A cross-entropy of 0.95 is an ordinary one.
+    assert describe_collapse(metrics, "cross_entropy") == ""
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from sfm_tf.config import TrainingConfig
 from sfm_tf.training.optimizers import classifier_optimizer, masker_optimizer
+from sfm_tf.training_config import TrainingConfig
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ def _watch(reports):
         lambda *report: reports.append(report),
         stage="alternation",
         epoch=3,
-        measured=("mask_loss", "mask_mean"),
         earlier=40,
         total=100,
         validation={"bare_accuracy": 0.9},
@@ -22,24 +21,34 @@ def _watch(reports):
 
 def test_reports_steps_of_the_stage_with_measured_and_validation_figures():
     reports = []
-    _watch(reports).on_train_batch_end(4, {"mask_loss": 2.0, "mask_mean": 0.5, "accuracy": 0.0})
+    watch = _watch(reports)
+    watch.add(5, {"mask_loss": 2.0, "mask_mean": 0.5})
+    watch.finish()
     figures = {"mask_loss": 2.0, "mask_mean": 0.5, "bare_accuracy": 0.9}
     assert reports == [("alternation", 45, 100, figures)]
+
+
+def test_looks_at_steps_late_but_in_order_and_at_all_of_them():
+    reports = []
+    watch = _watch(reports)
+    for step in range(1, 11):
+        watch.add(step, {"mask_loss": float(step)})
+    assert [report[1] for report in reports] == [41, 42, 43, 44, 45, 46]
+    watch.finish()
+    assert [report[1] for report in reports] == list(range(41, 51))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_loss_that_is_no_number_stops_naming_loss_step_and_epoch(value):
     reports = []
+    watch = _watch(reports)
     message = f"mask_loss became {value} in step 5 of epoch 3 of alternation; lower masker_learning"
+    watch.add(4, {"mask_loss": 1.0})
+    watch.add(5, {"mask_loss": value})
+    watch.add(6, {"mask_loss": value})
     with pytest.raises(SfmError, match=message):
-        _watch(reports).on_train_batch_end(4, {"mask_loss": value, "mask_mean": 0.5})
-    assert reports == []
-
-
-def test_figures_of_other_phases_are_not_looked_at():
-    _watch([]).on_train_batch_end(
-        0, {"classification_loss": math.nan, "mask_loss": 1.0, "mask_mean": 0.5}
-    )
+        watch.finish()
+    assert [report[1] for report in reports] == [44]
 
 
 def test_classification_loss_names_its_own_remedy():

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from sfm_tf.artifacts import atomic_files
-from sfm_tf.config import ModelConfig, TrainingConfig
+from sfm_tf.config import ModelConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.records.example import ImageRecord
 from sfm_tf.records.schema import Schema, write_schema
 from sfm_tf.records.statistics import STATISTICS_FILE, compute_statistics
 from sfm_tf.records.writing import SplitWriter
-from sfm_tf.training import blueprint
+from sfm_tf.training import blueprint, workplace
 from sfm_tf.training.loading import load_defended_model, load_source_model
 from sfm_tf.training.training import train_defence
+from sfm_tf.training_config import TrainingConfig
 
 _SIZES = {"train": 60, "validation": 20, "test": 4}
 _MODEL = ModelConfig(classifier_width=4, masker_width=4, masker_depth=1)
@@ -76,6 +77,7 @@ def test_leaves_models_description_history_checkpoints_and_logs(trained):
         "source.keras",
         "defence.json",
         "history.json",
+        "loss_weights.json",
         "timing.json",
         "checkpoint",
         "logs",
@@ -99,6 +101,12 @@ def test_timing_has_the_seconds_of_each_part_and_history_none(trained):
     assert all(value > 0.0 for value in timing.values())
     for epochs in trained[1].history.values():
         assert all(set(epoch) == {"stage", "training", "validation"} for epoch in epochs)
+
+
+def test_loss_weights_are_kept_with_their_ratios(trained):
+    weights = json.loads((trained[0] / "loss_weights.json").read_text())
+    assert weights["sparsity_weight"] == 0.2
+    assert weights["sparsity_ratio"] == pytest.approx(0.2 * 8)  # 64 values, w3 = 1.
 
 
 def test_progress_ends_each_stage_at_its_total(trained):
@@ -142,7 +150,7 @@ def _small_classifier(name, input_shape, class_count, width, mean, variance, see
     return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32")(logits))
 
 
-def _small_masker(input_shape, width, depth, seed):
+def _small_masker(input_shape, width, depth, seed, mask_bias):
     inputs = keras.Input(input_shape)
     initializer = keras.initializers.GlorotUniform(seed=seed)
     convolution = keras.layers.Conv2D(1, 3, padding="same", kernel_initializer=initializer)
@@ -201,6 +209,27 @@ def test_mask_that_collapses_is_reported(records, tmp_path, small):
         masker_learning_rate=0.5,
     )
     assert result.warning.startswith("The mask collapsed to zeros")
+
+
+def test_ramp_begins_below_the_weight_at_which_masking_pays(records, tmp_path, small):
+    shares = []
+
+    def note(stage, done, *_):
+        if stage == "alternation" and done % 6 == 1:
+            shares.append(trainers[0].sparsity_share.numpy())
+
+    trainers = []
+    make = workplace.SparseFeatureMaskerTrainer.__init__
+
+    def noted(self, *arguments, **options):
+        make(self, *arguments, **options)
+        trainers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workplace.SparseFeatureMaskerTrainer, "__init__", noted)
+        _train(records, tmp_path, note, epochs=3, sparsity_ramp_epochs=2)
+    # The ratio is 1.6; the ramp begins at 0.5 and is over after two epochs.
+    np.testing.assert_allclose(shares, [0.3125, 0.65625, 1.0], rtol=1e-6)
 
 
 def test_other_settings_do_not_resume(records, tmp_path, small):

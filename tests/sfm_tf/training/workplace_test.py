@@ -6,13 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from sfm_tf.config import DataConfig, ModelConfig, TrainingConfig
+from sfm_tf.config import DataConfig, ModelConfig
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.training.phases import Phase
 from sfm_tf.training.plan import Epoch
-from sfm_tf.training.sparse_feature_masker_trainer import Phase, SparseFeatureMaskerTrainer
+from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
 from sfm_tf.training.workplace import Workplace
+from sfm_tf.training_config import TrainingConfig
 
 _CONFIG = TrainingConfig(batch_size=20, augmentation="none", mixed_precision="mixed_bfloat16")
 _PLAN = (Epoch("source", (Phase.CLASSIFIER,)),) * 2

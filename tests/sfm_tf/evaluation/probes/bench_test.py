@@ -48,6 +48,25 @@ def test_the_same_attack_is_made_once(monkeypatch):
     assert perturbation_sizes(bench.samples.images, other.images, np.inf).max() <= 8.001 / 255.0
 
 
+def test_no_attack_is_compiled_twice():
+    bench, _, whole = _bench()
+    classes = (bench.samples.labels + 1) % 3
+    for changes in (
+        {},
+        {"classes": classes},
+        {"norm": 2},
+        {"iterations": 1, "random_start": False},
+        {"classes": classes, "epsilon": 8.0},
+        {"norm": 2, "seed": 1},
+    ):
+        bench.pgd(whole.attacked, **changes)
+    traces = [
+        attack._compiled_climb.experimental_get_tracing_count()
+        for attack in bench._attacks.values()
+    ]
+    assert traces == [1, 1, 1]
+
+
 def test_steps_are_long_enough_to_cross_the_ball_as_in_the_evaluation():
     bench, *_ = _bench()
     assert bench.step_size(3.0) == 2.0

@@ -1,0 +1,98 @@
+"""Trains without one of the parts of the method at a time, and scores what that leaves.
+
+    python -m pipelines.ablate --workdir=runs/cifar10
+    python -m pipelines.ablate --workdir=runs/cifar10 --ablations=frozen_target --ablation_epochs=10
+
+Beside the complete training: no semantic loss, no reconstruction loss, cross-entropy in place of
+the cosine distance, a target that is frozen after its pre-training, and no pre-processing T in
+training (Yu et al. 2022, sections 4.2, 4.3, 5.2 and 6.6). Reads the records that
+`pipelines.validate` passed and, where `pipelines.train` has run on them, its source model for the
+black box; else one is trained. Scores are those of `pipelines.tune`: validation images, PGD at the
+smallest of --epsilons. Writes into <workdir>/ablate/<fingerprint>/ ablations.json and for each
+training a folder with its models. A run that was interrupted does no finished training again.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+from pipelines import command_line, flag_definitions
+from pipelines.progress_line import ProgressLine
+from pipelines.stage_execution import execute_stage
+from pipelines.validate import check_validated
+from sfm_tf.artifacts.execution import Execution
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.config import Experiment
+from sfm_tf.training.loading import load_source_model
+from sfm_tf.training.precision import resolve_precision
+from sfm_tf.tuning.ablations import AblationStudy
+from sfm_tf.tuning.measurement import SHARED_SETTINGS, measurement_settings
+from sfm_tf.tuning.trial import comparable
+
+MODULE = "pipelines.ablate"
+flag_definitions.define_flags(["ablation"], MODULE)
+
+
+def ablate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
+    """Returns the models that were trained without something, and their scores."""
+    records = run_directory.latest("ingest")
+    check_validated(run_directory, records)
+    inputs = {"ingest": records, **_trained(run_directory, records)}
+    configs = _configs(experiment)
+
+    def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
+        study = AblationStudy(
+            records=records.folder,
+            **configs,
+            seed=experiment.seed,
+            source=load_source_model(inputs["train"].folder) if "train" in inputs else None,
+            progress=progress.update,
+        )
+        for result in study.run(folder):
+            if result["collapse"] or result["failure"]:
+                words = f"{result['words']}: {result['collapse'] or result['failure']}"
+                print(f"ablate: {words}", file=sys.stderr)
+
+    execution = Execution(
+        stage="ablate",
+        module=MODULE,
+        configs=configs,
+        seed=experiment.seed,
+        inputs=inputs,
+        resumable=True,
+    )
+    return execute_stage(execution, run_directory, produce, force)
+
+
+def _configs(experiment: Experiment) -> dict[str, Any]:
+    # What "auto" stands for depends on the device, and so do the weights.
+    precision = resolve_precision(experiment.training.mixed_precision)
+    training = comparable(experiment.training)
+    return {
+        "model": experiment.model,
+        "training": dataclasses.replace(training, mixed_precision=precision),
+        "ablation": experiment.ablation,
+        "scoring": measurement_settings(experiment.evaluation, gray_box=True),
+    }
+
+
+def _trained(run_directory: RunDirectory, records: Artifact) -> dict[str, Artifact]:
+    """Returns the artifact of the latest training on these records, if there is one."""
+    if not run_directory.has_finished("train"):
+        return {}
+    models = run_directory.latest("train")
+    same = models.manifest.inputs["ingest"] == records.manifest.fingerprint
+    return {"train": models} if same else {}
+
+
+def define_flags() -> None:
+    """Defines the settings that other stages take as well, so not where those are imported."""
+    flag_definitions.define_flags(["model", "training"], MODULE)
+    for name in SHARED_SETTINGS:
+        flag_definitions.define_flag("evaluation", name, MODULE)
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.start([MODULE], ablate)

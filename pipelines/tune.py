@@ -1,0 +1,119 @@
+"""Searches for the weights of the masker's loss, scoring each trial on validation images.
+
+    python -m pipelines.tune --workdir=runs/cifar10 --tried_sparsity_weights=0.02,0.03,0.04
+    python -m pipelines.tune --workdir=runs/cifar10 --tuner=bayesian --max_trials=10
+
+TFX counterpart: Tuner, with KerasTuner in it. Each trial trains classifier and masker on the
+records that `pipelines.validate` passed, and is scored by PGD at the smallest of --epsilons: what
+wins has the largest sum of clean accuracy and that in the black box (Yu et al. 2022, section 6.2).
+Writes into <workdir>/tune/<fingerprint>/ best.json, the weights that won, and trials.json, all
+trials. Finished trials are kept in <workdir>/tune/trials/ and never done again, by whatever
+tuning; one that was interrupted goes on behind its last finished epoch. --force deletes them.
+
+Several processes, on one machine or on several that share --workdir, can share the trials by
+KerasTuner's own protocol. Start the chief first; it trains nothing, hands the trials out and writes
+the artifact. Workers start with the same flags (--mixed_precision among them where devices differ),
+write no artifact and end when nothing is left:
+
+    export KERASTUNER_ORACLE_IP=127.0.0.1 KERASTUNER_ORACLE_PORT=8000
+    KERASTUNER_TUNER_ID=chief   python -m pipelines.tune --workdir=runs/cifar10 &
+    KERASTUNER_TUNER_ID=worker0 CUDA_VISIBLE_DEVICES=0 python -m pipelines.tune --workdir=... &
+    KERASTUNER_TUNER_ID=worker1 CUDA_VISIBLE_DEVICES=1 python -m pipelines.tune --workdir=... &
+
+The chief waits for the trials of a worker that died; start that one again under its own name. If
+the chief dies, start it again, and then the workers: what they finished is kept. The protocol is
+neither encrypted nor authenticated, so the address belongs into a network of your own.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+from pipelines import command_line, flag_definitions
+from pipelines.progress_line import ProgressLine
+from pipelines.stage_execution import execute_stage
+from pipelines.validate import check_validated
+from sfm_tf.artifacts.execution import Execution
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.config import Experiment
+from sfm_tf.training.precision import resolve_precision
+from sfm_tf.tuning.measurement import SHARED_SETTINGS, measurement_settings
+from sfm_tf.tuning.roles import Role, role_of
+from sfm_tf.tuning.trial import comparable
+from sfm_tf.tuning.tuning import Tuning
+
+MODULE = "pipelines.tune"
+flag_definitions.define_flags(["tuning"], MODULE)
+
+_TRIALS = "trials"
+
+
+def tune(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact | None:
+    """Returns the weights that won and all trials; None from a worker, which has no artifact."""
+    records, role = run_directory.latest("ingest"), role_of(os.environ)
+    check_validated(run_directory, records)
+    if role is Role.WORKER:
+        with ProgressLine("tune") as progress:
+            _tuning(run_directory, records, experiment, progress).run(role)
+        print("tune: no trial is left for this worker; the chief has the results", file=sys.stderr)
+        return None
+    store = run_directory.shared_folder("tune", _TRIALS)
+
+    def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
+        if force and store.exists():
+            shutil.rmtree(store)
+        tuning = _tuning(run_directory, records, experiment, progress)
+        best = tuning.write(tuning.run(role), folder)
+        if best["collapse"]:
+            print(f"tune: warning: of the best trial, too: {best['collapse']}", file=sys.stderr)
+
+    execution = Execution(
+        stage="tune",
+        module=MODULE,
+        configs=_configs(experiment),
+        seed=experiment.seed,
+        inputs={"ingest": records},
+        source=f"keras-tuner {importlib.metadata.version('keras-tuner')}",
+    )
+    return execute_stage(execution, run_directory, produce, force)
+
+
+def _configs(experiment: Experiment) -> dict[str, Any]:
+    # What "auto" stands for depends on the device, and so do the weights.
+    precision = resolve_precision(experiment.training.mixed_precision)
+    training, tuning = comparable(experiment.training), experiment.tuning
+    return {
+        "model": experiment.model,
+        "training": dataclasses.replace(training, mixed_precision=precision),
+        "tuning": tuning,
+        "scoring": measurement_settings(experiment.evaluation, gray_box=tuning.tune_gray_box),
+    }
+
+
+def _tuning(
+    run_directory: RunDirectory, records: Artifact, experiment: Experiment, progress: ProgressLine
+) -> Tuning:
+    return Tuning(
+        records=records.folder,
+        records_digest=f"{records.manifest.fingerprint} {records.manifest.content}",
+        **_configs(experiment),
+        seed=experiment.seed,
+        store=run_directory.shared_folder("tune", _TRIALS),
+        progress=progress.update,
+    )
+
+
+def define_flags() -> None:
+    """Defines the settings that other stages take as well, so not where those are imported."""
+    flag_definitions.define_flags(["model", "training"], MODULE)
+    for name in SHARED_SETTINGS:
+        flag_definitions.define_flag("evaluation", name, MODULE)
+
+
+if __name__ == "__main__":
+    define_flags()
+    command_line.start([MODULE], tune)

@@ -1,0 +1,67 @@
+"""Typed settings of the tune and the ablate stage."""
+
+import dataclasses
+
+from sfm_tf.settings import Settings, setting
+
+ABLATIONS = (
+    "no_semantic_loss",
+    "no_reconstruction_loss",
+    "cross_entropy",
+    "frozen_target",
+    "no_training_preprocessing",
+)
+"""Trainings that lack something; see `tuning.ablations`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningConfig(Settings):
+    """Which weights of the masker's loss `pipelines.tune` tries (Yu et al. 2022, section 6.2)."""
+
+    tuner: str = setting(
+        "grid",
+        "How KerasTuner picks the weights of the next trial.",
+        choices=("grid", "random", "bayesian", "hyperband"),
+    )
+    tried_sparsity_weights: tuple[float, ...] = setting(
+        (0.01, 0.02, 0.03, 0.04, 0.05, 0.06),
+        "Values of w1 that grid tries; the other tuners try any between the first and the last of "
+        "them by size.",
+        minimum=0.0,
+    )
+    tried_semantic_weights: tuple[float, ...] = setting(
+        (10.0, 30.0, 100.0), "Values of w2 to try.", minimum=0.0
+    )
+    tried_reconstruction_weights: tuple[float, ...] = setting(
+        (1.0,), "Values of w3 to try.", minimum=0.0
+    )
+    max_trials: int = setting(
+        0,
+        "Most trials; 0 for as many as there are combinations of the weights, and for as many as "
+        "hyperband wants.",
+        minimum=0,
+    )
+    trial_epochs: int = setting(
+        0, "Alternating epochs of a trial, of hyperband's longest; 0 for --epochs.", minimum=0
+    )
+    tuning_examples: int = setting(
+        1000, "Validation images that trials are scored on, the first ones; 0 for all.", minimum=0
+    )
+    tune_gray_box: bool = setting(
+        True, "Score the gray box too, which Figure 3 shows and the choice leaves aside."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblationConfig(Settings):
+    """What `pipelines.ablate` takes out of the training, one thing at a time."""
+
+    ablations: tuple[str, ...] = setting(
+        ABLATIONS, "What is taken out, each in a training of its own.", choices=ABLATIONS
+    )
+    ablation_epochs: int = setting(
+        0, "Alternating epochs of each of these trainings; 0 for --epochs.", minimum=0
+    )
+    ablation_examples: int = setting(
+        1000, "Validation images that they are scored on, the first ones; 0 for all.", minimum=0
+    )

@@ -1,0 +1,112 @@
+import dataclasses
+import json
+
+import pytest
+
+from sfm_tf import testing
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.config import EvaluationConfig, ModelConfig
+from sfm_tf.training.loading import load_source_model
+from sfm_tf.training_config import TrainingConfig
+from sfm_tf.tuning import ablations as module
+from sfm_tf.tuning.ablations import ABLATION_KINDS, AblationStudy, read_ablations
+from sfm_tf.tuning.measurement import Measurement, measurement_settings
+from sfm_tf.tuning.trial import Trial
+from sfm_tf.tuning_config import ABLATIONS, AblationConfig
+
+TRAINING = TrainingConfig(epochs=7, source_epochs=1, batch_size=42, adversarial_training="pgd")
+
+
+@pytest.fixture(name="study", scope="module")
+def _study(tmp_path_factory):
+    run_directory = RunDirectory(tmp_path_factory.mktemp("run"))
+    records = testing.make_records(run_directory)
+    models = testing.make_models(run_directory, records)
+    return AblationStudy(
+        records=records.folder,
+        model=ModelConfig(classifier_width=4, masker_width=4, masker_depth=1),
+        training=TRAINING,
+        ablation=AblationConfig(ablation_epochs=2),
+        scoring=measurement_settings(EvaluationConfig(iterations=1), gray_box=True),
+        seed=5,
+        source=load_source_model(models.folder),
+        progress=lambda *figures: None,
+    )
+
+
+@pytest.fixture(name="trials")
+def _trials(monkeypatch):
+    """The trials that a study asks for, none of which is trained or attacked."""
+    asked = []
+
+    def source_scores(self):
+        assert asked == [], "the images of the black box are there before the first trial"
+        self.folder.mkdir()
+
+    def run(self, *, keep_models):
+        asked.append((self, keep_models))
+        return {"clean": len(asked) / 10, "failure": ""}
+
+    monkeypatch.setattr(Measurement, "source_scores", source_scores)
+    monkeypatch.setattr(Trial, "run", run)
+    return asked
+
+
+def test_each_training_lacks_one_thing_and_shares_the_rest(study, trials, tmp_path):
+    study.run(tmp_path)
+    complete = dataclasses.replace(TRAINING, epochs=2, adversarial_training="none")
+    assert [trial.config for trial, _ in trials] == [
+        complete,
+        dataclasses.replace(complete, semantic_weight=0.0),
+        dataclasses.replace(complete, reconstruction_weight=0.0),
+        dataclasses.replace(complete, semantic_loss="cross_entropy"),
+        dataclasses.replace(complete, freeze_classifier=True),
+        dataclasses.replace(complete, preprocess_training=False),
+    ]
+    assert [trial.folder for trial, _ in trials] == [
+        tmp_path / name for name in ("complete", *ABLATIONS)
+    ]
+    assert all(keep_models for _, keep_models in trials)
+    assert {trial.seed for trial, _ in trials} == {5}
+    assert {id(trial.measurement.source) for trial, _ in trials} == {id(study.source)}
+    assert {len(trial.measurement.labels) for trial, _ in trials} == {16}
+
+
+def test_what_was_found_is_written_and_read_back(study, trials, tmp_path):
+    config = AblationConfig(ablations=("frozen_target",), ablation_examples=9)
+    results = dataclasses.replace(study, ablation=config).run(tmp_path)
+    assert results == [
+        {"name": "complete", "words": "complete", "overrides": {}, "clean": 0.1, "failure": ""},
+        {
+            "name": "frozen_target",
+            "words": "frozen target",
+            "overrides": {"freeze_classifier": True},
+            "clean": 0.2,
+            "failure": "",
+        },
+    ]
+    assert read_ablations(tmp_path) == results
+    assert json.loads((tmp_path / "ablations.json").read_text()) == results
+    assert [trial.config.epochs for trial, _ in trials] == [7, 7]
+    assert len(trials[0][0].measurement.labels) == 9
+    assert not (tmp_path / "adversarial").exists()
+
+
+def test_a_source_model_is_trained_where_there_is_none(study, trials, tmp_path, monkeypatch):
+    asked = []
+
+    def source_model(workplace):
+        asked.append((workplace.folder, workplace.config.source_epochs))
+        return study.source
+
+    monkeypatch.setattr(module, "source_model", source_model)
+    dataclasses.replace(study, source=None).run(tmp_path)
+    assert asked == [(tmp_path / "source", 1)]
+
+
+def test_every_name_that_can_be_asked_for_is_there():
+    assert tuple(ABLATION_KINDS) == ABLATIONS
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

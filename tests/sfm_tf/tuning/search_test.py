@@ -1,0 +1,151 @@
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from sfm_tf.errors import SfmError
+from sfm_tf.tuning.oracles import Assignment
+from sfm_tf.tuning.roles import Role
+from sfm_tf.tuning.search import search
+from sfm_tf.tuning_config import TuningConfig
+
+SPARSITY, SEMANTIC = (0.1, 0.2, 0.3), (5.0, 20.0)
+EPOCHS = 9
+
+
+def config(**changes):
+    return TuningConfig(tried_sparsity_weights=SPARSITY, tried_semantic_weights=SEMANTIC, **changes)
+
+
+class Bench:
+    """Stands in for trials: answers at once, best at (0.2, 20), and remembers what it was asked."""
+
+    def __init__(self, fails=(), stops_at=None):
+        self.asked, self._fails, self._stops_at = [], fails, stops_at
+
+    def run(self, assignment):
+        if len(self.asked) == self._stops_at:
+            raise KeyboardInterrupt
+        self.asked.append(assignment)
+        sparsity, semantic = (
+            assignment.weights[name] for name in ("sparsity_weight", "semantic_weight")
+        )
+        failure = "mask_loss became nan." if sparsity in self._fails else ""
+        clean = 1.0 - abs(sparsity - 0.2) - abs(semantic - 20.0) / 100.0
+        return {"clean": clean, "black_box": clean / 2, "failure": failure}
+
+
+def pairs(assignments):
+    return [(a.weights["sparsity_weight"], a.weights["semantic_weight"]) for a in assignments]
+
+
+def test_the_grid_is_traversed_once_the_sparsity_weight_first():
+    bench = Bench()
+    tried = search(config(), EPOCHS, 0, Role.ALONE, bench.run)
+    expected = [(sparsity, semantic) for semantic in SEMANTIC for sparsity in SPARSITY]
+    assert pairs(tried) == expected
+    assert bench.asked == tried
+    assert {assignment.epochs for assignment in tried} == {EPOCHS}
+
+
+def test_a_search_that_is_stopped_and_called_again_asks_the_same():
+    stopped, again = Bench(stops_at=2), Bench()
+    for tuner in ("random", "bayesian"):
+        with pytest.raises(KeyboardInterrupt):
+            search(config(tuner=tuner), EPOCHS, 3, Role.ALONE, stopped.run)
+        search(config(tuner=tuner), EPOCHS, 3, Role.ALONE, again.run)
+        assert again.asked[:2] == stopped.asked
+        stopped.asked.clear()
+        again.asked.clear()
+
+
+@pytest.mark.parametrize("tuner", ["random", "bayesian"])
+def test_a_limit_holds_and_nothing_is_listed_twice(tuner):
+    tried = search(config(tuner=tuner, max_trials=4), EPOCHS, 0, Role.ALONE, Bench().run)
+    assert 1 < len(tried) <= 4
+    assert len(set(pairs(tried))) == len(tried)
+
+
+def test_hyperband_trains_the_better_ones_for_longer():
+    bench = Bench()
+    tried = search(config(tuner="hyperband"), EPOCHS, 0, Role.ALONE, bench.run)
+    # Its first bracket: nine trials of one epoch, three of three, one of nine.
+    rounds = [[a for a in bench.asked[:13] if a.epochs == epochs] for epochs in (1, 3, 9)]
+    assert [len(each) for each in rounds] == [9, 3, 1]
+    scores = [[bench.run(each)["clean"] for each in each_round] for each_round in rounds]
+    assert sorted(scores[0])[-3:] == sorted(scores[1])
+    assert scores[2] == [max(scores[1])]
+    assert {each.epochs for each in tried} == {1, 3, 9}
+
+
+def test_a_trial_that_fails_does_not_end_the_search():
+    bench = Bench(fails=SPARSITY[:2])
+    assert len(search(config(), EPOCHS, 0, Role.ALONE, bench.run)) == 6
+
+
+def test_a_defect_ends_the_search_as_it_is():
+    def run(assignment):
+        raise SfmError("Split 'train' has 3 records; expected 4.")
+
+    with pytest.raises(SfmError, match="^Split 'train' has 3 records"):
+        search(config(), EPOCHS, 0, Role.ALONE, run)
+
+
+_CHIEF = """
+import sys
+from sfm_tf.tuning.roles import Role
+from sfm_tf.tuning.search import search
+from sfm_tf.tuning_config import TuningConfig
+
+def run(assignment):
+    raise AssertionError("a chief does no trial")
+
+config = TuningConfig(tried_sparsity_weights=(0.1, 0.3), tried_semantic_weights=(20.0,))
+tried = search(config, 9, 0, Role.CHIEF, run)
+print([each.weights["sparsity_weight"] for each in tried])
+"""
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_a_worker_does_what_a_chief_in_another_process_hands_out(monkeypatch):
+    address = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": _free_port()}
+    environment = {**os.environ, **address, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", _CHIEF]
+    environment["KERASTUNER_TUNER_ID"] = "chief"
+    two = TuningConfig(tried_sparsity_weights=(0.1, 0.3), tried_semantic_weights=(20.0,))
+    bench = Bench()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as chief:
+        try:
+            for name, value in {**address, "KERASTUNER_TUNER_ID": "worker0"}.items():
+                monkeypatch.setenv(name, value)
+            assert search(two, 9, 0, Role.WORKER, bench.run) == []
+            answer, _ = chief.communicate(timeout=50)
+        finally:
+            chief.kill()
+    weights = {"semantic_weight": 20.0, "reconstruction_weight": 1.0}
+    assert bench.asked == [
+        Assignment({**weights, "sparsity_weight": sparsity}, 9) for sparsity in (0.1, 0.3)
+    ]
+    assert (chief.returncode, answer) == (0, "[0.1, 0.3]\n")
+
+
+def test_an_address_in_use_is_said_in_words(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+        monkeypatch.setenv("KERASTUNER_ORACLE_PORT", str(other.getsockname()[1]))
+        monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+        with pytest.raises(SfmError, match="The chief cannot serve the search .*free the port"):
+            search(config(), EPOCHS, 0, Role.CHIEF, Bench().run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
