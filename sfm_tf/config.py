@@ -80,7 +80,7 @@ class ModelConfig(Settings):
     classifier_width: int = setting(64, "Channels of the classifier's first stage.", minimum=4)
     masker_width: int = setting(32, "Channels of the Attention U-Net's first level.", minimum=4)
     masker_depth: int = setting(
-        4, "Times the Attention U-Net halves the resolution.", minimum=1, maximum=6
+        3, "Times the Attention U-Net halves the resolution.", minimum=1, maximum=6
     )
     mask_bias: float = setting(
         0.0,

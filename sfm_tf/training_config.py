@@ -24,7 +24,7 @@ class TrainingConfig(Settings):
         54, "Epochs of the independent source model that black-box attacks start from.", minimum=1
     )
     alternation: str = setting(
-        "epoch", "When classifier and masker take turns.", choices=("epoch", "step")
+        "step", "When classifier and masker take turns.", choices=("epoch", "step")
     )
     freeze_classifier: bool = setting(
         False, "Train the masker alone after pre-training (section 5.2: expect a mask of ones)."

@@ -1,0 +1,162 @@
+"""Asks which pre-processing T holds the gray box behind one trained masker, and why.
+
+    python -m benchmarks.gray_box --workdir=runs/cifar10
+    python -m benchmarks.gray_box --workdir=runs/cifar10 --preprocessors=none,bit_depth_4,median_3
+
+T is exchanged at test time; classifier and masker stay as `pipelines.train` left them. PGD attacks
+an independent source model (black box), the model without T (gray box) and all of it (white box, T
+by its BPDA surrogate). Beside the accuracies stand the median norms of the loss's gradient at
+clean images, from the classifier's input back to the image, and the share of images whose gradient
+is zero: a row that holds with no gradient left is no defence, only an attack that was stalled
+(Athalye et al. 2018).
+
+Writes the same figures as JSON to --output.
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.config import EvaluationConfig
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.probes.stage_gradients import gradient_health
+from sfm_tf.evaluation.results import UNDEFENDED
+from sfm_tf.evaluation.runner import evaluate
+from sfm_tf.evaluation.samples import Samples, check_samples
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.records.reading import load_split
+from sfm_tf.records.schema import read_schema
+from sfm_tf.training.loading import load_defended_model, load_source_model
+
+PREPROCESSORS = (
+    "none",
+    "bit_depth_4",
+    "bit_depth_3",
+    "bit_depth_2",
+    "median_2",
+    "median_3",
+    "non_local_means_13_3_4",
+    "non_local_means_13_3_10",
+    "bit_depth_4+median_2+non_local_means_13_3_4",
+)
+"""Those of Yu et al. 2022, some stronger, and a chain."""
+
+_THREAT_MODELS = ("black_box", "gray_box", "white_box")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table and writes the JSON."""
+    options = _parser().parse_args(arguments)
+    run_directory = RunDirectory(options.workdir)
+    records = run_directory.latest("ingest").folder
+    trained = run_directory.latest("train").folder
+    trained_model = load_defended_model(trained)
+    schema = read_schema(records)
+    images, labels = load_split(records, "test", schema, options.num_examples)
+    samples = check_samples(images, labels, trained_model.classifier)
+    config = EvaluationConfig(
+        num_examples=options.num_examples,
+        attacks=("pgd",),
+        threat_models=_THREAT_MODELS,
+        epsilons=(options.epsilon,),
+        step_size=options.epsilon / 4,
+        iterations=options.iterations,
+    )
+    models = _models(trained_model, options.preprocessors.split(","))
+    with tempfile.TemporaryDirectory() as folder:
+        evaluation = evaluate(
+            models,
+            load_source_model(trained),
+            samples.images,
+            samples.labels,
+            config,
+            options.seed,
+            pathlib.Path(folder),
+            lambda *_: None,
+        )
+    metrics = summarise(evaluation.results)
+    rows = [
+        {"defence": name, **_accuracies(metrics, name), **_gradients(model, samples, config)}
+        for name, model in models.items()
+    ]
+    _print(rows, options)
+    if options.output:
+        options.output.write_text(json.dumps({**_settings(options), "rows": rows}, indent=2) + "\n")
+
+
+def _models(trained: DefendedModel, names: Sequence[str]) -> dict[str, DefendedModel]:
+    """Returns the bare classifier, and the masker before each T."""
+    parts = trained.classifier, trained.masker
+    defended = {f"sfm, {name}": DefendedModel(*parts, parse_preprocessor(name)) for name in names}
+    return {UNDEFENDED: DefendedModel(trained.classifier), **defended}
+
+
+def _accuracies(metrics: Mapping[str, Any], defence: str) -> dict[str, float]:
+    """Returns the accuracy on clean images and under each threat model."""
+    rows = [row for row in metrics["under_attack"] if row["defence"] == defence]
+    (clean,) = (row["accuracy"] for row in metrics["clean"] if row["defence"] == defence)
+    return {"clean": clean, **{row["threat_model"]: row["accuracy"] for row in rows}}
+
+
+def _gradients(
+    model: DefendedModel, samples: Samples, config: EvaluationConfig
+) -> dict[str, dict[str, Any]]:
+    """Returns what is left of the gradient at each stage, by its name."""
+    health = gradient_health(model, samples, config.attack_batch_size)
+    return {"gradients": {stage.pop("stage"): stage for stage in health["stages"]}}
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("num_examples", "epsilon", "iterations", "seed")
+    return {name: getattr(options, name) for name in names}
+
+
+def _print(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
+    print(
+        f"PGD-{options.iterations} at {options.epsilon:g}/255, {options.num_examples} test images; "
+        "median norms of the gradient at clean images"
+    )
+    print(
+        f"{'defence':50} {'clean':>6} {'black':>6} {'gray':>6} {'white':>6} "
+        f"{'F input':>9} {'masked':>9} {'image':>9} {'zero':>6}"
+    )
+    for row in rows:
+        accuracies = [row["clean"], *(row.get(name, float("nan")) for name in _THREAT_MODELS)]
+        stages = row["gradients"]
+        norms = [
+            stages[name]["median_norm"] for name in ("classifier_input", "masked_image", "image")
+        ]
+        print(
+            f"{row['defence']:50} "
+            + " ".join(f"{value:6.3f}" for value in accuracies)
+            + " "
+            + " ".join(f"{value:9.3g}" for value in norms)
+            + f" {stages['image']['zero_share']:6.3f}"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.gray_box",
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="A trained run.")
+    parser.add_argument(
+        "--preprocessors", default=",".join(PREPROCESSORS), help="What stands for T, in turn."
+    )
+    parser.add_argument("--num_examples", type=int, default=500, help="Test images, the first.")
+    parser.add_argument("--epsilon", type=float, default=8.0, help="Radius, in 1/255.")
+    parser.add_argument("--iterations", type=int, default=30, help="Steps of PGD.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of PGD's starts.")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file to write.")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
