@@ -15,7 +15,7 @@ COMPILE := $(VENV_PYTHON) -m uv pip compile -q --universal --python-version 3.10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dev gpu demo test bench-attacks bench-defences bench-train ray serve bench-serving lint format lock bazel clean
+.PHONY: help venv dev gpu demo test bench-attacks bench-defences bench-train bench-gray-box ray serve bench-serving lint format lock bazel clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
@@ -40,6 +40,9 @@ bench-defences: venv ## Time the defences beside those of ART and OpenCV.
 
 bench-train: venv ## Time training and defending beside the bare classifier.
 	$(VENV_PYTHON) -m benchmarks.training $(FLAGS)
+
+bench-gray-box: venv ## Exchange T behind a trained masker: accuracies, and the gradients they rest on.
+	$(VENV_PYTHON) -m benchmarks.gray_box --workdir=$(or $(WORKDIR),runs/digits) $(FLAGS)
 
 ray: .venv/ray.stamp ## Add Ray Serve to .venv.
 

@@ -2,13 +2,14 @@
 
     python -m benchmarks.gray_box --workdir=runs/cifar10
     python -m benchmarks.gray_box --workdir=runs/cifar10 --preprocessors=none,bit_depth_4,median_3
+    python -m benchmarks.gray_box --workdir=runs/cifar10 --trained=runs/cifar10/ablate/.../complete
 
 T is exchanged at test time; classifier and masker stay as `pipelines.train` left them. PGD attacks
 an independent source model (black box), the model without T (gray box) and all of it (white box, T
 by its BPDA surrogate). Beside the accuracies stand the median norms of the loss's gradient at
 clean images, from the classifier's input back to the image, and the share of images whose gradient
 is zero: a row that holds with no gradient left is no defence, only an attack that was stalled
-(Athalye et al. 2018).
+(Athalye et al. 2018). The gray box's attacker sees the gradients of the row without T.
 
 Writes the same figures as JSON to --output.
 """
@@ -19,6 +20,9 @@ import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import keras
+import numpy as np
 
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.config import EvaluationConfig
@@ -46,6 +50,7 @@ PREPROCESSORS = (
 )
 """Those of Yu et al. 2022, some stronger, and a chain."""
 
+_SETTINGS = ("num_examples", "epsilon", "iterations", "seed")
 _THREAT_MODELS = ("black_box", "gray_box", "white_box")
 
 
@@ -53,40 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table and writes the JSON."""
     options = _parser().parse_args(arguments)
     run_directory = RunDirectory(options.workdir)
+    trained = options.trained or run_directory.latest("train").folder
     records = run_directory.latest("ingest").folder
-    trained = run_directory.latest("train").folder
-    trained_model = load_defended_model(trained)
-    schema = read_schema(records)
-    images, labels = load_split(records, "test", schema, options.num_examples)
-    samples = check_samples(images, labels, trained_model.classifier)
-    config = EvaluationConfig(
-        num_examples=options.num_examples,
-        attacks=("pgd",),
-        threat_models=_THREAT_MODELS,
-        epsilons=(options.epsilon,),
-        step_size=options.epsilon / 4,
-        iterations=options.iterations,
-    )
-    models = _models(trained_model, options.preprocessors.split(","))
-    with tempfile.TemporaryDirectory() as folder:
-        evaluation = evaluate(
-            models,
-            load_source_model(trained),
-            samples.images,
-            samples.labels,
-            config,
-            options.seed,
-            pathlib.Path(folder),
-            lambda *_: None,
-        )
-    metrics = summarise(evaluation.results)
+    images, labels = load_split(records, "test", read_schema(records), options.num_examples)
+    models = _models(load_defended_model(trained), options.preprocessors.split(","))
+    metrics = _metrics(models, load_source_model(trained), images, labels, options)
     rows = [
-        {"defence": name, **_accuracies(metrics, name), **_gradients(model, samples, config)}
+        {
+            "defence": name,
+            **_accuracies(metrics, name),
+            "gradients": _gradients(model, check_samples(images, labels, model.classifier)),
+        }
         for name, model in models.items()
     ]
     _print(rows, options)
     if options.output:
-        options.output.write_text(json.dumps({**_settings(options), "rows": rows}, indent=2) + "\n")
+        settings = {name: getattr(options, name) for name in _SETTINGS}
+        options.output.write_text(json.dumps({**settings, "rows": rows}, indent=2) + "\n")
 
 
 def _models(trained: DefendedModel, names: Sequence[str]) -> dict[str, DefendedModel]:
@@ -96,6 +84,30 @@ def _models(trained: DefendedModel, names: Sequence[str]) -> dict[str, DefendedM
     return {UNDEFENDED: DefendedModel(trained.classifier), **defended}
 
 
+def _metrics(
+    models: Mapping[str, DefendedModel],
+    source: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Returns the accuracies of all models under PGD."""
+    config = EvaluationConfig(
+        num_examples=options.num_examples,
+        attacks=("pgd",),
+        threat_models=_THREAT_MODELS,
+        epsilons=(options.epsilon,),
+        step_size=options.epsilon / 4,
+        iterations=options.iterations,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        evaluation = evaluate(
+            models, source, images, labels, config, options.seed, place, lambda *_: None
+        )
+    return summarise(evaluation.results)
+
+
 def _accuracies(metrics: Mapping[str, Any], defence: str) -> dict[str, float]:
     """Returns the accuracy on clean images and under each threat model."""
     rows = [row for row in metrics["under_attack"] if row["defence"] == defence]
@@ -103,17 +115,10 @@ def _accuracies(metrics: Mapping[str, Any], defence: str) -> dict[str, float]:
     return {"clean": clean, **{row["threat_model"]: row["accuracy"] for row in rows}}
 
 
-def _gradients(
-    model: DefendedModel, samples: Samples, config: EvaluationConfig
-) -> dict[str, dict[str, Any]]:
+def _gradients(model: DefendedModel, samples: Samples) -> dict[str, dict[str, Any]]:
     """Returns what is left of the gradient at each stage, by its name."""
-    health = gradient_health(model, samples, config.attack_batch_size)
-    return {"gradients": {stage.pop("stage"): stage for stage in health["stages"]}}
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("num_examples", "epsilon", "iterations", "seed")
-    return {name: getattr(options, name) for name in names}
+    health = gradient_health(model, samples, batch_size=100)
+    return {stage.pop("stage"): stage for stage in health["stages"]}
 
 
 def _print(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
@@ -147,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--workdir", type=pathlib.Path, required=True, help="A trained run.")
+    parser.add_argument(
+        "--trained", type=pathlib.Path, help="Folder of the models; by default its last training."
+    )
     parser.add_argument(
         "--preprocessors", default=",".join(PREPROCESSORS), help="What stands for T, in turn."
     )

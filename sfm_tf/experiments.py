@@ -70,7 +70,13 @@ def _digits() -> Experiment:
             pixel_cnn_depth=2,
         ),
         evaluation=EvaluationConfig(
-            num_examples=0, epsilons=(16.0, 32.0), step_size=2.0, min_clean_accuracy=0.8
+            num_examples=0,
+            threat_models=("black_box", "gray_box", "white_box", "adaptive"),
+            epsilons=(16.0, 24.0),
+            iterations=30,
+            step_size=3.0,
+            restarts=3,
+            min_clean_accuracy=0.8,
         ),
     )
 
