@@ -73,9 +73,9 @@ def _digits() -> Experiment:
             num_examples=0,
             threat_models=("black_box", "gray_box", "white_box", "adaptive"),
             epsilons=(16.0, 24.0),
-            iterations=30,
-            step_size=3.0,
-            restarts=3,
+            iterations=40,
+            step_size=4.0,
+            restarts=4,
             min_clean_accuracy=0.8,
         ),
     )

@@ -1,6 +1,7 @@
 """How long the training of each defence took, from what the stages wrote down."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
@@ -17,15 +18,16 @@ def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) ->
         defences: Names of the defences that were evaluated.
 
     Returns:
-        Seconds by defence; a defence that learns nothing costs what the classifier costs. Empty
-        where nothing was trained here.
+        Seconds by defence; a defence that learns nothing costs what the classifier costs, which
+        an alternation by steps never trains alone: then it is what as many passes over the images
+        took for the source model, of the same architecture. Empty where nothing was trained here.
     """
     if "train" not in inputs:
         return {}
     timing = _timing(inputs["train"])
-    classifier = timing["classifier_seconds"]
+    classifier = _classifier_seconds(timing, inputs["train"].manifest.config["training"])
     trained = {
-        "sfm": classifier + timing["masker_seconds"] + timing.get("both_seconds", 0.0),
+        "sfm": sum(timing[part] for part in timing if part != "source_seconds"),
         **_adversarial_seconds(inputs),
     }
     fits = {
@@ -34,6 +36,13 @@ def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) ->
         if fit_stage(name) in inputs
     }
     return {name: {**fits, **trained}.get(name, classifier) for name in defences}
+
+
+def _classifier_seconds(timing: Mapping[str, float], training: Mapping[str, Any]) -> float:
+    if "both_seconds" not in timing:
+        return timing["classifier_seconds"]
+    passes = training["pretraining_epochs"] + training["epochs"]
+    return timing["source_seconds"] * passes / training["source_epochs"]
 
 
 def _adversarial_seconds(inputs: Mapping[str, Artifact]) -> dict[str, float]:

@@ -10,6 +10,9 @@ from sfm_tf.report.training_costs import training_seconds
 _TIMING = {"classifier_seconds": 100.0, "masker_seconds": 60.0, "source_seconds": 40.0}
 
 
+_TRAINING = {"pretraining_epochs": 4, "epochs": 6, "source_epochs": 5}
+
+
 def _artifact(folder: pathlib.Path, timing=None, wall_seconds=0.0) -> Artifact:
     folder.mkdir()
     if timing is not None:
@@ -18,7 +21,7 @@ def _artifact(folder: pathlib.Path, timing=None, wall_seconds=0.0) -> Artifact:
         stage=folder.name,
         fingerprint="",
         content="",
-        config={},
+        config={"training": _TRAINING},
         seed=0,
         inputs={},
         code_version="",
@@ -48,10 +51,11 @@ def test_a_defence_costs_the_classifier_and_what_was_trained_for_it(tmp_path):
     }
 
 
-def test_an_alternation_by_steps_counts_for_the_masker(tmp_path):
-    timing = {**_TIMING, "masker_seconds": 0.0, "both_seconds": 80.0}
+def test_an_alternation_by_steps_is_compared_with_passes_of_the_source_model(tmp_path):
+    timing = {**_TIMING, "classifier_seconds": 30.0, "masker_seconds": 0.0, "both_seconds": 120.0}
     inputs = {"train": _artifact(tmp_path / "train", timing)}
-    assert training_seconds(inputs, ["sfm"]) == {"sfm": 180.0}
+    # 10 passes, of which 5 took the source model 40 seconds.
+    assert training_seconds(inputs, ["undefended", "sfm"]) == {"undefended": 80.0, "sfm": 150.0}
 
 
 def test_a_model_of_ones_own_has_no_training(tmp_path):
