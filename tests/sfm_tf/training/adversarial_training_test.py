@@ -29,6 +29,7 @@ _CONFIG = TrainingConfig(
     pretraining_epochs=2,
     epochs=4,
     source_epochs=1,
+    alternation="epoch",
     augmentation="none",
     mixed_precision="float32",
     adversarial_training="pgd",

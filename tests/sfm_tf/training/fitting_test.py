@@ -24,7 +24,12 @@ from sfm_tf.training_config import TrainingConfig, TrainingExecutionConfig
 
 _SHAPE = (8, 8, 1)
 _CONFIG = TrainingConfig(
-    batch_size=8, pretraining_epochs=1, epochs=2, augmentation="crop", sparsity_weight=0.2
+    batch_size=8,
+    pretraining_epochs=1,
+    epochs=2,
+    alternation="epoch",
+    augmentation="crop",
+    sparsity_weight=0.2,
 )
 
 
@@ -65,7 +70,7 @@ def _fitting(folder, progress=lambda *_: None, rate=0.05, config=_CONFIG, **exec
     trainer = _trainer(rate)
     return Fitting(
         passes=Passes(trainer, tf.distribute.get_strategy()),
-        plan=defence_plan(_CONFIG),
+        plan=defence_plan(config),
         config=config,
         execution=TrainingExecutionConfig(**execution),
         training=_split(44, 0),
@@ -156,6 +161,26 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(
             assert epoch[part] == pytest.approx(expected[part], rel=1e-4, abs=1e-5)
     # TensorFlow's threads may add in another order; everything else is the same.
     for pair in zip(_weights(resumed), _weights(finished[1]), strict=True):
+        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6)
+
+
+def test_interrupted_alternation_by_steps_goes_on_within_its_epoch(tmp_path):
+    def interrupt(stage, done, *_):
+        if (stage, done) == ("alternation", 8):
+            raise _Interruption
+
+    config = dataclasses.replace(_CONFIG, alternation="step")
+    whole = _fitting(tmp_path / "whole", config=config)
+    expected = whole.run()
+    place, steps = tmp_path / "resumed", []
+    with pytest.raises(_Interruption):
+        _fitting(place, interrupt, config=config, checkpoint_steps=2).run()
+    resumed = _fitting(place, lambda *report: steps.append(report[:2]), config=config)
+    history = resumed.run()
+    # Five steps to an epoch, of which 2 and 4 are checkpoints: the seventh is the last one kept.
+    assert steps == [("alternation", done) for done in (8, 9, 10)]
+    assert history[-1]["validation"] == pytest.approx(expected[-1]["validation"], rel=1e-4)
+    for pair in zip(_weights(resumed), _weights(whole), strict=True):
         np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6)
 
 

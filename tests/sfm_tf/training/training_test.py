@@ -113,7 +113,7 @@ def test_loss_weights_are_kept_with_their_ratios(trained):
 def test_progress_ends_each_stage_at_its_total(trained):
     # 60 images in batches of 20 are 3 steps to a pass.
     last = {stage: (done, total) for stage, done, total, _ in trained[2]}
-    assert last == {"pretraining": (3, 3), "alternation": (12, 12), "source": (6, 6)}
+    assert last == {"pretraining": (3, 3), "alternation": (6, 6), "source": (6, 6)}
 
 
 def _validation(seed=1):
@@ -183,7 +183,7 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(records, tmp_
     assert steps == [("source", 4), ("source", 5), ("source", 6)]
     # What was trained before the interruption counts as well.
     timing = json.loads((tmp_path / "resumed" / "timing.json").read_text())
-    assert min(timing.values()) > 0.0
+    assert timing["classifier_seconds"] > 0.0 and timing["both_seconds"] > 0.0
     images, _ = _validation()
     for load in (load_defended_model, load_source_model):
         whole, resumed = (load(tmp_path / name)(images) for name in ("whole", "resumed"))
@@ -216,7 +216,7 @@ def test_ramp_begins_below_the_weight_at_which_masking_pays(records, tmp_path, s
     shares = []
 
     def note(stage, done, *_):
-        if stage == "alternation" and done % 6 == 1:
+        if stage == "alternation" and done % 3 == 1:
             shares.append(trainers[0].sparsity_share.numpy())
 
     trainers = []
