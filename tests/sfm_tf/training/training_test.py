@@ -183,7 +183,8 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(records, tmp_
     assert steps == [("source", 4), ("source", 5), ("source", 6)]
     # What was trained before the interruption counts as well.
     timing = json.loads((tmp_path / "resumed" / "timing.json").read_text())
-    assert timing["classifier_seconds"] > 0.0 and timing["both_seconds"] > 0.0
+    assert timing["classifier_seconds"] > 0.0
+    assert timing["both_seconds"] > 0.0
     images, _ = _validation()
     for load in (load_defended_model, load_source_model):
         whole, resumed = (load(tmp_path / name)(images) for name in ("whole", "resumed"))
