@@ -25,7 +25,7 @@ def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) ->
     if "train" not in inputs:
         return {}
     timing = _timing(inputs["train"])
-    classifier = _classifier_seconds(timing, inputs["train"].manifest.config["training"])
+    classifier = _classifier_seconds(timing, inputs["train"].manifest.config)
     trained = {
         "sfm": sum(timing[part] for part in timing if part != "source_seconds"),
         **_adversarial_seconds(inputs),
@@ -38,9 +38,10 @@ def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) ->
     return {name: {**fits, **trained}.get(name, classifier) for name in defences}
 
 
-def _classifier_seconds(timing: Mapping[str, float], training: Mapping[str, Any]) -> float:
+def _classifier_seconds(timing: Mapping[str, float], config: Mapping[str, Any]) -> float:
     if "both_seconds" not in timing:
         return timing["classifier_seconds"]
+    training = config["training"]
     passes = training["pretraining_epochs"] + training["epochs"]
     return timing["source_seconds"] * passes / training["source_epochs"]
 

@@ -58,8 +58,9 @@ def test_has_a_row_for_every_image_defence_threat_model_and_attack(tmp_path):
     _untrained_models(run_directory, ingest(run_directory, _digits(), False))
     artifact = evaluate(run_directory, _digits(), False)
     rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
-    # 2 defences x (clean + 3 threat models x 2 attacks x 1 radius) x 12 images.
-    assert rows.num_rows == 2 * (1 + 3 * 2 * 1) * 12
+    # 2 defences x (clean + 3 threat models x 2 attacks x 1 radius), and 4 adaptive attacks on one,
+    # x 12 images.
+    assert rows.num_rows == (2 * (1 + 3 * 2 * 1) + 4) * 12
     metrics = json.loads((artifact.folder / "metrics.json").read_text())
     assert {entry["examples"] for entry in metrics["under_attack"]} == {12}
     # Untrained models guess, so they cannot be blessed.

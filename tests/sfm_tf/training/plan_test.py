@@ -17,7 +17,7 @@ _PRETRAINING = Epoch("pretraining", (Phase.CLASSIFIER,))
 
 
 def test_alternation_follows_pre_training():
-    plan = defence_plan(TrainingConfig(pretraining_epochs=2, epochs=3))
+    plan = defence_plan(TrainingConfig(pretraining_epochs=2, epochs=3, alternation="epoch"))
     turn = Epoch("alternation", (Phase.CLASSIFIER, Phase.MASKER))
     assert plan == (_PRETRAINING, _PRETRAINING, turn, turn, turn)
 
@@ -54,7 +54,7 @@ def test_source_is_plain_training():
 
 
 def test_adversarial_epochs_follow_pre_training_and_alternate_where_there_is_a_masker():
-    config = TrainingConfig(pretraining_epochs=1, adversarial_epochs=2)
+    config = TrainingConfig(pretraining_epochs=1, adversarial_epochs=2, alternation="epoch")
     alone = Epoch("adversarial", (Phase.CLASSIFIER,))
     assert adversarial_plan(config, has_masker=False) == (_PRETRAINING, alone, alone)
     turn = Epoch("adversarial_alternation", (Phase.CLASSIFIER, Phase.MASKER))
@@ -74,7 +74,7 @@ def test_masker_passes_do_not_count_for_the_classifier(alternation, expected):
 
 
 def test_passes_of_a_stage_are_counted():
-    plan = defence_plan(TrainingConfig(pretraining_epochs=2, epochs=3))
+    plan = defence_plan(TrainingConfig(pretraining_epochs=2, epochs=3, alternation="epoch"))
     assert [count_passes(plan, stage) for stage in ("pretraining", "alternation")] == [2, 6]
 
 
