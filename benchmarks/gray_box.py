@@ -15,15 +15,14 @@ Writes the same figures as JSON to --output.
 """
 
 import argparse
-import json
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
+from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.metrics import summarise
@@ -50,7 +49,6 @@ PREPROCESSORS = (
 )
 """Those of Yu et al. 2022, some stronger, and a chain."""
 
-_SETTINGS = ("num_examples", "epsilon", "iterations", "seed")
 _THREAT_MODELS = ("black_box", "gray_box", "white_box")
 
 
@@ -61,20 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = options.trained or run_directory.latest("train").folder
     records = run_directory.latest("ingest").folder
     images, labels = load_split(records, "test", read_schema(records), options.num_examples)
-    models = _models(load_defended_model(trained), options.preprocessors.split(","))
-    metrics = _metrics(models, load_source_model(trained), images, labels, options)
+    defended = load_defended_model(trained)
+    samples = check_samples(images, labels, defended.classifier)
+    models = _models(defended, options.preprocessors.split(","))
+    metrics = _metrics(models, load_source_model(trained), samples, options)
     rows = [
         {
             "defence": name,
             **_accuracies(metrics, name),
-            "gradients": _gradients(model, check_samples(images, labels, model.classifier)),
+            "gradients": _gradients(model, samples),
         }
         for name, model in models.items()
     ]
-    _print(rows, options)
+    settings = {name: getattr(options, name) for name in ("epsilon", "iterations", "seed")}
+    document = {**settings, "num_examples": len(samples), "rows": rows}
+    _print(document)
     if options.output:
-        settings = {name: getattr(options, name) for name in _SETTINGS}
-        options.output.write_text(json.dumps({**settings, "rows": rows}, indent=2) + "\n")
+        write_json(options.output, document)
 
 
 def _models(trained: DefendedModel, names: Sequence[str]) -> dict[str, DefendedModel]:
@@ -87,13 +88,11 @@ def _models(trained: DefendedModel, names: Sequence[str]) -> dict[str, DefendedM
 def _metrics(
     models: Mapping[str, DefendedModel],
     source: keras.Model,
-    images: np.ndarray,
-    labels: np.ndarray,
+    samples: Samples,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Returns the accuracies of all models under PGD."""
     config = EvaluationConfig(
-        num_examples=options.num_examples,
         attacks=("pgd",),
         threat_models=_THREAT_MODELS,
         epsilons=(options.epsilon,),
@@ -101,9 +100,15 @@ def _metrics(
         iterations=options.iterations,
     )
     with tempfile.TemporaryDirectory() as folder:
-        place = pathlib.Path(folder)
         evaluation = evaluate(
-            models, source, images, labels, config, options.seed, place, lambda *_: None
+            models,
+            source,
+            samples.images,
+            samples.labels,
+            config,
+            options.seed,
+            pathlib.Path(folder),
+            lambda *_: None,
         )
     return summarise(evaluation.results)
 
@@ -121,17 +126,17 @@ def _gradients(model: DefendedModel, samples: Samples) -> dict[str, dict[str, An
     return {stage.pop("stage"): stage for stage in health["stages"]}
 
 
-def _print(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
+def _print(document: Mapping[str, Any]) -> None:
     print(
-        f"PGD-{options.iterations} at {options.epsilon:g}/255, {options.num_examples} test images; "
-        "median norms of the gradient at clean images"
+        f"PGD-{document['iterations']} at {document['epsilon']:g}/255, "
+        f"{document['num_examples']} test images; median norms of the gradient at clean images"
     )
     print(
         f"{'defence':50} {'clean':>6} {'black':>6} {'gray':>6} {'white':>6} "
         f"{'F input':>9} {'masked':>9} {'image':>9} {'zero':>6}"
     )
-    for row in rows:
-        accuracies = [row["clean"], *(row.get(name, float("nan")) for name in _THREAT_MODELS)]
+    for row in document["rows"]:
+        accuracies = [row[name] for name in ("clean", *_THREAT_MODELS)]
         stages = row["gradients"]
         norms = [
             stages[name]["median_norm"] for name in ("classifier_input", "masked_image", "image")

@@ -8,8 +8,6 @@ from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.report.training_costs import training_seconds
 
 _TIMING = {"classifier_seconds": 100.0, "masker_seconds": 60.0, "source_seconds": 40.0}
-
-
 _TRAINING = {"pretraining_epochs": 4, "epochs": 6, "source_epochs": 5}
 
 
