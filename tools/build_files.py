@@ -36,11 +36,16 @@ VISIBILITY = {
 }
 """Which folders may depend on the targets in a top-level folder."""
 
-DATA_FOLDERS: Mapping[str, str] = {"docs": "documents", "tests/testdata": "goldens"}
+DATA_FOLDERS: Mapping[str, str] = {
+    "deployment": "manifests",
+    "docs": "documents",
+    "tests/testdata": "goldens",
+}
 """Folders without Python files that tests read, with the names of the targets that hold them."""
 
 TEST_DATA: Mapping[str, list[str]] = {
     "tests/conftest.py": ["//:pyproject.toml"],
+    "tests/sfm_tf/serving/server_configs_test.py": ["//deployment:manifests"],
     "tests/tools/sample_report_test.py": ["//docs:documents", "//tests/testdata:goldens"],
 }
 """What tests read beside the modules that they import."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping
 
 import keras
@@ -12,7 +11,7 @@ from sfm_tf.config import ComparedConfig
 from sfm_tf.defences import pixel_defend, quilting, sensitivity
 from sfm_tf.defences.catalogue import FITTED
 from sfm_tf.defences.patch_database import PatchDatabase, collect_patches
-from sfm_tf.errors import SfmError
+from sfm_tf.models.keras_files import load_keras_file
 from sfm_tf.models.pixel_cnn import build_pixel_cnn
 from sfm_tf.preprocessors.operation import Operation
 from sfm_tf.records.reading import load_split
@@ -137,12 +136,7 @@ def _read_quilting(folder: pathlib.Path) -> Operation:
 
 
 def _read_pixel_defend(folder: pathlib.Path) -> Operation:
-    path = folder / PIXEL_CNN_FILE
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SfmError(f"Cannot read {path} ({reason}); fit the defences again.") from error
+    model = load_keras_file(folder / PIXEL_CNN_FILE, "fit the defences again")
     return pixel_defend.pixel_defend_operation(model)
 
 

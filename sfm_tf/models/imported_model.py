@@ -1,7 +1,6 @@
 """A classifier that the user brought, from a Keras file or a SavedModel."""
 
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from sfm_tf.artifacts.fingerprints import content_digest
 from sfm_tf.errors import SfmError
+from sfm_tf.models.keras_files import load_keras_file
 
 _SIGNATURE = "serving_default"
 _LOGITS = "logits"
@@ -74,13 +74,7 @@ def load_classifier(
 def _read_keras(path: pathlib.Path) -> keras.Model:
     if path.suffix != ".keras":
         raise SfmError(f"Unknown kind of model {path}; expected a .keras file or a SavedModel.")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SfmError(
-            f"Cannot read {path} ({reason}); expected a model of Keras 3 that safe mode allows."
-        ) from error
+    return load_keras_file(path, "expected a model of Keras 3 that safe mode allows")
 
 
 def _read_signature(folder: pathlib.Path) -> keras.layers.Layer:

@@ -3,18 +3,17 @@
 import dataclasses
 import json
 import pathlib
-import zipfile
 
 import keras
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.models.keras_files import load_keras_file
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
 from sfm_tf.training import model_files
 from sfm_tf.training.model_files import CLASSIFIER_FILE, DEFENCE_FILE, MASKER_FILE, SOURCE_FILE
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
-"""What Keras, HDF5 and JSON raise on files that are missing, cut off or not theirs."""
+_REMEDY = "expected what training wrote, train again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,17 +94,14 @@ def _read_defence(path: pathlib.Path) -> _Defence:
             tuple(value["input_shape"]),
             len(value["class_names"]),
         )
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SfmError(f"Cannot read {path} ({error}); {_REMEDY}.") from error
 
 
 def _read_model(
     path: pathlib.Path, defence: _Defence, output_shape: tuple[int, ...]
 ) -> keras.Model:
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except _DAMAGE as error:
-        raise _unreadable(path, error) from error
+    model = load_keras_file(path, _REMEDY)
     found = model.input_shape[1:], model.output_shape[1:]
     if found != (defence.input_shape, output_shape):
         raise SfmError(
@@ -113,8 +109,3 @@ def _read_model(
             f"{output_shape} by {DEFENCE_FILE} beside it, train again."
         )
     return model
-
-
-def _unreadable(path: pathlib.Path, error: Exception) -> SfmError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return SfmError(f"Cannot read {path} ({reason[0]}); expected what training wrote, train again.")
