@@ -17,7 +17,7 @@ import dataclasses
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from absl import flags
 
@@ -42,58 +42,61 @@ from sfm_tf.records.schema import read_schema
 MODULE = "pipelines.evaluate"
 flag_definitions.define_flags(["evaluation", "compared"], MODULE)
 
-
 _ADVERSARIAL = "adversarial"
 
 
 def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
     """Returns the per-sample results, their summary and the blessing."""
     inputs = model_inputs(run_directory, experiment)
-    records = inputs["ingest"]
     store = run_directory.shared_folder("evaluate", _ADVERSARIAL)
-    config = _possible(experiment.evaluation, inputs)
-    compared = experiment.compared
+    experiment = dataclasses.replace(
+        experiment, evaluation=_possible(experiment.evaluation, inputs)
+    )
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         if force and store.exists():
             shutil.rmtree(store)
-        schema = read_schema(records.folder)
-        subjects = load_subjects(config, compared, model_folders(inputs), schema)
-        images, labels = load_split(records.folder, "test", schema, config.num_examples)
-        write_evaluation(
-            subjects.models,
-            subjects.source,
-            images,
-            labels,
-            config,
-            experiment.seed,
-            folder,
-            store,
-            progress.update,
-        )
-        if "feature_squeezing" in subjects.models and guarded_model(subjects.models):
-            validation_images, _ = load_split(records.folder, "validation", schema)
-            write_detection(
-                Detector(compared.feature_squeezing, validation_images),
-                subjects.models,
-                Samples(images, labels, len(schema.class_names)),
-                config,
-                experiment.seed,
-                AdversarialStore(folder / ADVERSARIAL_FOLDER),
-                folder,
-                progress.update,
-            )
+        _write(folder, experiment, inputs, store, progress.update)
 
     execution = Execution(
         stage="evaluate",
         module=MODULE,
-        configs={"evaluation": config, "compared": compared},
+        configs={"evaluation": experiment.evaluation, "compared": experiment.compared},
         seed=experiment.seed,
         inputs=inputs,
-        source=imported_digest(config),
+        source=imported_digest(experiment.evaluation),
         resumable=True,
     )
     return execute_stage(execution, run_directory, produce, force, unit="images")
+
+
+def _write(
+    folder: pathlib.Path,
+    experiment: Experiment,
+    inputs: Mapping[str, Artifact],
+    store: pathlib.Path,
+    progress: Callable[..., None],
+) -> None:
+    records, compared = inputs["ingest"].folder, experiment.compared
+    config, seed = experiment.evaluation, experiment.seed
+    schema = read_schema(records)
+    subjects = load_subjects(config, compared, model_folders(inputs), schema)
+    images, labels = load_split(records, "test", schema, config.num_examples)
+    write_evaluation(
+        subjects.models, subjects.source, images, labels, config, seed, folder, store, progress
+    )
+    if "feature_squeezing" in subjects.models and guarded_model(subjects.models):
+        validation_images, _ = load_split(records, "validation", schema)
+        write_detection(
+            Detector(compared.feature_squeezing, validation_images),
+            subjects.models,
+            Samples(images, labels, len(schema.class_names)),
+            config,
+            seed,
+            AdversarialStore(folder / ADVERSARIAL_FOLDER),
+            folder,
+            progress,
+        )
 
 
 def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> EvaluationConfig:

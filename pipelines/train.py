@@ -110,6 +110,28 @@ def _reset(config: TrainingConfig, names: tuple[str, ...]) -> TrainingConfig:
     return dataclasses.replace(config, **{name: defaults[name] for name in names})
 
 
+def _inputs(
+    run_directory: RunDirectory, config: TrainingConfig
+) -> tuple[dict[str, Artifact], TrainingConfig]:
+    """Returns what a training reads, and its settings with nothing left to be looked up."""
+    inputs = {"ingest": run_directory.latest("ingest")}
+    check_validated(run_directory, inputs["ingest"])
+    if config.tuned:
+        inputs["tune"] = _tuning_of(run_directory, inputs["ingest"])
+        config = dataclasses.replace(config, **tuned_values(inputs["tune"].folder))
+    # What "auto" stands for depends on the device, and so do the weights.
+    precision = resolve_precision(config.mixed_precision)
+    return inputs, dataclasses.replace(config, mixed_precision=precision)
+
+
+def _shown_on(progress: ProgressLine) -> Callable[..., None]:
+    def show(phase: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        shown = {name: metrics[name] for name in _SHOWN if name in metrics}
+        progress.update(phase, done, total, shown)
+
+    return show
+
+
 def _execute(
     stage: str,
     work: Callable[..., TrainingResult | AdversarialTrainingResult],
@@ -118,28 +140,16 @@ def _execute(
     experiment: Experiment,
     force: bool,
 ) -> Artifact | None:
-    records = run_directory.latest("ingest")
-    check_validated(run_directory, records)
-    inputs = {"ingest": records}
-    if config.tuned:
-        inputs["tune"] = tuning = _tuning_of(run_directory, records)
-        config = dataclasses.replace(config, **tuned_values(tuning.folder))
-    # What "auto" stands for depends on the device, and so do the weights.
-    precision = resolve_precision(config.mixed_precision)
-    config = dataclasses.replace(config, mixed_precision=precision)
+    inputs, config = _inputs(run_directory, config)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
-        def show(phase: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
-            shown = {name: metrics[name] for name in _SHOWN if name in metrics}
-            progress.update(phase, done, total, shown)
-
         result = work(
-            records.folder,
+            inputs["ingest"].folder,
             experiment.model,
             config,
             experiment.seed,
             folder,
-            show,
+            _shown_on(progress),
             experiment.training_execution,
         )
         if result.warning:
