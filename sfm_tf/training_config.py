@@ -86,6 +86,9 @@ class TrainingConfig(Settings):
         "Arithmetic of the layers; auto is bfloat16 on a GPU that has it, else float32.",
         choices=("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     )
+    jit_compile: bool = setting(
+        False, "Compile the steps with XLA: slower on CPUs, and for one device only."
+    )
     adversarial_training: str = setting(
         "none",
         "Trains a classifier, and another with a masker, on adversarial images besides.",

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.training_config import TrainingConfig
 
 _CLUSTER_VARIABLE = "TF_CONFIG"
 _SECONDS_WITHOUT_ANSWER = 120.0
@@ -102,25 +103,30 @@ def synchronise_statistics(model: DefendedModel) -> None:
                 layer.synchronized = True
 
 
-def check_shares(strategy: tf.distribute.Strategy, batch_size: int, loss_reduction: str) -> None:
+def check_shares(strategy: tf.distribute.Strategy, config: TrainingConfig) -> None:
     """Refuses settings whose loss the devices cannot compute on a share of the batch each.
 
     Args:
         strategy: Joins the devices.
-        batch_size: Images per step, on all of them.
-        loss_reduction: `per_image` or `batch`.
+        config: How they train.
 
     Raises:
-        SfmError: If the batch cannot be shared evenly, or a norm runs over all of it.
+        SfmError: If the batch cannot be shared evenly, a norm runs over all of it, or XLA is to
+            compile what the devices tell each other.
     """
     replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
+    if config.batch_size % replicas:
         raise SfmError(
-            f"Invalid batch_size {batch_size} on {replicas} devices; expected a multiple of "
+            f"Invalid batch_size {config.batch_size} on {replicas} devices; expected a multiple of "
             f"{replicas}."
         )
-    if replicas > 1 and loss_reduction == "batch":
+    if replicas > 1 and config.loss_reduction == "batch":
         raise SfmError(
             f"loss_reduction batch takes one norm over the batch, which {replicas} devices do not "
             "share; set loss_reduction to per_image or strategy to none."
+        )
+    if replicas > 1 and config.jit_compile:
+        raise SfmError(
+            f"jit_compile compiles for one device, not {replicas}; leave it out or set strategy to "
+            "none."
         )

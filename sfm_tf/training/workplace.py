@@ -92,7 +92,7 @@ class Workplace:
         """
         execution = TrainingExecutionConfig() if execution is None else execution
         strategy = open_strategy(execution.strategy)
-        check_shares(strategy, config.batch_size, config.loss_reduction)
+        check_shares(strategy, config)
         schema = read_schema(records)
         statistics = read_channel_statistics(records)
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ class Workplace:
             model = build()
             trainer = self._compile_trainer(model, plan, make_trainer)
         fitting = Fitting(
-            passes=Passes(trainer, self.strategy),
+            passes=Passes(trainer, self.strategy, jit_compile=self.config.jit_compile),
             plan=tuple(plan),
             config=self.config,
             execution=self.execution,

@@ -16,6 +16,7 @@ from sfm_tf.config import DataConfig
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.errors import SfmError
 from sfm_tf.training.devices import check_shares, cluster_task, is_chief, open_strategy
+from sfm_tf.training_config import TrainingConfig
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
 _EPOCHS = 2
@@ -213,9 +214,11 @@ class _TwoDevices:
 
 def test_batch_that_devices_cannot_share_is_refused():
     with pytest.raises(SfmError, match="batch_size 33 on 2 devices; expected a multiple of 2"):
-        check_shares(_TwoDevices, 33, "per_image")
+        check_shares(_TwoDevices, TrainingConfig(batch_size=33))
     with pytest.raises(SfmError, match="loss_reduction batch takes one norm over the batch"):
-        check_shares(_TwoDevices, 32, "batch")
+        check_shares(_TwoDevices, TrainingConfig(loss_reduction="batch"))
+    with pytest.raises(SfmError, match="jit_compile compiles for one device, not 2"):
+        check_shares(_TwoDevices, TrainingConfig(jit_compile=True))
 
 
 if __name__ == "__main__":
