@@ -34,11 +34,14 @@ SECTIONS: Mapping[str, type[Settings]] = {
 }
 """The sections of an experiment. No two share a field name, so a field names its flag."""
 
-_SPARSITY_WEIGHT_64 = 0.015
-"""Keeps w1 * sqrt(n) / w3 for the 12,288 values of a 64x64 image at CIFAR-10's 1.66."""
+_TRAINING_64 = TrainingConfig(sparsity_weight=0.015, semantic_weight=200.0)
+"""Keeps w1 * sqrt(n) / w3 and w2 / (w3 * |x|) of CIFAR-10 for the 12,288 values of 64x64 pixels."""
 
-_TUNING_64 = TuningConfig(tried_sparsity_weights=(0.005, 0.01, 0.015, 0.02, 0.025, 0.03))
-"""Keeps the same ratio for the weights that are tried, of which the first is below 1."""
+_TUNING_64 = TuningConfig(
+    tried_sparsity_weights=(0.005, 0.01, 0.015, 0.02, 0.025, 0.03),
+    tried_semantic_weights=(60.0, 200.0, 600.0),
+)
+"""Keeps the same ratios for the weights that are tried, of which the first w1 is below 1."""
 
 
 def _digits() -> Experiment:
@@ -101,7 +104,7 @@ def _tiny_imagenet() -> Experiment:
         name="tiny_imagenet",
         data=DataConfig(dataset="tiny_imagenet"),
         model=ModelConfig(classifier="resnet50"),
-        training=TrainingConfig(sparsity_weight=_SPARSITY_WEIGHT_64),
+        training=_TRAINING_64,
         tuning=_TUNING_64,
         evaluation=EvaluationConfig(min_clean_accuracy=0.4),
     )
@@ -112,7 +115,7 @@ def _image_folder() -> Experiment:
     return Experiment(
         name="image_folder",
         data=DataConfig(dataset="image_folder", image_size=64),
-        training=TrainingConfig(sparsity_weight=_SPARSITY_WEIGHT_64),
+        training=_TRAINING_64,
         tuning=_TUNING_64,
     )
 

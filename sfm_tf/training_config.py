@@ -42,7 +42,7 @@ class TrainingConfig(Settings):
         "being best; 0 for all of w1 from the first.",
         minimum=0,
     )
-    semantic_weight: float = setting(30.0, "w2 of Eq. 2, on the cosine distance.", minimum=0.0)
+    semantic_weight: float = setting(100.0, "w2 of Eq. 2, on the cosine distance.", minimum=0.0)
     semantic_loss: str = setting(
         "cosine",
         "Semantic loss: the cosine distance of Eq. 4, or the cross-entropy that section 4.2 warns "

@@ -30,7 +30,7 @@ class TuningConfig(Settings):
         minimum=0.0,
     )
     tried_semantic_weights: tuple[float, ...] = setting(
-        (10.0, 30.0, 100.0), "Values of w2 to try.", minimum=0.0
+        (30.0, 100.0, 300.0), "Values of w2 to try.", minimum=0.0
     )
     tried_reconstruction_weights: tuple[float, ...] = setting(
         (1.0,), "Values of w3 to try.", minimum=0.0

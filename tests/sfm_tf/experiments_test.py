@@ -125,6 +125,20 @@ def test_preset_learns_a_mask_that_is_neither_ones_nor_zeros(validation, seed):
     assert measured["defended_accuracy"] > 0.8
 
 
+@pytest.mark.parametrize("name", ["svhn", "tiny_imagenet", "image_folder"])
+def test_presets_weigh_the_losses_alike_whatever_the_size_of_the_images(name):
+    def ratios(training, side):
+        # With pixels of the same brightness both norms grow with the side.
+        return [
+            training.sparsity_weight * side / training.reconstruction_weight,
+            training.semantic_weight / side / training.reconstruction_weight,
+        ]
+
+    side = 32 if name == "svhn" else 64
+    expected = ratios(experiments.preset("cifar10").training, 32)
+    assert ratios(experiments.preset(name).training, side) == pytest.approx(expected)
+
+
 # The critical weight is 1 / 8, see `losses.sparsity_ratio`; a digit's brightness adds up to 20.
 @pytest.mark.parametrize(("weight", "least", "most"), [(0.06, 18.0, 22.0), (0.5, 0.0, 2.0)])
 def test_without_semantics_the_critical_weight_parts_all_from_nothing(
