@@ -5,7 +5,9 @@ from collections.abc import Mapping
 _DARK = 0.02
 _BRIGHT = 0.98
 _EVEN = 0.01
-_FORGOTTEN = 0.9
+_FORGOTTEN = 0.6
+"""Answers that have nothing in common but that none is sure are less than 1 apart: on CIFAR-10 they
+were 0.76 and more, and never above 0.34 where the mask kept the class."""
 
 
 def describe_collapse(metrics: Mapping[str, float], semantic_loss: str = "cosine") -> str:
