@@ -3,7 +3,8 @@
     python -m tools.build_files            rewrites the BUILD files that are out of date
     python -m tools.build_files --check    exits 1 naming each stale file and each broken rule
 
-A lower layer never imports a higher one; each module has a test of its name, and the reverse.
+A lower layer never imports a higher one; each module has a test of its name, and the reverse; and
+each test runs when Bazel starts it.
 """
 
 import argparse
@@ -56,11 +57,19 @@ _RANKS = {layer: rank for rank, layers in enumerate(LAYERS) for layer in layers}
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """One Python file: its path from the root, the names it imports and how it is started."""
+    """One Python file.
+
+    Attributes:
+        path: From the root.
+        imports: Names it imports.
+        kind: Rule of Bazel that starts it.
+        is_silent: Whether it has tests, but runs none when it is started, as Bazel does.
+    """
 
     path: pathlib.PurePosixPath
     imports: tuple[str, ...]
     kind: str
+    is_silent: bool = False
 
     @property
     def layer(self) -> str:
@@ -92,10 +101,12 @@ def find_modules(root: pathlib.Path) -> dict[str, Module]:
         text = path.read_text(encoding="utf-8")
         names = sorted(set(_imported_names(ast.parse(text, str(path)))))
         own = tuple(name for name in names if name.split(".")[0] in VISIBILITY)
-        binary = "py_binary" if '\nif __name__ == "__main__":\n' in text else "py_library"
-        kind = "py_test" if path.stem.endswith("_test") else binary
+        is_program = '\nif __name__ == "__main__":\n' in text
+        kind = "py_binary" if is_program else "py_library"
+        kind = "py_test" if path.stem.endswith("_test") else kind
+        is_silent = kind == "py_test" and "\ndef test_" in text and not is_program
         relative = pathlib.PurePosixPath(path.relative_to(root).as_posix())
-        modules[".".join(relative.with_suffix("").parts)] = Module(relative, own, kind)
+        modules[".".join(relative.with_suffix("").parts)] = Module(relative, own, kind, is_silent)
     return modules
 
 
@@ -195,6 +206,9 @@ def problems(root: pathlib.Path) -> list[str]:
         lines += _import_problems(module, modules)
         if module.layer and module.layer not in _RANKS:
             lines.append(f"{module.path} is in no layer; add {module.layer!r} to LAYERS.")
+        if module.is_silent:
+            end = "raise SystemExit(pytest.main([__file__]))"
+            lines.append(f"{module.path} runs no test when started; end it with {end!r} as main.")
         if module.path.stem not in ("__init__", "conftest") and module.counterpart not in paths:
             state = "mirrors no module" if module.kind == "py_test" else "has no test"
             lines.append(f"{module.path} {state}; expected {module.counterpart}.")

@@ -243,6 +243,11 @@ def test_build_file_of_a_removed_folder_goes(tmp_path):
             "tests/sfm_tf/records/old_test.py mirrors no module; expected sfm_tf/records/old.py.",
         ),
         (
+            {"tests/sfm_tf/records/schema_test.py": "\n\ndef test_it():\n    pass\n"},
+            "tests/sfm_tf/records/schema_test.py runs no test when started; end it with 'raise "
+            "SystemExit(pytest.main([__file__]))' as main.",
+        ),
+        (
             {
                 "sfm_tf/misc.py": "from sfm_tf.records.schema import Schema\n",
                 "tests/sfm_tf/misc_test.py": "",

@@ -41,3 +41,7 @@ def test_a_long_pass_is_measured_once(monkeypatch):
     seen = []
     measure_costs({"slow": _model(0.02, seen)}, IMAGES, batch_size=10)
     assert seen == [10]
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,3 +1,5 @@
+"""Tests of reading Keras files, whole, damaged and hostile ones."""
+
 import keras
 import numpy as np
 import pytest
@@ -37,3 +39,7 @@ def test_file_that_is_no_safe_model_is_refused_in_one_line(tmp_path, damage):
     with pytest.raises(SfmError, match=r"^Cannot read .*model\.keras \(.+\); train again\.$") as e:
         load_keras_file(path, "train again")
     assert "\n" not in str(e.value)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
