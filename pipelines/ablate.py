@@ -12,7 +12,6 @@ smallest of --epsilons. Writes into <workdir>/ablate/<fingerprint>/ ablations.js
 training a folder with its models. A run that was interrupted does no finished training again.
 """
 
-import dataclasses
 import pathlib
 import sys
 from typing import Any
@@ -25,7 +24,7 @@ from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
 from sfm_tf.training.loading import load_source_model
-from sfm_tf.training.precision import resolve_precision
+from sfm_tf.training.precision import with_resolved_precision
 from sfm_tf.tuning.ablations import AblationStudy
 from sfm_tf.tuning.measurement import SHARED_SETTINGS, measurement_settings
 from sfm_tf.tuning.trial import comparable
@@ -66,12 +65,9 @@ def ablate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
 
 def _configs(experiment: Experiment) -> dict[str, Any]:
-    # What "auto" stands for depends on the device, and so do the weights.
-    precision = resolve_precision(experiment.training.mixed_precision)
-    training = comparable(experiment.training)
     return {
         "model": experiment.model,
-        "training": dataclasses.replace(training, mixed_precision=precision),
+        "training": with_resolved_precision(comparable(experiment.training)),
         "ablation": experiment.ablation,
         "scoring": measurement_settings(experiment.evaluation, gray_box=True),
     }

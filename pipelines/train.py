@@ -36,7 +36,7 @@ from sfm_tf.training.adversarial_training import (
     train_on_adversarial_images,
 )
 from sfm_tf.training.devices import is_chief
-from sfm_tf.training.precision import resolve_precision
+from sfm_tf.training.precision import with_resolved_precision
 from sfm_tf.training.training import TrainingResult, train_defence
 from sfm_tf.training_config import TrainingConfig
 from sfm_tf.tuning.best import tuned_values
@@ -119,9 +119,7 @@ def _inputs(
     if config.tuned:
         inputs["tune"] = _tuning_of(run_directory, inputs["ingest"])
         config = dataclasses.replace(config, **tuned_values(inputs["tune"].folder))
-    # What "auto" stands for depends on the device, and so do the weights.
-    precision = resolve_precision(config.mixed_precision)
-    return inputs, dataclasses.replace(config, mixed_precision=precision)
+    return inputs, with_resolved_precision(config)
 
 
 def _shown_on(progress: ProgressLine) -> Callable[..., None]:

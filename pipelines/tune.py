@@ -25,7 +25,6 @@ the chief dies, start it again, and then the workers: what they finished is kept
 neither encrypted nor authenticated, so the address belongs into a network of your own.
 """
 
-import dataclasses
 import importlib.metadata
 import os
 import pathlib
@@ -40,7 +39,7 @@ from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.config import Experiment
-from sfm_tf.training.precision import resolve_precision
+from sfm_tf.training.precision import with_resolved_precision
 from sfm_tf.tuning.measurement import SHARED_SETTINGS, measurement_settings
 from sfm_tf.tuning.roles import Role, role_of
 from sfm_tf.tuning.trial import comparable
@@ -83,12 +82,10 @@ def tune(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Ar
 
 
 def _configs(experiment: Experiment) -> dict[str, Any]:
-    # What "auto" stands for depends on the device, and so do the weights.
-    precision = resolve_precision(experiment.training.mixed_precision)
-    training, tuning = comparable(experiment.training), experiment.tuning
+    tuning = experiment.tuning
     return {
         "model": experiment.model,
-        "training": dataclasses.replace(training, mixed_precision=precision),
+        "training": with_resolved_precision(comparable(experiment.training)),
         "tuning": tuning,
         "scoring": measurement_settings(experiment.evaluation, gray_box=tuning.tune_gray_box),
     }

@@ -102,8 +102,8 @@ def find_modules(root: pathlib.Path) -> dict[str, Module]:
         names = sorted(set(_imported_names(ast.parse(text, str(path)))))
         own = tuple(name for name in names if name.split(".")[0] in VISIBILITY)
         is_program = '\nif __name__ == "__main__":\n' in text
-        kind = "py_binary" if is_program else "py_library"
-        kind = "py_test" if path.stem.endswith("_test") else kind
+        binary = "py_binary" if is_program else "py_library"
+        kind = "py_test" if path.stem.endswith("_test") else binary
         is_silent = kind == "py_test" and "\ndef test_" in text and not is_program
         relative = pathlib.PurePosixPath(path.relative_to(root).as_posix())
         modules[".".join(relative.with_suffix("").parts)] = Module(relative, own, kind, is_silent)

@@ -1,10 +1,13 @@
 """The arithmetic of the layers: which dtype policy, and models built under one."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
+
+from sfm_tf.training_config import TrainingConfig
 
 _BFLOAT16_CAPABILITY = (8, 0)
 """CUDA compute capability of Ampere, the first GPUs that multiply bfloat16 natively."""
@@ -26,6 +29,11 @@ def resolve_precision(name: str) -> str:
     ]
     native = bool(gpus) and all(found >= _BFLOAT16_CAPABILITY for found in capabilities)
     return "mixed_bfloat16" if native else "float32"
+
+
+def with_resolved_precision(config: TrainingConfig) -> TrainingConfig:
+    """Returns the settings with what `auto` stands for here: it decides on the weights, too."""
+    return dataclasses.replace(config, mixed_precision=resolve_precision(config.mixed_precision))
 
 
 @contextlib.contextmanager

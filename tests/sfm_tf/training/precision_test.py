@@ -1,10 +1,17 @@
 """Tests of the choice of arithmetic and of building models under it."""
 
+import dataclasses
+
 import keras
 import pytest
 import tensorflow as tf
 
-from sfm_tf.training.precision import dtype_policy, resolve_precision
+from sfm_tf.training.precision import (
+    dtype_policy,
+    resolve_precision,
+    with_resolved_precision,
+)
+from sfm_tf.training_config import TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -38,6 +45,15 @@ def test_layers_made_inside_have_the_policy_and_later_ones_do_not():
         inside = keras.layers.Dense(1)
     outside = keras.layers.Dense(1)
     assert (inside.compute_dtype, outside.compute_dtype) == ("bfloat16", "float32")
+
+
+def test_settings_say_what_auto_stands_for_and_else_stay():
+    auto = TrainingConfig(batch_size=7)
+    resolved = with_resolved_precision(auto)
+    assert resolved.mixed_precision == resolve_precision("auto")
+    assert dataclasses.replace(resolved, mixed_precision="auto") == auto
+    chosen = TrainingConfig(mixed_precision="mixed_float16")
+    assert with_resolved_precision(chosen) == chosen
 
 
 def test_previous_policy_returns_after_an_exception():

@@ -11,7 +11,6 @@ from sfm_tf.config import DataConfig, ModelConfig
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.training import workplace
 from sfm_tf.training.passes import Passes
 from sfm_tf.training.phases import Phase
 from sfm_tf.training.plan import Epoch
@@ -46,24 +45,24 @@ def _build():
 
 
 def test_opening_reads_the_images_and_makes_the_folder(records, tmp_path):
-    opened = _open(records, tmp_path / "new")
+    workplace = _open(records, tmp_path / "new")
     assert (tmp_path / "new").is_dir()
-    counts = [len(split.labels) for split in (opened.training, opened.validation)]
+    counts = [len(split.labels) for split in (workplace.training, workplace.validation)]
     assert sum(counts) == 100
-    assert opened.training.images.shape == (counts[0], 8, 8, 1)
-    assert opened.steps_per_pass == counts[0] // 20
-    assert opened.settings["seed"] == 3
-    assert opened.settings["batch_size"] == 20
+    assert workplace.training.images.shape == (counts[0], 8, 8, 1)
+    assert workplace.steps_per_pass == counts[0] // 20
+    assert workplace.settings["seed"] == 3
+    assert workplace.settings["batch_size"] == 20
 
 
 def test_model_is_trained_in_16_bits_and_returned_in_32(records, tmp_path):
-    opened, policies = _open(records, tmp_path), []
+    workplace, policies = _open(records, tmp_path), []
 
     def build():
         policies.append(keras.config.dtype_policy().name)
         return _build()
 
-    model, history = opened.train("alone", build, _PLAN, 0)
+    model, history = workplace.train("alone", build, _PLAN, 0)
     assert policies == ["mixed_bfloat16", "float32"]
     assert {layer.compute_dtype for layer in model.classifier.layers} == {"float32"}
     assert [epoch["stage"] for epoch in history] == ["source", "source"]
@@ -93,11 +92,13 @@ def test_xla_compiles_the_steps_if_asked_and_learns_the_same(records, tmp_path, 
             super().__init__(*arguments, jit_compile=jit_compile)
             asked.append(jit_compile)
 
-    monkeypatch.setattr(workplace, "Passes", Noted)
+    monkeypatch.setattr("sfm_tf.training.workplace.Passes", Noted)
     weights = []
     for name, jit_compile in (("plain", False), ("xla", True)):
-        opened = _open(records, tmp_path / name, jit_compile=jit_compile, mixed_precision="float32")
-        model, _ = opened.train("alone", _build, _PLAN, 0)
+        workplace = _open(
+            records, tmp_path / name, jit_compile=jit_compile, mixed_precision="float32"
+        )
+        model, _ = workplace.train("alone", _build, _PLAN, 0)
         weights.append(model.get_weights())
     assert asked == [False, True]
     for plain, compiled in zip(*weights, strict=True):
