@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.attack_settings import Settings
 from benchmarks.attacked_model import CLASS_COUNT, SHAPE
 from benchmarks.measuring import Generate, Predict
-from sfm_tf.attacks.art_classifier import wrap_classifier
+from sfm_tf.models.art_classifier import wrap_classifier
 
 _LARGEST_DIFFERENCE = 1e-4
 

@@ -24,17 +24,17 @@ import keras
 
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.audit.probes.stage_gradients import gradient_health
 from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.evaluation.probes.stage_gradients import gradient_health
 from sfm_tf.evaluation.results import UNDEFENDED
 from sfm_tf.evaluation.runner import evaluate
 from sfm_tf.evaluation.samples import Samples, check_samples
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
-from sfm_tf.training.loading import load_defended_model, load_source_model
+from sfm_tf.records.tfrecords import load_split
+from sfm_tf.training.model_files import load_defended_model, load_source_model
 
 PREPROCESSORS = (
     "none",

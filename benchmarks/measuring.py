@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sfm_tf.attacks.validity import perturbation_sizes
+from sfm_tf.attacks.attack import perturbation_sizes
 
 _TOLERANCE = 1e-6
 

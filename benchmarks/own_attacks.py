@@ -6,14 +6,14 @@ from typing import Any
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from benchmarks.attack_settings import Settings
-from sfm_tf.attacks.auto_projected_gradient import AutoProjectedGradientDescent
-from sfm_tf.attacks.carlini_wagner import CarliniWagner
-from sfm_tf.attacks.compiled_attack import CompiledAttack
+from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
+from sfm_tf.attacks.attack import CompiledAttack
+from sfm_tf.attacks.cw import CarliniWagner
 from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
-from sfm_tf.attacks.fast_adaptive_boundary import FastAdaptiveBoundary
-from sfm_tf.attacks.fast_gradient import FastGradientMethod
-from sfm_tf.attacks.momentum_iterative import MomentumIterativeMethod
-from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.attacks.fab import FastAdaptiveBoundary
+from sfm_tf.attacks.fgsm import FastGradientMethod
+from sfm_tf.attacks.mim import MomentumIterativeMethod
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.square import SquareAttack
 
 

@@ -45,10 +45,10 @@ from benchmarks.serving_load import (
 from benchmarks.serving_memory import Sampler, describe
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
 from sfm_tf.serving.saved_model import export_saved_model
-from sfm_tf.training.loading import load_defended_model
+from sfm_tf.training.model_files import load_defended_model
 
 _ROOT = Path(__file__).resolve().parents[1]
 _MODELS = ("defended", "undefended")

@@ -36,17 +36,21 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.defences import photograph_crops
-from sfm_tf.config import ModelConfig
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import Schema
 from sfm_tf.training.batches import Shares, training_batches
-from sfm_tf.training.blueprint import Blueprint, ChannelStatistics, Seeds
-from sfm_tf.training.optimizers import classifier_optimizer, masker_optimizer
-from sfm_tf.training.passes import Passes
-from sfm_tf.training.phases import Phase
-from sfm_tf.training.precision import dtype_policy
-from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
-from sfm_tf.training_config import TrainingConfig
+from sfm_tf.training.model_building import (
+    Blueprint,
+    ChannelStatistics,
+    Seeds,
+    classifier_optimizer,
+    dtype_policy,
+    masker_optimizer,
+)
+from sfm_tf.training.settings import TrainingConfig
+from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
+from sfm_tf.training.training_loop import Passes
 
 CLASSES = 10
 IMAGES = 2000

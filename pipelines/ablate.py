@@ -16,21 +16,19 @@ import pathlib
 import sys
 from typing import Any
 
-from pipelines import command_line, flag_definitions
-from pipelines.progress_line import ProgressLine
-from pipelines.stage_execution import execute_stage
+from pipelines import command_line
+from pipelines.stage_execution import ProgressLine, execute_stage
 from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import Experiment
-from sfm_tf.training.loading import load_source_model
-from sfm_tf.training.precision import with_resolved_precision
+from sfm_tf.experiments import Experiment
+from sfm_tf.training.model_building import with_resolved_precision
+from sfm_tf.training.model_files import load_source_model
 from sfm_tf.tuning.ablations import AblationStudy
-from sfm_tf.tuning.measurement import SHARED_SETTINGS, measurement_settings
-from sfm_tf.tuning.trial import comparable
+from sfm_tf.tuning.trials import SHARED_SETTINGS, comparable, measurement_settings
 
 MODULE = "pipelines.ablate"
-flag_definitions.define_flags(["ablation"], MODULE)
+command_line.define_flags(["ablation"], MODULE)
 
 
 def ablate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
@@ -84,9 +82,9 @@ def _trained(run_directory: RunDirectory, records: Artifact) -> dict[str, Artifa
 
 def define_flags() -> None:
     """Defines the settings that other stages take as well, so not where those are imported."""
-    flag_definitions.define_flags(["model", "training"], MODULE)
+    command_line.define_flags(["model", "training"], MODULE)
     for name in SHARED_SETTINGS:
-        flag_definitions.define_flag("evaluation", name, MODULE)
+        command_line.define_flag("evaluation", name, MODULE)
 
 
 if __name__ == "__main__":

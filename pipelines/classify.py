@@ -15,13 +15,17 @@ import sys
 from absl import flags
 
 from pipelines import command_line
-from pipelines.progress_line import ProgressLine
-from sfm_tf.serving.client.answer_files import check_output, read_class_names, write_rows
-from sfm_tf.serving.client.folder_classification import FileRow, classify_folder
+from pipelines.stage_execution import ProgressLine
+from sfm_tf.serving.client.folder_classification import (
+    FileRow,
+    check_output,
+    classify_folder,
+    read_class_names,
+    write_rows,
+)
 from sfm_tf.serving.client.grpc_client import GrpcClient
-from sfm_tf.serving.client.model_client import ModelClient
+from sfm_tf.serving.client.model_client import ModelClient, RetryPolicy
 from sfm_tf.serving.client.rest_client import RestClient
-from sfm_tf.serving.client.retries import RetryPolicy
 
 MODULE = "pipelines.classify"
 

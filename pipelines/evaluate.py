@@ -21,26 +21,25 @@ from collections.abc import Callable, Mapping
 
 from absl import flags
 
-from pipelines import command_line, flag_definitions
+from pipelines import command_line
 from pipelines.model_artifacts import model_folders, model_inputs
-from pipelines.progress_line import ProgressLine
-from pipelines.stage_execution import execute_stage
+from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.execution import Execution
-from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
-from sfm_tf.attacks.threat_models import ThreatModel
-from sfm_tf.config import EvaluationConfig, Experiment
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory
+from sfm_tf.audit.audited_evaluation import ADVERSARIAL_FOLDER, write_evaluation
+from sfm_tf.audit.detection import Detector, guarded_model, write_detection
 from sfm_tf.defences.catalogue import ALL, expand
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.samples import Samples
-from sfm_tf.evaluation.stored_detection import Detector, guarded_model, write_detection
-from sfm_tf.evaluation.stored_evaluation import ADVERSARIAL_FOLDER, write_evaluation
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import imported_digest, load_subjects, without_the_untrained
-from sfm_tf.records.reading import load_split
+from sfm_tf.evaluation.threat_models import ThreatModel
+from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
 
 MODULE = "pipelines.evaluate"
-flag_definitions.define_flags(["evaluation", "compared"], MODULE)
+command_line.define_flags(["evaluation", "compared"], MODULE)
 
 _ADVERSARIAL = "adversarial"
 

@@ -14,28 +14,28 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
-from pipelines import command_line, flag_definitions
+from pipelines import command_line
 from pipelines.model_artifacts import model_folders
-from pipelines.progress_line import ProgressLine
-from pipelines.reproduction import reproduction_command
-from pipelines.stage_execution import execute_stage
+from pipelines.report import reproduction_command
+from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts import manifest
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import Experiment, ExportConfig
-from sfm_tf.evaluation.stored_evaluation import compared_settings, evaluation_settings
+from sfm_tf.audit.audited_evaluation import compared_settings, evaluation_settings
 from sfm_tf.evaluation.subjects import load_subjects
-from sfm_tf.records.reading import load_split
+from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
 from sfm_tf.report.model_card import build_model_card, collect_card_inputs
-from sfm_tf.serving.performance import describe_performance, read_performance
 from sfm_tf.serving.pushing import EvaluatedModel, push_blessed
+from sfm_tf.serving.settings import ExportConfig
+from sfm_tf.serving.verification import describe_performance, read_performance
 from sfm_tf.serving.versions import latest_version
 
 MODULE = "pipelines.export"
 PUSHED_FILE = "pushed.json"
-flag_definitions.define_flags(["export"], MODULE)
+command_line.define_flags(["export"], MODULE)
 
 
 def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:

@@ -10,16 +10,14 @@ pixel_cnn.keras, each on its own, so that one is not fitted again for the other'
 
 import pathlib
 
-from pipelines import command_line, flag_definitions
-from pipelines.progress_line import ProgressLine
-from pipelines.stage_execution import execute_stage
+from pipelines import command_line
+from pipelines.stage_execution import ProgressLine, execute_stage
 from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution
-from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.artifacts.stage_names import fit_stage
-from sfm_tf.config import Experiment
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory, fit_stage
 from sfm_tf.defences.catalogue import FITTED, fits_needed
 from sfm_tf.defences.fitting import fit_operation, settings_of
+from sfm_tf.experiments import Experiment
 
 MODULE = "pipelines.fit_defences"
 
@@ -60,6 +58,6 @@ def _fit(name: str, run_directory: RunDirectory, experiment: Experiment, force: 
 
 
 if __name__ == "__main__":
-    flag_definitions.define_flags(["compared"], MODULE)
-    flag_definitions.define_flag("evaluation", "defences", MODULE)
+    command_line.define_flags(["compared"], MODULE)
+    command_line.define_flag("evaluation", "defences", MODULE)
     command_line.start([MODULE], fit_all)

@@ -8,17 +8,16 @@ the splits train, validation (carved from train) and test, schema.json and stati
 
 import pathlib
 
-from pipelines import command_line, flag_definitions
-from pipelines.progress_line import ProgressLine
-from pipelines.stage_execution import execute_stage
+from pipelines import command_line
+from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import Experiment
 from sfm_tf.datasets import ingestion
-from sfm_tf.datasets.source_version import source_version
+from sfm_tf.datasets.ingestion import source_version
+from sfm_tf.experiments import Experiment
 
 MODULE = "pipelines.ingest"
-flag_definitions.define_flags(["data"], MODULE)
+command_line.define_flags(["data"], MODULE)
 
 
 def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 
 import pipelines.quiet_start  # noqa: F401  Before the library, which imports TensorFlow.
-from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE, fit_stage
-from sfm_tf.config import Experiment
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory, fit_stage
 from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, ALL, FITTED, fits_needed
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.subjects import ModelFolders
+from sfm_tf.experiments import Experiment
 
 
 def model_inputs(run_directory: RunDirectory, experiment: Experiment) -> dict[str, Artifact]:

@@ -17,26 +17,47 @@ report's or the comparison's JSON instead.
 """
 
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 
-from pipelines import command_line, flag_definitions
-from pipelines.progress_line import ProgressLine
-from pipelines.stage_execution import execute_stage
+from pipelines import command_line
+from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution
+from sfm_tf.artifacts.fingerprints import config_values
+from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import Experiment
-from sfm_tf.report.collection import collect_inputs
+from sfm_tf.experiments import Experiment
+from sfm_tf.report.collection import collect_inputs, find_studies
 from sfm_tf.report.comparison import collect_runs
 from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
-from sfm_tf.report.studies import find_studies
+from sfm_tf.report.report_inputs import changed_flags
+
+
+def reproduction_command(experiment: str, manifests: Sequence[Manifest]) -> str:
+    """Returns the command line that makes artifacts and all they were made from.
+
+    Args:
+        experiment: Name of the preset that the settings started from.
+        manifests: Manifests of the artifacts, the last stage's at the end; its seed is given.
+    """
+    preset = experiments.preset(experiment)
+    flags = [f"--experiment={experiment}", f"--seed={manifests[-1].seed}"]
+    flags += [
+        flag
+        for manifest in manifests
+        for section, values in manifest.config.items()
+        for flag in changed_flags(config_values(getattr(preset, section)), values)
+    ]
+    return shlex.join(["python", "-m", "pipelines.run", *flags])
+
 
 MODULE = "pipelines.report"
-flag_definitions.define_flags(["report"], MODULE)
+command_line.define_flags(["report"], MODULE)
 
 
 def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:

@@ -7,26 +7,62 @@ TFX counterpart: the pipeline runner. Ends with the table of accuracies, the rep
 model and the command that serves it. With --force the stages that run do their work again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
-from pipelines import (
-    closing_words,
-    command_line,
-    evaluate,
-    export,
-    fit_defences,
-    ingest,
-    report,
-    train,
-    validate,
-)
-from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.config import Experiment
+from pipelines import command_line, evaluate, export, fit_defences, ingest, report, train, validate
+from pipelines.export import pushed_folder
+from sfm_tf.artifacts.atomic_files import read_json
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings
 from sfm_tf.defences.catalogue import check_defences
 from sfm_tf.errors import SfmError
+from sfm_tf.experiments import Experiment
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.report.statements import shown_threat_models
+from sfm_tf.report.tables import accuracy_table, render_text
+
+_SERVING_PORT = 8501  # TensorFlow Serving's REST port.
+_SERVING_IMAGE = "tensorflow/serving:2.20.0"
+
+
+def _tables(evaluation: Artifact) -> str:
+    metrics = read_json(evaluation.folder / METRICS_FILE)
+    settings = evaluation_settings(evaluation)
+    tables = [
+        accuracy_table(metrics, name, f"Accuracy, {title}, 95% interval", settings.epsilons)
+        for name, title in shown_threat_models(settings).items()
+    ]
+    return "\n\n".join(render_text(table.transposed()) for table in tables)
+
+
+def _report(report: Artifact) -> str:
+    return f"Report: {report.folder / 'report.html'}"
+
+
+def _model(export: Artifact) -> str:
+    folder = pushed_folder(export)
+    name = folder.parent.name
+    command = (
+        f"docker run -p 127.0.0.1:{_SERVING_PORT}:{_SERVING_PORT} "
+        f"-v '{folder.parent.resolve()}:/models/{name}' -e MODEL_NAME={name} {_SERVING_IMAGE}"
+    )
+    return f"SavedModel: {folder}\nServe it: {command}"
+
+
+_WORDS: Mapping[str, Callable[[Artifact], str]] = {
+    "evaluate": _tables,
+    "report": _report,
+    "export": _model,
+}
+
+
+def say(stage: str, artifact: Artifact) -> None:
+    """Prints what to look at now that `stage` has made `artifact`."""
+    if stage in _WORDS:
+        print(f"\n{_WORDS[stage](artifact)}\n", flush=True)
+
 
 MODULE = "pipelines.run"
 
@@ -71,7 +107,7 @@ def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Non
     check_defences(experiment.evaluation.defences, experiment.compared)
     for name in names[first : last + 1]:
         artifact = STAGES[name](run_directory, experiment, force)
-        closing_words.say(name, artifact)
+        say(name, artifact)
 
 
 def _refuse_flags_of(left_out: Sequence[str]) -> None:

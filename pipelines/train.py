@@ -22,27 +22,26 @@ import pathlib
 import sys
 from collections.abc import Callable, Mapping
 
-from pipelines import command_line, flag_definitions
-from pipelines.progress_line import ProgressLine
-from pipelines.stage_execution import execute_stage
+from pipelines import command_line
+from pipelines.stage_execution import ProgressLine, execute_stage
 from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution, assist
-from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
-from sfm_tf.config import Experiment
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory
 from sfm_tf.errors import SfmError
-from sfm_tf.training.adversarial_training import (
+from sfm_tf.experiments import Experiment
+from sfm_tf.training.devices import is_chief
+from sfm_tf.training.model_building import with_resolved_precision
+from sfm_tf.training.settings import TrainingConfig
+from sfm_tf.training.training import (
     AdversarialTrainingResult,
+    TrainingResult,
+    train_defence,
     train_on_adversarial_images,
 )
-from sfm_tf.training.devices import is_chief
-from sfm_tf.training.precision import with_resolved_precision
-from sfm_tf.training.training import TrainingResult, train_defence
-from sfm_tf.training_config import TrainingConfig
 from sfm_tf.tuning.best import tuned_values
 
 MODULE = "pipelines.train"
-flag_definitions.define_flags(["model", "training", "training_execution"], MODULE)
+command_line.define_flags(["model", "training", "training_execution"], MODULE)
 
 _SHOWN = (
     "classification_loss",

@@ -10,20 +10,19 @@ image among the training ones ends it with an error that names shard, index and 
 import dataclasses
 import pathlib
 
-from pipelines import command_line, flag_definitions
-from pipelines.progress_line import ProgressLine
-from pipelines.stage_execution import execute_stage
+from pipelines import command_line
+from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import Experiment
 from sfm_tf.errors import SfmError
+from sfm_tf.experiments import Experiment
 from sfm_tf.records import anomalies
 from sfm_tf.records.schema import read_schema
 
 MODULE = "pipelines.validate"
 ANOMALIES_FILE = "anomalies.json"
-flag_definitions.define_flags(["validation"], MODULE)
+command_line.define_flags(["validation"], MODULE)
 
 
 def validate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:

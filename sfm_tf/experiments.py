@@ -4,20 +4,38 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from sfm_tf.config import (
-    ComparedConfig,
-    DataConfig,
-    EvaluationConfig,
-    Experiment,
-    ExportConfig,
-    ModelConfig,
-    ReportConfig,
-    ValidationConfig,
-)
+from sfm_tf.datasets.settings import DataConfig, ValidationConfig
+from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
-from sfm_tf.settings import Settings
-from sfm_tf.training_config import TrainingConfig, TrainingExecutionConfig
-from sfm_tf.tuning_config import AblationConfig, TuningConfig
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.settings import ModelConfig
+from sfm_tf.report.settings import ReportConfig
+from sfm_tf.serving.settings import ExportConfig
+from sfm_tf.settings import Settings, setting
+from sfm_tf.training.settings import TrainingConfig, TrainingExecutionConfig
+from sfm_tf.tuning.settings import AblationConfig, TuningConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Settings):
+    """One named set of settings for all stages."""
+
+    name: str = setting("digits", "Name of the preset the settings started from.")
+    seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=2**31 - 1)
+    data: DataConfig = setting(DataConfig(), "Settings of ingest.")
+    validation: ValidationConfig = setting(ValidationConfig(), "Settings of validate.")
+    model: ModelConfig = setting(ModelConfig(), "Settings of the models.")
+    training: TrainingConfig = setting(TrainingConfig(), "Settings of training.")
+    training_execution: TrainingExecutionConfig = setting(
+        TrainingExecutionConfig(), "Where training runs, and what it keeps and shows."
+    )
+    tuning: TuningConfig = setting(TuningConfig(), "Settings of the search for weights.")
+    ablation: AblationConfig = setting(AblationConfig(), "Settings of the ablations.")
+    compared: ComparedConfig = setting(ComparedConfig(), "Settings of the compared defences.")
+    evaluation: EvaluationConfig = setting(EvaluationConfig(), "Settings of evaluation.")
+    report: ReportConfig = setting(ReportConfig(), "Settings of the report.")
+    export: ExportConfig = setting(ExportConfig(), "Settings of the export.")
+
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "data": DataConfig,

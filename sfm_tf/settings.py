@@ -10,6 +10,9 @@ from typing import Any
 
 from sfm_tf.errors import SfmError
 
+PIXEL_LEVELS = 255.0
+"""Perturbation sizes are configured in 1/255, the step of an 8-bit image, as the paper does."""
+
 
 def setting(
     default: Any,

@@ -10,19 +10,22 @@ from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.config import ComparedConfig, DataConfig, EvaluationConfig, ModelConfig
+from sfm_tf.audit.audited_evaluation import write_evaluation
+from sfm_tf.audit.blessing import Blessing, decide
 from sfm_tf.datasets.ingestion import ingest
-from sfm_tf.evaluation.blessing import Blessing, decide
+from sfm_tf.datasets.settings import DataConfig
+from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.results import ResultsTable, join_results, results_rows
-from sfm_tf.evaluation.stored_evaluation import write_evaluation
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
-from sfm_tf.records.reading import load_split
+from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
 from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.training import model_files
-from sfm_tf.training.blueprint import Blueprint, Seeds, read_channel_statistics
+from sfm_tf.training.model_building import Blueprint, Seeds, read_channel_statistics
 
 _MODULE = "sfm_tf.testing"
 

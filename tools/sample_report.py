@@ -13,19 +13,18 @@ import numpy as np
 
 from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.finding import Finding, Status
 from sfm_tf.audit.verdict import verdict
-from sfm_tf.config import EvaluationConfig, Experiment
 from sfm_tf.evaluation import results
-from sfm_tf.evaluation.blessing import decide
-from sfm_tf.evaluation.breakdown import break_down
-from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.evaluation.paired import paired_differences
+from sfm_tf.evaluation.metrics import break_down, summarise
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import paired_differences
+from sfm_tf.experiments import Experiment
 from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
-from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs
-from sfm_tf.report.row_commands import row_commands
+from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs, row_commands
 
 CLASSES = ("cat", "dog", "ship", "truck")
 COUNT = 40

@@ -22,6 +22,15 @@ from sfm_tf.artifacts.atomic_files import sync_folder, write_json, write_text
 from sfm_tf.artifacts.manifest import Manifest, read_manifest
 from sfm_tf.errors import SfmError
 
+ADVERSARIAL_STAGE = "train_adversarially"
+"""Stage of the models that `pipelines.train --adversarial_training` trains beside the others."""
+
+
+def fit_stage(name: str) -> str:
+    """Returns the stage whose artifact holds what an operation of a defence was fitted to."""
+    return f"fit_{name}"
+
+
 _NAME_LENGTH = 16  # 64 bits of the fingerprint: short to read, and no two will meet.
 
 

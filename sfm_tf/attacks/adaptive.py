@@ -6,11 +6,16 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
-from sfm_tf.attacks.attack_options import NOT_NEGATIVE, Option
-from sfm_tf.attacks.candidates import Evaluation, evaluate
-from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome
-from sfm_tf.attacks.input_gradients import usable_gradient
-from sfm_tf.attacks.iterated_attack import IteratedGradientAttack
+from sfm_tf.attacks.attack import (
+    NOT_NEGATIVE,
+    AttackBatch,
+    BatchOutcome,
+    Evaluation,
+    Option,
+    evaluate,
+    usable_gradient,
+)
+from sfm_tf.attacks.pgd import IteratedGradientAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import SURROGATES

@@ -11,10 +11,18 @@ from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator
 
-from sfm_tf.attacks.art_classifier import CLIP_VALUES, BatchedTensorFlowClassifier
-from sfm_tf.attacks.attack_options import COUNT, NORM, SEED, Option
-from sfm_tf.attacks.compiled_attack import NOT_FOUND, AttackBatch, BatchOutcome, CompiledAttack
-from sfm_tf.attacks.cross_entropy import stable_cross_entropy
+from sfm_tf.attacks.attack import (
+    COUNT,
+    NORM,
+    NOT_FOUND,
+    SEED,
+    AttackBatch,
+    BatchOutcome,
+    CompiledAttack,
+    Option,
+)
+from sfm_tf.models.art_classifier import CLIP_VALUES, BatchedTensorFlowClassifier
+from sfm_tf.models.logit_losses import stable_cross_entropy
 
 # No search of ART's fails this often in a row, unless it has come to a halt: a bisection takes at
 # most 30 queries, and after 30 halvings a step is smaller than float32 can add to a pixel.

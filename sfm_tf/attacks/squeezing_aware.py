@@ -5,13 +5,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from sfm_tf.attacks.attack_options import NOT_NEGATIVE, Option
-from sfm_tf.attacks.candidates import Evaluation, evaluate
-from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome
-from sfm_tf.attacks.iterated_attack import IteratedGradientAttack
-from sfm_tf.defences.feature_squeezing import LARGEST_SCORE, default_squeezers, squeezed_distances
+from sfm_tf.attacks.attack import (
+    NOT_NEGATIVE,
+    AttackBatch,
+    BatchOutcome,
+    Evaluation,
+    Option,
+    evaluate,
+)
+from sfm_tf.attacks.pgd import IteratedGradientAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.chain import SURROGATES, parse_preprocessor
+from sfm_tf.preprocessors.squeezers import LARGEST_SCORE, default_squeezers, squeezed_distances
 
 
 def _is_squeezers(value: Any) -> bool:

@@ -7,12 +7,20 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
-from sfm_tf.attacks.attack_options import COUNT, Option
-from sfm_tf.attacks.candidates import better, evaluate, make_candidate, worst_candidate
-from sfm_tf.attacks.compiled_attack import AttackBatch, BatchOutcome, CompiledAttack
-from sfm_tf.attacks.cross_entropy import stable_cross_entropy
+from sfm_tf.attacks.attack import (
+    COUNT,
+    AttackBatch,
+    BatchOutcome,
+    CompiledAttack,
+    Option,
+    better,
+    evaluate,
+    make_candidate,
+    worst_candidate,
+)
 from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
 from sfm_tf.attacks.seeds import numbered
+from sfm_tf.models.logit_losses import stable_cross_entropy
 
 _POINTS = ("uniform", "extreme")
 

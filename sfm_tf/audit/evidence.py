@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
+from sfm_tf.evaluation.settings import EvaluationConfig
 
 GRADIENT_ATTACKERS = ("white_box", "adaptive")
 """Threat models whose attacker differentiates the very model that is scored."""
@@ -22,7 +22,7 @@ class Evidence:
     Attributes:
         metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
         results: The rows it was made from.
-        probes: What `sfm_tf.evaluation.probes.suite.run_probes` returned; None where it was not
+        probes: What `sfm_tf.audit.probes.suite.run_probes` returned; None where it was not
             run.
         config: Settings the evaluation ran with.
         class_counts: How many of the evaluated images are of each class, by class name; 0 for a

@@ -1,8 +1,10 @@
 """What a rule of the audit is, and what it finds."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from sfm_tf.audit.evidence import Evidence
 
@@ -70,3 +72,48 @@ def find(rule: Rule, evidence: Evidence) -> Finding:
     """Returns what a rule finds in the evidence."""
     status, figure = rule.judge(evidence)
     return Finding(rule.name, rule.title, status, figure, rule.why, rule.source, rule.is_must)
+
+
+FEW = 0.02
+"""Share of the images that two attacks of one strength may well differ on: each random start breaks
+one or two of a hundred that another one leaves."""
+
+MANY = 0.05
+"""Share of the images from which on the weaker of two attacks is not the weaker one: a reported
+accuracy would be wrong by more than the 95 % interval of a thousand images, plus or minus 3 %."""
+
+_RANKS: tuple[Status, ...] = ("pass", "not_run", "warn", "fail")
+
+
+def grade(count: float, examples: int, few: float = FEW, many: float = MANY) -> Status:
+    """Returns how much it matters that something holds of `count` images that should of none.
+
+    Args:
+        count: The images; may be an estimate.
+        examples: How many were looked at.
+        few: Share that passes. A single image always does.
+        many: Share above which it fails. Two images never do.
+    """
+    if count <= max(1.0, few * examples):
+        return "pass"
+    return "warn" if count <= max(2.0, many * examples) else "fail"
+
+
+def worst(statuses: Iterable[Status]) -> Status:
+    """Returns the worst of some statuses; `pass` where there is none."""
+    return max(statuses, key=_RANKS.index, default="pass")
+
+
+def broken_beyond(stronger: np.ndarray, weaker: np.ndarray) -> int:
+    """Counts the images that the weaker of two attacks breaks and the stronger does not.
+
+    Args:
+        stronger: Bool `(count,)`: whether the model is right after the stronger attack.
+        weaker: The same after the weaker one.
+    """
+    return int(np.sum(stronger & ~weaker))
+
+
+def not_run(reason: str) -> Judgement:
+    """Returns that nothing was measured."""
+    return Judgement("not_run", reason)

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfm_tf.audit.evidence import Evidence
-from sfm_tf.audit.finding import Judgement
-from sfm_tf.audit.grades import MANY, broken_beyond, grade, not_run, worst
-from sfm_tf.evaluation.probes.answers import right_images
+from sfm_tf.audit.finding import MANY, Judgement, broken_beyond, grade, not_run, worst
+from sfm_tf.audit.probes.probing import right_images
 
 FEW_BLIND, MANY_BLIND = 0.02, 0.10
 """Shares of images without a usable gradient: each of them looks robust for that reason alone."""

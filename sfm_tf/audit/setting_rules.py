@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
-from sfm_tf.audit.finding import Judgement
-from sfm_tf.audit.grades import not_run
-from sfm_tf.choices import PIXEL_LEVELS
+from sfm_tf.audit.finding import Judgement, not_run
 from sfm_tf.evaluation.metrics import ALL_THREATS
 from sfm_tf.evaluation.results import CLEAN, OWN_MODEL, UNDEFENDED
+from sfm_tf.settings import PIXEL_LEVELS
 
 SINGLE_STEP = ("noise", "fgsm")
 """Attacks that do not iterate along the gradient."""

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
-from sfm_tf.audit.finding import Judgement
-from sfm_tf.audit.grades import broken_beyond, grade, not_run, worst
+from sfm_tf.audit.finding import Judgement, broken_beyond, grade, not_run, worst
+from sfm_tf.audit.probes.probing import right_images
 from sfm_tf.audit.setting_rules import NORM_NAMES, SINGLE_STEP
-from sfm_tf.evaluation.probes.answers import right_images
 
 WEAKER = ("black_box", "gray_box", "undefended")
 """Attackers who follow the gradient of another model."""

@@ -1,10 +1,14 @@
 """Whether an evaluation can be believed, from what the rules found."""
 
 import dataclasses
-from collections.abc import Iterable
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.audit.finding import Finding
+from sfm_tf.errors import SfmError
 
 Level = Literal["credible", "incomplete", "not_credible"]
 """How far an evaluation can be believed."""
@@ -58,3 +62,37 @@ def verdict(findings: Iterable[Finding]) -> AuditVerdict:
 def _told(findings: list[Finding]) -> str:
     words = {"fail": "failed", "warn": "warning", "not_run": "not run"}
     return "; ".join(f"{finding.title} ({words[finding.status]})" for finding in findings)
+
+
+AUDIT_FILE = "audit.json"
+SCHEMA_VERSION = 1
+
+
+def write_audit(path: pathlib.Path, findings: Sequence[Finding], verdict: AuditVerdict) -> None:
+    """Writes findings and verdict as JSON, whole or not at all."""
+    value = {
+        "schema_version": SCHEMA_VERSION,
+        "verdict": dataclasses.asdict(verdict),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
+    write_json(path, value)
+
+
+def read_audit(path: pathlib.Path) -> tuple[tuple[Finding, ...], AuditVerdict]:
+    """Returns what `write_audit` wrote.
+
+    Raises:
+        SfmError: If the file is missing, damaged or of another version.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        version = value["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise SfmError(
+                f"Audit {path} has schema_version {version}; expected {SCHEMA_VERSION}. Run the "
+                "evaluation again."
+            )
+        findings = tuple(Finding(**finding) for finding in value["findings"])
+        return findings, AuditVerdict(**value["verdict"])
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise SfmError(f"Cannot read audit {path} ({error}); run the evaluation again.") from error

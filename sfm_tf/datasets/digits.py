@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.datasets import load_digits
 
-from sfm_tf.choices import PIXEL_LEVELS
-from sfm_tf.config import DataConfig
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.source import ImageSource
 from sfm_tf.records.example import ImageRecord
+from sfm_tf.settings import PIXEL_LEVELS
 
 _LARGEST_VALUE = 16.0
 

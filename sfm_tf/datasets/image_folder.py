@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 
-from sfm_tf.config import DataConfig
 from sfm_tf.datasets.decoding import decode_image, image_shape
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.source import ImageSource
 from sfm_tf.errors import SfmError
 from sfm_tf.records.example import ImageRecord

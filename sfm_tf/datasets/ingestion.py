@@ -1,20 +1,89 @@
 """From a dataset to records: the work of the ingest stage."""
 
 import contextlib
+import hashlib
 import itertools
+import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from sfm_tf.artifacts import atomic_files
-from sfm_tf.config import DataConfig
-from sfm_tf.datasets.catalogue import open_source
+from sfm_tf.datasets.digits import open_digits
+from sfm_tf.datasets.image_folder import open_image_folder
+from sfm_tf.datasets.resizing import resize_source
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.source import ImageSource
+from sfm_tf.datasets.tfds_source import open_tfds
+from sfm_tf.datasets.tiny_imagenet import open_tiny_imagenet
 from sfm_tf.errors import SfmError
 from sfm_tf.records.example import ImageRecord, pixel_digest
 from sfm_tf.records.schema import Schema, write_schema
-from sfm_tf.records.splits import is_held_out
 from sfm_tf.records.statistics import STATISTICS_FILE, compute_statistics
-from sfm_tf.records.writing import SplitWriter
+from sfm_tf.records.tfrecords import SplitWriter
+
+
+def is_held_out(key: str, seed: int, fraction: float) -> bool:
+    """Says whether the image named `key` is among the share that is held out.
+
+    The SHA-256 of seed and key, read as a number in [0, 1), is compared with `fraction`: the same
+    image is held out at every run, and what is held out at a smaller fraction is held out at a
+    larger one.
+
+    Args:
+        key: Name of the image. Two independent choices about one image need two keys.
+        seed: Seed of the choice.
+        fraction: Expected share of the images held out, in [0, 1].
+
+    Returns:
+        True for about `fraction` of all keys.
+    """
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def source_version(config: DataConfig) -> str:
+    """Returns a text that changes with the files that `config.source` names.
+
+    It is made of names, sizes and times of change, not of contents, so that it costs no reading.
+    Datasets of TensorFlow Datasets have versions and checksums of their own.
+
+    Args:
+        config: Its `source` is an archive or a folder; empty for datasets that need none.
+
+    Returns:
+        SHA-256 in hexadecimal; empty where there is no such file or folder, which ingesting
+        reports.
+    """
+    root = pathlib.Path(config.source).expanduser()
+    if not config.source or not root.exists():
+        return ""
+    digest = hashlib.sha256()
+    for path in [root, *sorted(root.rglob("*"))]:
+        status = os.stat(path)
+        name = path.relative_to(root).as_posix()
+        if path.is_file():
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+OPENERS: Mapping[str, Callable[[DataConfig], ImageSource]] = {
+    "digits": open_digits,
+    "cifar10": open_tfds,
+    "svhn_cropped": open_tfds,
+    "tiny_imagenet": open_tiny_imagenet,
+    "image_folder": open_image_folder,
+}
+
+
+def open_source(config: DataConfig) -> ImageSource:
+    """Opens the dataset that `config` names, its images resized if `image_size` is set.
+
+    Raises:
+        SfmError: If the dataset is missing or damaged; says what to put where.
+    """
+    source = OPENERS[config.dataset](config)
+    return resize_source(source, config.image_size) if config.image_size else source
+
 
 SPLITS = ("train", "validation", "test")
 _PROGRESS_STEP = 500

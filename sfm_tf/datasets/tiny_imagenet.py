@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sfm_tf.config import DataConfig
 from sfm_tf.datasets.archives import Archive, fingerprint, open_archive
 from sfm_tf.datasets.decoding import decode_image, image_shape
-from sfm_tf.datasets.prepared_data import prepare, read_records
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.source import ImageSource
+from sfm_tf.datasets.tfds_source import prepare, read_records
 from sfm_tf.errors import SfmError
 
 ARCHIVE_NAME = "tiny-imagenet-200.zip"

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from sfm_tf.choices import DEFENCES
-from sfm_tf.config import ComparedConfig
+from sfm_tf.defences.settings import DEFENCES, ComparedConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.chain import OPERATIONS, operation_name, split_chain
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 import keras
 
 from sfm_tf.artifacts.fingerprints import code_version
-from sfm_tf.config import ComparedConfig
 from sfm_tf.defences import pixel_defend, quilting, sensitivity
 from sfm_tf.defences.catalogue import FITTED
-from sfm_tf.defences.patch_database import PatchDatabase, collect_patches
-from sfm_tf.models.keras_files import load_keras_file
+from sfm_tf.defences.quilting import PatchDatabase, collect_patches
+from sfm_tf.defences.settings import ComparedConfig
+from sfm_tf.models.imported_model import load_keras_file
 from sfm_tf.models.pixel_cnn import build_pixel_cnn
 from sfm_tf.preprocessors.operation import Operation
-from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
 from sfm_tf.training.model_files import save_model
 from sfm_tf.training.pixel_cnn_fitting import fit_pixel_cnn
 

@@ -9,11 +9,9 @@ import keras
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
-from sfm_tf.models.discretised_logistics import LEVELS, expected_images
-from sfm_tf.models.pixel_cnn_weights import read_weights
-from sfm_tf.models.raster_decoding import Decoder, compile_decoder
-from sfm_tf.preprocessors.image_shape import static_image_shape
-from sfm_tf.preprocessors.operation import Operation, Parameter
+from sfm_tf.models.pixel_cnn import LEVELS, expected_images
+from sfm_tf.models.pixel_cnn_decoding import Decoder, compile_decoder, read_weights
+from sfm_tf.preprocessors.operation import Operation, Parameter, static_image_shape
 
 _HIGHEST = LEVELS - 1.0
 _EPSILON = Parameter("epsilon", 0, LEVELS - 1)

@@ -1,15 +1,209 @@
 """Image quilting: images rebuilt from patches of clean training images (Guo et al. 2018)."""
 
 import dataclasses
+import hashlib
+import io
+import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 import tensorflow as tf
 
-from sfm_tf.defences.nearest_patches import find_nearest_patches
-from sfm_tf.defences.patch_database import PatchDatabase
+from sfm_tf.artifacts import atomic_files
 from sfm_tf.errors import SfmError
-from sfm_tf.preprocessors.image_shape import static_image_shape
-from sfm_tf.preprocessors.operation import Operation, Parameter
+from sfm_tf.preprocessors.operation import Operation, Parameter, static_image_shape
+
+_SCORES_AT_ONCE = 1 << 22
+_GROUP = 16
+
+
+def find_nearest_patches(queries: tf.Tensor, patches: tf.Tensor, neighbours: int) -> tf.Tensor:
+    """Finds the patches of the least L2 distance to each query, by comparing with all of them.
+
+    Distances are squared norms less twice the products of a matrix product, exact but for the
+    rounding of their type. Queries are taken a few at a time, so that no more than about 4 million
+    distances are held at once, or those of one query.
+
+    Args:
+        queries: Float of shape `(queries, values)`, of values in [0, 1].
+        patches: The same type, of shape `(patches, values)`; of known shape.
+        neighbours: From 1 to the number of patches.
+
+    Returns:
+        Int32 of shape `(queries, neighbours)`: rows of `patches`, nearest first.
+    """
+    group = _GROUP if patches.shape[0] >= _GROUP * neighbours else 1
+    matrix = _score_matrix(patches, group)
+    rows = max(1, _SCORES_AT_ONCE // matrix.shape[1])
+    # One step for no queries at all, because no steps have no shape.
+    steps = tf.maximum(1, -(-tf.shape(queries)[0] // rows))
+    found = tf.TensorArray(tf.int32, steps, element_shape=[None, neighbours], infer_shape=False)
+
+    def body(step: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        values = queries[step * rows : (step + 1) * rows] - 0.5
+        scores = tf.matmul(tf.pad(values, [[0, 0], [0, 1]], constant_values=1.0), matrix)
+        return step + 1, found.write(step, _best_columns(scores, neighbours, group))
+
+    _, found = tf.while_loop(lambda step, _: step < steps, body, (0, found), parallel_iterations=1)
+    return found.concat()
+
+
+def _score_matrix(patches: tf.Tensor, group: int) -> tf.Tensor:
+    """The matrix by which a query and a one are multiplied to be scored, highest for nearest.
+
+    The score is half of the query's squared norm, the same for all patches, less half of the
+    squared distance. Values are taken less 0.5, to lose less in rounding. Columns that fill up a
+    multiple of `group` have the lowest score.
+    """
+    centered = patches - 0.5
+    norms = tf.reduce_sum(centered**2, axis=1, keepdims=True)
+    rows = tf.concat([centered, norms / -2.0], axis=1)
+    filling = np.zeros([-patches.shape[0] % group, rows.shape[1]])
+    filling[:, -1] = -1e30
+    return tf.transpose(tf.concat([rows, tf.constant(filling, rows.dtype)], axis=0))
+
+
+def _best_columns(scores: tf.Tensor, count: int, group: int) -> tf.Tensor:
+    """Finds the `count` highest scores of each row.
+
+    They are in the `count` groups of columns with the highest maxima. `top_k` of all columns takes
+    several times as long.
+    """
+    if group == 1:
+        return tf.math.top_k(scores, count).indices
+    stride = scores.shape[1] // group
+    maxima = tf.reduce_max(tf.reshape(scores, [-1, group, stride]), axis=1)
+    first = tf.math.top_k(maxima, count).indices
+    columns = first[..., tf.newaxis] + stride * tf.range(group)
+    columns = tf.reshape(columns, [-1, count * group])
+    best = tf.math.top_k(tf.gather(scores, columns, axis=1, batch_dims=1), count).indices
+    return tf.gather(columns, best, axis=1, batch_dims=1)
+
+
+_ARRAY = "patches"
+_DAMAGES = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PatchDatabase:
+    """Square pieces of images.
+
+    Attributes:
+        patches: Uint8, or float32 in [0, 1], of shape `(count, size, size, channels)`; at least
+            one patch, of one or three channels.
+
+    Raises:
+        SfmError: If they are not such an array.
+    """
+
+    patches: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Checks the patches."""
+        patches = self.patches
+        if patches.dtype not in (np.uint8, np.float32) or not _is_square(patches.shape):
+            raise SfmError(
+                f"Invalid patches, {patches.dtype} of shape {patches.shape}; expected uint8 or "
+                "float32 of shape (count, size, size, 1 or 3)."
+            )
+        # Written so that NaN fails.
+        if patches.dtype == np.float32 and not (patches.min() >= 0.0 and patches.max() <= 1.0):
+            raise SfmError(
+                f"Invalid patches with values from {patches.min()} to {patches.max()}; expected "
+                "numbers from 0 to 1."
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of patches."""
+        return self.patches.shape[0]
+
+    @property
+    def size(self) -> int:
+        """Height and width of a patch in pixels."""
+        return self.patches.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, 1 or 3."""
+        return self.patches.shape[3]
+
+    def digest(self) -> str:
+        """Returns a SHA-256, in hexadecimal, of the patches, their type and their order."""
+        description = f"{self.patches.dtype.name} {self.patches.shape}"
+        digest = hashlib.sha256(description.encode("utf-8"))
+        digest.update(self.patches.tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes a NumPy archive, whole or not at all, into a folder that exists."""
+        file = io.BytesIO()
+        np.savez_compressed(file, **{_ARRAY: self.patches})
+        atomic_files.write_bytes(path, file.getvalue())
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "PatchDatabase":
+        """Reads what `save` wrote.
+
+        Raises:
+            SfmError: If the file is missing or damaged, or holds something else.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive:
+                # The checksum is compared before anything in the array's header is believed.
+                data = archive.read(f"{_ARRAY}.npy")
+            return cls(np.load(io.BytesIO(data), allow_pickle=False))
+        except _DAMAGES as error:
+            raise SfmError(
+                f"Cannot read the patches in {path} ({error}); collect them again."
+            ) from error
+
+
+def collect_patches(images: np.ndarray, count: int, patch_size: int, seed: int) -> PatchDatabase:
+    """Cuts patches out of images at random positions (Guo et al. 2018, section 4.4).
+
+    No position is taken twice while there are others: where `count` is larger than the number of
+    positions, each is taken equally often, up to one.
+
+    Args:
+        images: Uint8, or float32 in [0, 1], of shape `(number, height, width, channels)`.
+        count: Number of patches.
+        patch_size: Their height and width in pixels.
+        seed: Determines the positions, together with the shape of `images` and the two above.
+
+    Returns:
+        The patches, of the type of `images`.
+
+    Raises:
+        SfmError: If a number is not positive, or there is no image that holds a patch.
+    """
+    shape = images.shape
+    if count < 1 or patch_size < 1:
+        raise SfmError(
+            f"Cannot collect {count} patches of size {patch_size}; expected positive numbers."
+        )
+    if len(shape) != 4 or not shape[0] or min(shape[1:3]) < patch_size:
+        raise SfmError(
+            f"Cannot collect patches of {patch_size}x{patch_size} pixels from images of shape "
+            f"{shape}; expected (number, height, width, channels) of at least that size."
+        )
+    positions = (shape[0], shape[1] - patch_size + 1, shape[2] - patch_size + 1)
+    number, top, left = np.unravel_index(_choose(np.prod(positions), count, seed), positions)
+    windows = np.lib.stride_tricks.sliding_window_view(images, (patch_size,) * 2, axis=(1, 2))
+    # A window's pixels come last, after the channels.
+    return PatchDatabase(np.ascontiguousarray(np.moveaxis(windows[number, top, left], 1, -1)))
+
+
+def _is_square(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and min(shape) > 0 and shape[1] == shape[2] and shape[3] in (1, 3)
+
+
+def _choose(total: int, count: int, seed: int) -> np.ndarray:
+    """Chooses `count` numbers below `total`, none more than once oftener than another."""
+    rest = np.random.default_rng(seed).choice(total, count % total, replace=False)
+    return np.concatenate([np.tile(np.arange(total), count // total), rest])
+
 
 PATCH_SIZE = 5
 OVERLAP = 2

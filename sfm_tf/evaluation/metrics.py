@@ -1,14 +1,43 @@
 """The figures of an evaluation, from its per-sample results."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow.compute as pc
+from scipy import stats
 
-from sfm_tf.evaluation.attack_plan import Use
-from sfm_tf.evaluation.intervals import wilson_interval
-from sfm_tf.evaluation.results import CLEAN, DEFENDED, OWN_MODEL, UNDEFENDED, ResultsTable
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.results import (
+    CLEAN,
+    DEFENDED,
+    NO_THREAT,
+    OWN_MODEL,
+    UNDEFENDED,
+    ResultsTable,
+)
+from sfm_tf.evaluation.threat_models import Use
+
+
+def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the score interval of a proportion (Wilson 1927).
+
+    Args:
+        successes: How many trials succeeded.
+        count: How many there were, at least 1.
+        confidence: Share of such intervals that hold the true proportion, in (0, 1).
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Raises:
+        SfmError: If the successes are not from 0 to `count`, or there were no trials.
+    """
+    if not (count >= 1 and 0 <= successes <= count):
+        raise SfmError(f"Cannot take an interval of {successes} successes in {count} trials.")
+    interval = stats.binomtest(int(successes), int(count)).proportion_ci(confidence, "wilson")
+    return float(interval.low), float(interval.high)
+
 
 ALL_THREATS = "all"
 """Name in `threat_model` of the worst case over every threat model."""
@@ -156,3 +185,215 @@ def _strongest_attack(rows: ResultsTable) -> str | None:
         for key, group in _groups(broken, ["attack"])
     }
     return max(images, key=images.__getitem__) if images else None
+
+
+WORST_CASE = "worst_case"
+"""Name in `attack` of what is left right by every attack of a group."""
+
+NOT_ATTACKED, WRONG, RIGHT = -1, 0, 1
+"""Values of answers: of an image that was not attacked, a wrong and a right one."""
+
+
+class Condition(NamedTuple):
+    """What was done to the images.
+
+    Attributes:
+        threat_model: What the attacker knows.
+        attack: Name of the attack.
+        epsilon: Radius in 1/255; 0 for clean images, None for all radii together.
+    """
+
+    threat_model: str
+    attack: str
+    epsilon: float | None
+
+
+UNATTACKED = Condition(NO_THREAT, CLEAN, 0.0)
+
+Answers: TypeAlias = dict[Condition, dict[str, np.ndarray]]
+"""For each condition and each defence, int8 of shape `(count,)`, an answer for each image."""
+
+
+def right_answers(results: ResultsTable) -> Answers:
+    """Returns the answers without an attack and after each attack at each radius.
+
+    Args:
+        results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them; those of attacks at no
+            radius are left out.
+
+    Returns:
+        Conditions and their defences in order of first appearance.
+    """
+    rows = results.filter(pc.invert(pc.is_inf(results["epsilon"])))
+    encoded = [
+        rows[key].combine_chunks().dictionary_encode()
+        for key in ("threat_model", "attack", "epsilon", "defence")
+    ]
+    values = [column.dictionary.to_pylist() for column in encoded]
+    codes = np.stack([column.indices.to_numpy() for column in encoded])
+    groups, first, places = np.unique(codes, axis=1, return_index=True, return_inverse=True)
+    image = rows["image_index"].to_numpy()
+    right = rows["prediction"].to_numpy() == rows["label"].to_numpy()
+    table = np.full((groups.shape[1], int(image.max()) + 1), NOT_ATTACKED, np.int8)
+    table[places.reshape(-1), image] = right
+    answers: Answers = {}
+    for place in np.argsort(first):
+        *condition, defence = (
+            names[code] for names, code in zip(values, groups[:, place], strict=True)
+        )
+        answers.setdefault(Condition(*condition), {})[defence] = table[place]
+    return answers
+
+
+def worst_answers(answers: Answers) -> Answers:
+    """Returns the worst case per image, as `sfm_tf.evaluation.metrics.summarise` defines it.
+
+    Args:
+        answers: What `right_answers` returned.
+
+    Returns:
+        A condition for each threat model at each radius, one for each threat model with `epsilon`
+        None and one for all threat models.
+    """
+    attacked = [condition for condition in answers if condition != UNATTACKED]
+    groups: dict[Condition, list[Condition]] = {}
+    for name in (_of_a_radius, _of_a_threat_model, _of_all):
+        for condition in attacked:
+            groups.setdefault(name(condition), []).append(condition)
+    return {
+        name: {
+            defence: _worst(answers, defence, conditions)
+            for defence in answers[UNATTACKED]
+            if any(defence in answers[condition] for condition in conditions)
+        }
+        for name, conditions in groups.items()
+    }
+
+
+def _of_a_radius(condition: Condition) -> Condition:
+    return Condition(condition.threat_model, WORST_CASE, condition.epsilon)
+
+
+def _of_a_threat_model(condition: Condition) -> Condition:
+    return Condition(condition.threat_model, WORST_CASE, None)
+
+
+def _of_all(_: Condition) -> Condition:
+    return Condition(ALL_THREATS, WORST_CASE, None)
+
+
+def _worst(
+    answers: Mapping[Condition, Mapping[str, np.ndarray]],
+    defence: str,
+    conditions: Iterable[Condition],
+) -> np.ndarray:
+    attacked = np.stack([answers[c][defence] for c in conditions if defence in answers[c]])
+    seen = np.any(attacked != NOT_ATTACKED, axis=0)
+    right = np.all(attacked != WRONG, axis=0) & (answers[UNATTACKED][defence] == RIGHT)
+    return np.where(seen, right, NOT_ATTACKED).astype(np.int8)
+
+
+def break_down(results: ResultsTable, subject: str, class_names: Sequence[str]) -> dict[str, Any]:
+    """Returns what becomes of each class.
+
+    Args:
+        results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them.
+        subject: The defence that the evaluation is about.
+        class_names: Names of the classes, by their indices.
+
+    Returns:
+        Values that JSON can hold: `per_class` and `confusion`, as the functions of these names
+        define them.
+    """
+    return {
+        "per_class": per_class(results, subject, class_names),
+        "confusion": confusion(results, subject, len(class_names)),
+    }
+
+
+def per_class(
+    results: ResultsTable, subject: str, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns the accuracies of each class without an attack and in the worst case.
+
+    Args:
+        results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them.
+        subject: The defence that the evaluation is about.
+        class_names: Names of the classes, by their indices.
+
+    Returns:
+        For each class its `class`, and in `clean` and `worst_case`, that over all threat models and
+        radii, the `examples`, `correct`, `accuracy` and its 95 % Wilson interval `accuracy_low`,
+        `accuracy_high`; None where no image of the class was looked at.
+    """
+    answers = right_answers(results)
+    clean = answers[UNATTACKED][subject]
+    everything = worst_answers(answers).get(Condition(ALL_THREATS, WORST_CASE, None), {})
+    worst = everything.get(subject, np.full_like(clean, NOT_ATTACKED))
+    labels = _labels(results, subject)
+    return [
+        {
+            "class": name,
+            "clean": _breakdown_accuracy(clean[labels == place]),
+            "worst_case": _breakdown_accuracy(worst[labels == place]),
+        }
+        for place, name in enumerate(class_names)
+    ]
+
+
+def confusion(results: ResultsTable, subject: str, class_count: int) -> dict[str, Any] | None:
+    """Returns what the images of each class are taken for under the strongest attack.
+
+    Args:
+        results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them.
+        subject: The defence that the evaluation is about.
+        class_count: Number of classes.
+
+    Returns:
+        `threat_model`, `attack` and `epsilon` of the single attack that turns most images wrong,
+        the first where several do; the images `turned_wrong`; `counts`, for each true class the
+        images of each predicted class. None where the subject was not attacked.
+    """
+    answers = right_answers(results)
+    clean = answers[UNATTACKED][subject]
+    turned_wrong = {
+        condition: int(np.sum((defences[subject] == WRONG) & (clean == RIGHT)))
+        for condition, defences in answers.items()
+        if condition != UNATTACKED and subject in defences
+    }
+    if not turned_wrong:
+        return None
+    strongest = max(turned_wrong, key=turned_wrong.__getitem__)
+    rows = results
+    for key, value in {**strongest._asdict(), "defence": subject}.items():
+        rows = rows.filter(pc.equal(rows[key], value))
+    counts = np.zeros((class_count, class_count), int)
+    np.add.at(counts, (rows["label"].to_numpy(), rows["prediction"].to_numpy()), 1)
+    return {
+        **strongest._asdict(),
+        "turned_wrong": turned_wrong[strongest],
+        "counts": counts.tolist(),
+    }
+
+
+def _labels(results: ResultsTable, subject: str) -> np.ndarray:
+    rows = results.filter(
+        pc.and_(pc.equal(results["defence"], subject), pc.equal(results["attack"], CLEAN))
+    )
+    labels = np.empty(rows.num_rows, np.int64)
+    labels[rows["image_index"].to_numpy()] = rows["label"].to_numpy()
+    return labels
+
+
+def _breakdown_accuracy(answers: np.ndarray) -> dict[str, Any] | None:
+    examples, correct = int(np.sum(answers != NOT_ATTACKED)), int(np.sum(answers == RIGHT))
+    if not examples:
+        return None
+    low, high = wilson_interval(correct, examples)
+    return {
+        "examples": examples,
+        "correct": correct,
+        "accuracy": correct / examples,
+        "accuracy_low": low,
+        "accuracy_high": high,
+    }

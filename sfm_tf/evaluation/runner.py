@@ -3,36 +3,261 @@
 import dataclasses
 import math
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
-from sfm_tf.attacks.attack_inputs import check_logits
-from sfm_tf.attacks.catalogue import NORMS, build_attack
-from sfm_tf.attacks.compiled_attack import AttackOutcome, CompiledAttack
-from sfm_tf.choices import PIXEL_LEVELS
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.attacks.attack import NOT_FOUND, AttackOutcome, CompiledAttack, perturbation_sizes
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
-from sfm_tf.evaluation.attack_execution import AttackExecution, Progress, Standing
-from sfm_tf.evaluation.attack_plan import PlannedAttack, Use, plan_attacks
-from sfm_tf.evaluation.costs import measure_costs
-from sfm_tf.evaluation.results import ResultsTable, join_results
-from sfm_tf.evaluation.samples import Samples, check_samples
-from sfm_tf.evaluation.scoring import (
-    ScoredModel,
-    attack_rows,
-    clean_outcome,
-    clean_rows,
-    score_clean,
-    within_radii,
+from sfm_tf.evaluation.adversarial_store import (
+    AdversarialStore,
+    AttackExecution,
+    Progress,
+    Standing,
+    StoredSet,
 )
-from sfm_tf.evaluation.vanished_gradients import vanished_share
-from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.models.precision_copy import in_precision
+from sfm_tf.evaluation.attack_catalogue import NORMS, build_attack
+from sfm_tf.evaluation.results import (
+    CLEAN,
+    NO_THREAT,
+    UNDEFENDED,
+    ResultsTable,
+    join_results,
+    results_rows,
+)
+from sfm_tf.evaluation.samples import Samples, check_samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.threat_models import PlannedAttack, Use, plan_attacks
+from sfm_tf.models.art_classifier import classifier_logits
+from sfm_tf.models.defended_model import DefendedModel, in_precision
+from sfm_tf.models.input_checks import check_logits
+from sfm_tf.models.logit_losses import stable_cross_entropy
+from sfm_tf.settings import PIXEL_LEVELS
+
+
+def vanished_share(
+    exact: TensorFlowV2Classifier,
+    rounded: TensorFlowV2Classifier,
+    samples: Samples,
+    batch_size: int,
+) -> float:
+    """Returns the share of gradient entries that float32 shows and 16 bits do not.
+
+    Entries are those of the cross-entropy's gradient at the clean images, in the stable form that
+    attacks climb. Where many are lost, a model can look robust because its attacker is blind.
+
+    Args:
+        exact: The model in float32.
+        rounded: The same model in 16 bits.
+        samples: The images that are attacked.
+        batch_size: Images differentiated at a time.
+
+    Returns:
+        In [0, 1]; 0 where float32 shows none either.
+    """
+    seen, lost = 0, 0
+    for first in range(0, len(samples), batch_size):
+        rows = slice(first, first + batch_size)
+        images, labels = tf.constant(samples.images[rows]), tf.constant(samples.labels[rows])
+        visible = _gradient(exact, images, labels) != 0.0
+        seen += np.count_nonzero(visible)
+        lost += np.count_nonzero(visible & (_gradient(rounded, images, labels) == 0.0))
+    return lost / seen if seen else 0.0
+
+
+def _gradient(
+    classifier: TensorFlowV2Classifier, images: tf.Tensor, labels: tf.Tensor
+) -> np.ndarray:
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(stable_cross_entropy(classifier_logits(classifier, images), labels))
+    return tape.gradient(loss, images).numpy()
+
+
+# Float32 perturbations of exactly the radius may come out a rounding above it.
+_ROUNDING = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredModel:
+    """A model whose accuracy is measured, and its logits of the clean images."""
+
+    classifier: TensorFlowV2Classifier
+    clean_logits: np.ndarray
+
+    def predictions(self, images: np.ndarray) -> np.ndarray:
+        """Returns the classes of images of shape `(count, height, width, channels)`."""
+        return np.argmax(self.classifier.predict(images), axis=1)
+
+
+def score_clean(model: DefendedModel, samples: Samples, batch_size: int) -> ScoredModel:
+    """Returns the model with what it makes of the clean images.
+
+    Raises:
+        SfmError: If it does not return finite logits.
+    """
+    classifier = samples.wrap(model, batch_size)
+    logits = classifier.predict(samples.images)
+    check_logits(logits, samples.class_count)
+    return ScoredModel(classifier, logits)
+
+
+def clean_outcome(classifier: TensorFlowV2Classifier, samples: Samples) -> AttackOutcome:
+    """Returns the clean images as the outcome of an attack that changes nothing."""
+    nothing = np.zeros(len(samples), np.int32)
+    losses = _cross_entropy(classifier.predict(samples.images), samples)
+    return AttackOutcome(samples.images, losses, nothing, nothing.astype(bool))
+
+
+def clean_rows(defence: str, model: ScoredModel, samples: Samples) -> ResultsTable:
+    """Returns a row for each clean image."""
+    prediction = np.argmax(model.clean_logits, axis=1)
+    values = {
+        "label": samples.labels,
+        "defence": defence,
+        "threat_model": NO_THREAT,
+        "attack": CLEAN,
+        "epsilon": 0.0,
+        "clean_prediction": prediction,
+        "prediction": prediction,
+        "linf": 0.0,
+        "l2": 0.0,
+        "iterations": 0,
+        "loss": _cross_entropy(model.clean_logits, samples),
+        "zero_gradient": False,
+    }
+    return results_rows(len(samples), values)
+
+
+def attack_rows(
+    use: Use,
+    attack_name: str,
+    epsilon: float,
+    outcome: AttackOutcome,
+    model: ScoredModel,
+    samples: Samples,
+) -> ResultsTable:
+    """Returns a row for each image of an attack's outcome.
+
+    Args:
+        use: The defence and the threat model.
+        attack_name: The attack.
+        epsilon: Its radius in 1/255; infinite where it found its own.
+        outcome: What it made of the samples.
+        model: The model of that defence.
+        samples: The images that were attacked, the first ones of those scored clean.
+    """
+    values = {
+        "label": samples.labels,
+        "defence": use.defence,
+        "threat_model": use.threat_model,
+        "attack": attack_name,
+        "epsilon": epsilon,
+        "clean_prediction": np.argmax(model.clean_logits[: len(samples)], axis=1),
+        "prediction": model.predictions(outcome.images),
+        "linf": perturbation_sizes(samples.images, outcome.images, np.inf),
+        "l2": perturbation_sizes(samples.images, outcome.images, 2.0),
+        "iterations": outcome.iterations,
+        "loss": outcome.loss,
+        "zero_gradient": outcome.zero_gradient,
+    }
+    return results_rows(len(samples), values)
+
+
+def within_radii(
+    outcome: AttackOutcome,
+    clean: AttackOutcome,
+    samples: Samples,
+    epsilons: Sequence[float],
+    norm: float,
+) -> Iterator[tuple[float, AttackOutcome]]:
+    """Yields an outcome of smallest perturbations, then what is left of it in each ball.
+
+    Where the perturbation is larger than the radius, an attacker who is held to the ball is left
+    with the clean image.
+
+    Args:
+        outcome: What an attack for the smallest perturbation made.
+        clean: The clean images' own outcome on the same model.
+        samples: The images that were attacked.
+        epsilons: Radii in 1/255.
+        norm: Order of the norm: `math.inf` or 2.
+    """
+    yield math.inf, outcome
+    sizes = perturbation_sizes(samples.images, outcome.images, norm)
+    for epsilon in epsilons:
+        inside = sizes <= epsilon / PIXEL_LEVELS + _ROUNDING
+        kept = {
+            "images": np.where(inside[:, None, None, None], outcome.images, clean.images),
+            "loss": np.where(inside, outcome.loss, clean.loss),
+            "iterations": np.where(inside, outcome.iterations, NOT_FOUND),
+            "zero_gradient": outcome.zero_gradient,
+        }
+        yield epsilon, AttackOutcome(**kept)
+
+
+def _cross_entropy(logits: np.ndarray, samples: Samples) -> np.ndarray:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(samples.labels, logits).numpy()
+
+
+_REPEATS = 3
+_ENOUGH_SECONDS = 2.0
+"""A pass that takes longer is not repeated: chance moves it little."""
+
+_COUNTED = 1000
+
+
+def measure_costs(
+    scored: Mapping[str, ScoredModel], images: np.ndarray, batch_size: int
+) -> list[dict[str, Any]]:
+    """Returns how long each model takes for 1,000 images (as Yu et al. 2022, Table 8).
+
+    The models take turns in one process on the same first batch of images, which each has seen
+    before, so that nothing is compiled. Time is that of the fastest of up to three passes.
+
+    Args:
+        scored: The models by the names of their defences; each has predicted these images.
+        images: Float32 in [0, 1], shape `(count, height, width, channels)`.
+        batch_size: Images in a pass.
+
+    Returns:
+        For each defence its `defence`, `seconds_per_1000_images`, the `images` of a pass, and
+        `relative_to_undefended`, None where the bare classifier is not among the models.
+    """
+    shown = images[:batch_size]
+    seconds = _pass_seconds(scored, shown)
+    bare = seconds.get(UNDEFENDED)
+    return [
+        {
+            "defence": defence,
+            "images": len(shown),
+            "seconds_per_1000_images": taken * _COUNTED / len(shown),
+            "relative_to_undefended": taken / bare if bare else None,
+        }
+        for defence, taken in seconds.items()
+    ]
+
+
+def _pass_seconds(scored: Mapping[str, ScoredModel], images: np.ndarray) -> dict[str, float]:
+    fastest: dict[str, float] = {}
+    for _ in range(_REPEATS):
+        for name, model in scored.items():
+            if fastest.get(name, 0.0) < _ENOUGH_SECONDS:
+                taken = _seconds(model, images)
+                fastest[name] = min(fastest.get(name, taken), taken)
+    return fastest
+
+
+def _seconds(model: ScoredModel, images: np.ndarray) -> float:
+    start = time.perf_counter()
+    model.predictions(images)
+    return time.perf_counter() - start
+
 
 _StandingKey: TypeAlias = tuple[str, float, frozenset[str]]
 """Digest of the attacked model, radius, and threat models."""

@@ -6,8 +6,8 @@ import hashlib
 import keras
 import numpy as np
 
-from sfm_tf.attacks.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
-from sfm_tf.attacks.attack_inputs import check_images, check_labels
+from sfm_tf.models.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
+from sfm_tf.models.input_checks import check_images, check_labels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,12 @@ from sfm_tf.preprocessors.non_local_means import (
     denoise_non_local_means,
     denoise_non_local_means_smoothly,
 )
-from sfm_tf.preprocessors.operation import Operation, Parameter
-from sfm_tf.preprocessors.surrogates import ImageFunction, with_surrogate_gradient
+from sfm_tf.preprocessors.operation import (
+    ImageFunction,
+    Operation,
+    Parameter,
+    with_surrogate_gradient,
+)
 from sfm_tf.preprocessors.total_variation import (
     minimise_total_variation,
     minimise_total_variation_smoothly,

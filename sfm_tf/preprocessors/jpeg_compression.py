@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
-from sfm_tf.preprocessors.image_shape import static_image_shape
+from sfm_tf.preprocessors.operation import static_image_shape
 
 Table = tuple[tuple[int, ...], ...]
 

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
-from sfm_tf.preprocessors.image_shape import static_image_shape
+from sfm_tf.preprocessors.operation import static_image_shape
 
 Comparators = list[tuple[int, int]]
 

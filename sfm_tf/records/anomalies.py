@@ -10,7 +10,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from sfm_tf.errors import SfmError
-from sfm_tf.records import shards
+from sfm_tf.records import tfrecords
 from sfm_tf.records.example import ENCODED, LABEL, pixel_digest
 from sfm_tf.records.schema import Schema
 
@@ -68,7 +68,7 @@ class _Inspection:
     def inspect_split(self, split: str) -> Iterator[Anomaly]:
         """Yields what is wrong in one split."""
         try:
-            names = shards.shard_names(self.folder, split)
+            names = tfrecords.shard_names(self.folder, split)
         except SfmError as error:
             yield Anomaly("truncated_shard", str(error), split)
             return

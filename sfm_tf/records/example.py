@@ -10,9 +10,9 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
-from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.records.schema import Schema
+from sfm_tf.settings import PIXEL_LEVELS
 
 ENCODED = "image/encoded"
 LABEL = "image/class/label"

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.records.example import pixel_digest
-from sfm_tf.records.reading import read_pixels
 from sfm_tf.records.schema import Schema
+from sfm_tf.records.tfrecords import read_pixels
+from sfm_tf.settings import PIXEL_LEVELS
 
 STATISTICS_FILE = "statistics.json"
 _BATCH = 256

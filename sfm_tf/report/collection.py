@@ -3,22 +3,14 @@
 import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sfm_tf.artifacts.atomic_files import read_json
-from sfm_tf.artifacts.run_directory import Artifact
-from sfm_tf.audit.stored_audit import AUDIT_FILE, read_audit
-from sfm_tf.config import EvaluationConfig, Experiment, ReportConfig
-from sfm_tf.evaluation.adversarial_store import AdversarialStore
-from sfm_tf.evaluation.blessing import read_blessing
-from sfm_tf.evaluation.breakdown import break_down
-from sfm_tf.evaluation.paired import paired_differences
-from sfm_tf.evaluation.results import DEFENDED, read_results
-from sfm_tf.evaluation.stored_detection import DETECTION_FILE
-from sfm_tf.evaluation.stored_evaluation import (
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory, fit_stage
+from sfm_tf.audit.audited_evaluation import (
     ADVERSARIAL_FOLDER,
     COSTS_FILE,
     METRICS_FILE,
@@ -26,25 +18,136 @@ from sfm_tf.evaluation.stored_evaluation import (
     RESULTS_FILE,
     evaluation_settings,
 )
-from sfm_tf.records.reading import load_split
+from sfm_tf.audit.blessing import read_blessing
+from sfm_tf.audit.detection import DETECTION_FILE
+from sfm_tf.audit.verdict import AUDIT_FILE, read_audit
+from sfm_tf.defences.catalogue import FITTED
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.metrics import break_down
+from sfm_tf.evaluation.results import DEFENDED, read_results
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import paired_differences
+from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
-from sfm_tf.report.mask_statistics import mask_statistics
-from sfm_tf.report.perceived_perturbation import perceive
-from sfm_tf.report.report_inputs import Audit, ReportInputs
-from sfm_tf.report.row_commands import row_commands
-from sfm_tf.report.shown_images import (
+from sfm_tf.records.tfrecords import load_split
+from sfm_tf.report.example_images import (
     defence_images,
     failure_images,
+    find_failures,
+    mask_statistics,
     masks_of,
+    perceive,
     perturbations,
     strongest_knowledge,
 )
-from sfm_tf.report.studies import study_fields
-from sfm_tf.report.training_costs import training_seconds
-from sfm_tf.report.worst_failures import find_failures
-from sfm_tf.training.loading import load_defended_model
-from sfm_tf.training.model_files import HISTORY_FILE
+from sfm_tf.report.report_inputs import Audit, Gallery, ReportInputs, row_commands
+from sfm_tf.report.settings import ReportConfig
+from sfm_tf.training.model_files import HISTORY_FILE, TIMING_FILE, load_defended_model
+from sfm_tf.tuning.ablations import read_ablations
+from sfm_tf.tuning.best import sparsity_curve
+
+TUNE, ABLATE = "tune", "ablate"
+
+
+def find_studies(run_directory: RunDirectory, records: Artifact) -> dict[str, Artifact]:
+    """Returns the latest artifacts of the stages tune and ablate that were made from `records`.
+
+    Args:
+        run_directory: Where they are; a stage that has not run adds nothing.
+        records: Artifact of the ingest stage.
+
+    Raises:
+        SfmError: If a latest artifact was deleted.
+    """
+    latest = {
+        stage: run_directory.latest(stage)
+        for stage in (TUNE, ABLATE)
+        if run_directory.has_finished(stage)
+    }
+    fingerprint = records.manifest.fingerprint
+    return {
+        stage: artifact
+        for stage, artifact in latest.items()
+        if artifact.manifest.inputs["ingest"] == fingerprint
+    }
+
+
+def study_fields(inputs: Mapping[str, Artifact], images: np.ndarray) -> dict[str, Any]:
+    """Returns the fields `tuning`, `ablations` and `ablation_scores` of the report's inputs.
+
+    Args:
+        inputs: Artifacts by stage, what `find_studies` returned among them.
+        images: The images that the report shows, float32 in [0, 1], channels last.
+
+    Raises:
+        SfmError: If a file of an artifact is missing or damaged.
+    """
+    fields: dict[str, Any] = {}
+    if TUNE in inputs:
+        fields["tuning"] = sparsity_curve(inputs[TUNE].folder)
+    if ABLATE in inputs:
+        folder = inputs[ABLATE].folder
+        scores = read_ablations(folder)
+        fields["ablation_scores"] = scores
+        fields["ablations"] = {
+            entry["words"]: _gallery(folder / entry["name"], images)
+            for entry in scores
+            if not entry["failure"]
+        }
+    return fields
+
+
+def _gallery(folder: pathlib.Path, images: np.ndarray) -> Gallery:
+    return defence_images(load_defended_model(folder), images)
+
+
+def training_seconds(inputs: Mapping[str, Artifact], defences: Iterable[str]) -> dict[str, float]:
+    """Returns the seconds of training for each defence, the classifier's included.
+
+    Args:
+        inputs: Artifacts that an evaluation was made from, by stage.
+        defences: Names of the defences that were evaluated.
+
+    Returns:
+        Seconds by defence; a defence that learns nothing costs what the classifier costs, which
+        an alternation by steps never trains alone: then it is what as many passes over the images
+        took for the source model, of the same architecture. Empty where nothing was trained here.
+    """
+    if "train" not in inputs:
+        return {}
+    timing = _timing(inputs["train"])
+    classifier = _classifier_seconds(timing, inputs["train"].manifest.config)
+    trained = {
+        "sfm": sum(timing[part] for part in timing if part != "source_seconds"),
+        **_adversarial_seconds(inputs),
+    }
+    fits = {
+        name: classifier + inputs[fit_stage(name)].manifest.wall_seconds
+        for name in FITTED
+        if fit_stage(name) in inputs
+    }
+    return {name: {**fits, **trained}.get(name, classifier) for name in defences}
+
+
+def _classifier_seconds(timing: Mapping[str, float], config: Mapping[str, Any]) -> float:
+    if "both_seconds" not in timing:
+        return timing["classifier_seconds"]
+    training = config["training"]
+    passes = training["pretraining_epochs"] + training["epochs"]
+    return timing["source_seconds"] * passes / training["source_epochs"]
+
+
+def _adversarial_seconds(inputs: Mapping[str, Artifact]) -> dict[str, float]:
+    if ADVERSARIAL_STAGE not in inputs:
+        return {}
+    timing = _timing(inputs[ADVERSARIAL_STAGE])
+    return {name: sum(parts.values()) for name, parts in timing.items()}
+
+
+def _timing(models: Artifact) -> dict:
+    return read_json(models.folder / TIMING_FILE)
+
 
 _MASKED_EXAMPLES = 512
 """Most images whose masks are measured; more would take longer and hardly move the means."""

@@ -11,12 +11,16 @@ import pyarrow.compute as pc
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.audit.audited_evaluation import (
+    COSTS_FILE,
+    METRICS_FILE,
+    RESULTS_FILE,
+    evaluation_settings,
+)
+from sfm_tf.audit.blessing import Blessing, read_blessing
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.blessing import Blessing, read_blessing
-from sfm_tf.evaluation.metrics import ALL_THREATS
-from sfm_tf.evaluation.paired import exact_mcnemar, holm
-from sfm_tf.evaluation.results import CLEAN, ResultsTable, read_results
-from sfm_tf.evaluation.right_answers import (
+from sfm_tf.evaluation.metrics import (
+    ALL_THREATS,
     NOT_ATTACKED,
     RIGHT,
     WORST_CASE,
@@ -24,15 +28,11 @@ from sfm_tf.evaluation.right_answers import (
     right_answers,
     worst_answers,
 )
+from sfm_tf.evaluation.results import CLEAN, ResultsTable, read_results
 from sfm_tf.evaluation.samples import Samples
-from sfm_tf.evaluation.stored_evaluation import (
-    COSTS_FILE,
-    METRICS_FILE,
-    RESULTS_FILE,
-    evaluation_settings,
-)
-from sfm_tf.records.reading import load_split
+from sfm_tf.evaluation.significance import exact_mcnemar, holm
 from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class ComparedRun:
         metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
         results: The rows it was made from.
         blessing: The verdict.
-        costs: What `sfm_tf.evaluation.costs.measure_costs` returned; empty where it was not run.
+        costs: What `sfm_tf.evaluation.runner.measure_costs` returned; empty where it was not run.
         manifests: Manifests of the stages it was made by, in the order they ran.
     """
 
@@ -219,7 +219,7 @@ def subject_answers(run: ComparedRun) -> dict[Condition, np.ndarray]:
         run: The run.
 
     Returns:
-        Int8 of shape `(count,)`, as `sfm_tf.evaluation.right_answers` defines it: of worst cases
+        Int8 of shape `(count,)`, as `sfm_tf.evaluation.metrics` defines it: of worst cases
         first, then of clean images, then of each attack.
     """
     answers = right_answers(run.results)

@@ -27,19 +27,17 @@ from typing import Any
 from sfm_tf.artifacts.atomic_files import write_json, write_text
 from sfm_tf.report.comparison import ComparedRun, Difference, Pair, compare_runs
 from sfm_tf.report.comparison_sections import (
+    SeedGroup,
+    Spread,
     comparison_sections,
     comparison_summary,
     differing_settings,
-    verdict_name,
-)
-from sfm_tf.report.rendering import html_environment, markdown_environment
-from sfm_tf.report.seed_spread import (
-    SeedGroup,
-    Spread,
     seed_groups,
     seed_section,
     seed_sentences,
+    verdict_name,
 )
+from sfm_tf.report.document import html_environment, markdown_environment
 
 SCHEMA_VERSION = 1
 

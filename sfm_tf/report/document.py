@@ -14,16 +14,16 @@ later versions of the library add keys without changing it.
     metrics          as `sfm_tf.evaluation.metrics.summarise` defines it; radii in 1/255
     paper            [{dataset, table, row, threat_model, attack, epsilon, accuracy}]
     history          {defence: [epoch], source: [epoch]}
-    costs            [entry], as `sfm_tf.evaluation.costs.measure_costs` defines it; may be empty
-    detection        as `sfm_tf.evaluation.detection.detection_summary` defines it; null if not run
+    costs            [entry], as `sfm_tf.evaluation.runner.measure_costs` defines it; may be empty
+    detection        as `sfm_tf.audit.detection.detection_summary` defines it; null if not run
     audit            {verdict: {level, sentence, rule_text}, findings: [{rule, title, status,
                      figure, why, source, is_must}]}; null if none is stored
-    probes           as `sfm_tf.evaluation.probes.suite.run_probes` defines it; null if not run
-    paired           [entry], as `sfm_tf.evaluation.paired.paired_differences` defines it
-    breakdown        as `sfm_tf.evaluation.breakdown.break_down` defines it; null if not known
-    failures         [entry], as `sfm_tf.report.worst_failures.find_failures` defines it; null if
+    probes           as `sfm_tf.audit.probes.suite.run_probes` defines it; null if not run
+    paired           [entry], as `sfm_tf.evaluation.significance.paired_differences` defines it
+    breakdown        as `sfm_tf.evaluation.metrics.break_down` defines it; null if not known
+    failures         [entry], as `sfm_tf.report.example_images.find_failures` defines it; null if
                      not known
-    masks            as `sfm_tf.report.mask_statistics.mask_statistics` defines it; null without a
+    masks            as `sfm_tf.report.example_images.mask_statistics` defines it; null without a
                      masker
     tuning           [{sparsity_weight, clean, black_box, gray_box}]; null if not run
     ablations        [entry], as `sfm_tf.tuning.ablations.AblationStudy.run` defines it; may be
@@ -35,14 +35,17 @@ later versions of the library add keys without changing it.
     figures          [{name, caption, alternative_text, png, svg}], files below this folder
 """
 
+import base64
 import dataclasses
 import pathlib
 from typing import Any
 
+import jinja2
+import markupsafe
+
 from sfm_tf.artifacts.atomic_files import write_bytes, write_json, write_text
 from sfm_tf.report.figures import ReportFigure
 from sfm_tf.report.paper import paper_results
-from sfm_tf.report.rendering import html_environment, markdown_environment
 from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.report.section import Section
 from sfm_tf.report.sections import build_sections
@@ -52,6 +55,55 @@ from sfm_tf.report.statements import (
     threat_model_statement,
     verdict,
 )
+
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+
+_MARKDOWN_ENTITIES = str.maketrans(
+    {character: f"&#{ord(character)};" for character in "&<>|*`[]\\#"} | {"\n": " ", "\r": " "}
+)
+"""Characters that Markdown, or the HTML it may hold, gives a meaning; `_` has none in a word."""
+
+
+def markdown_environment() -> jinja2.Environment:
+    """Returns the templates for Markdown, which show every value as it reads, on one line.
+
+    A value that a template calls `safe` is left as it is.
+    """
+    # Every value a template prints goes through `finalize`, as autoescape does for HTML.
+    return environment(finalize=_escape)
+
+
+def html_environment() -> jinja2.Environment:
+    """Returns the templates for HTML, which show every value as it reads.
+
+    Their filter `base64` turns bytes into text for a data URL.
+    """
+    templates = environment(autoescape=True)
+    templates.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    return templates
+
+
+def _escape(value: object) -> str:
+    if isinstance(value, markupsafe.Markup):
+        return value
+    return str(value).translate(_MARKDOWN_ENTITIES)
+
+
+def environment(**options: Any) -> jinja2.Environment:
+    """Returns the templates beside this module; a name they miss is an error.
+
+    Args:
+        **options: Further options of `jinja2.Environment`.
+    """
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+
 
 SCHEMA_VERSION = 1
 

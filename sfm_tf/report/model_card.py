@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact
-from sfm_tf.attacks.threat_models import ThreatModel
-from sfm_tf.audit.stored_audit import AUDIT_FILE, read_audit
-from sfm_tf.evaluation.blessing import read_blessing
-from sfm_tf.evaluation.stored_evaluation import METRICS_FILE, evaluation_settings
-from sfm_tf.records.reading import load_split
+from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings
+from sfm_tf.audit.blessing import read_blessing
+from sfm_tf.audit.verdict import AUDIT_FILE, read_audit
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
-from sfm_tf.report.rendering import markdown_environment
+from sfm_tf.records.tfrecords import load_split
+from sfm_tf.report.document import markdown_environment
 from sfm_tf.report.report_inputs import Audit, ReportInputs
 from sfm_tf.report.statements import (
     THREAT_MODEL_NAMES,

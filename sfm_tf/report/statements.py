@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sfm_tf.attacks.threat_models import ThreatModel, default_attacks
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation.blessing import BLESSED_FILE, NOT_BLESSED_FILE
+from sfm_tf.audit.blessing import BLESSED_FILE, NOT_BLESSED_FILE
 from sfm_tf.evaluation.metrics import ALL_THREATS
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
 from sfm_tf.report.report_inputs import Audit, ReportInputs
 from sfm_tf.report.tables import accuracy_cell, find_entry
 

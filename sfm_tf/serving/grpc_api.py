@@ -20,16 +20,19 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from sfm_tf.serving.model_repository import ModelRepository, ServedModel, Signature
 from sfm_tf.serving.prediction_service import (
+    Code,
     Limits,
+    ModelRepository,
     Outputs,
     Prediction,
+    RequestError,
+    ServedModel,
+    Signature,
     check_declaration,
     check_names,
     make_prediction,
 )
-from sfm_tf.serving.request_errors import Code, RequestError
 from sfm_tf.serving.rest_api import DEFAULT_SIGNATURE, Predict
 
 SERVICES = ("/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/")

@@ -7,8 +7,189 @@ import keras
 import tensorflow as tf
 
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.serving.explanation import explain_images
-from sfm_tf.serving.image_bytes import CLASSIFIED, decode_images
+from sfm_tf.settings import PIXEL_LEVELS
+
+
+def explain_images(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the images between the parts of a defended model, and the class they led to.
+
+    Args:
+        defended: The model.
+        images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
+
+    Returns:
+        `mask`, G(x), float32 of shape `(batch, height, width, 1)`; `masked_image`, G(x) * x, and
+        `defended_image`, T(G(x) * x), float32 of the images' shape; the same three as 8-bit PNG
+        files, `mask_png_bytes`, `masked_png_bytes` and `defended_png_bytes`, strings of shape
+        `(batch,)`; and `class_id`, int64 of shape `(batch,)`. TensorFlow Serving's REST interface
+        writes bytes whole only in outputs whose names end so.
+    """
+    mask, masked = defended.mask(images), defended.masked(images)
+    defended_images = defended.defended(images)
+    return {
+        "mask": mask,
+        "masked_image": masked,
+        "defended_image": defended_images,
+        "mask_png_bytes": _encode(mask),
+        "masked_png_bytes": _encode(masked),
+        "defended_png_bytes": _encode(defended_images),
+        "class_id": tf.argmax(defended(images), axis=-1, output_type=tf.int64),
+    }
+
+
+def _encode(images: tf.Tensor) -> tf.Tensor:
+    levels = tf.round(tf.clip_by_value(images, 0.0, 1.0) * PIXEL_LEVELS)
+    return tf.ensure_shape(tf.io.encode_png(tf.cast(levels, tf.uint8)), (None,))
+
+
+CLASSIFIED = 0
+UNDECODABLE = 1
+TOO_LARGE = 2
+
+LONGEST_SIDE = 4096
+"""Pixels per side of the largest image that is decoded: 50 MB of them."""
+
+MOST_SCANS = 100
+"""Scans of the longest JPEG that is decoded.
+
+Progressive images have about 10, but 33 bytes can hold one that goes over all 4096 x 4096 pixels.
+"""
+
+MOST_TEXTS = 16
+"""Compressed texts in a PNG that is decoded: 8 kB can hold one that expands to 8 MB."""
+
+PARALLEL_DECODINGS = 4
+"""Images of a batch that are decoded at the same time, which bounds the memory they take."""
+
+# With the start of the first chunk: some decoders take dimensions from a header that comes later.
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_PNG_COMPRESSED_TEXT = "[zi]TXt"
+_JPEG_SCAN = (0xFF, 0xDA)
+_LUMA_RED, _LUMA_BLUE = 0.299, 0.114
+
+_Shape = tuple[int, int, int]
+_Decoded = tuple[tf.Tensor, tf.Tensor]  # An image or several, and the status of each.
+
+
+def decode_images(image_bytes: tf.Tensor, image_shape: _Shape) -> _Decoded:
+    """Decodes a batch of files, each for itself.
+
+    The dimensions in a file's header are compared with the limit before its pixels are decoded.
+    What the decoders only warn of, such as wrong values within a JPEG's scan, is decoded.
+
+    Args:
+        image_bytes: Contents of PNG or JPEG files, string of shape `(batch,)`.
+        image_shape: Height, width and channels (1 or 3) of the images to return.
+
+    Returns:
+        Images, float32 in [0, 1] of shape `(batch, *image_shape)`, zeros where there is none; and
+        int64 of shape `(batch,)`: CLASSIFIED where there is one, TOO_LARGE where its header says
+        that it is larger than `LONGEST_SIDE`, and UNDECODABLE where the bytes are no whole PNG or
+        JPEG, or hold more than `MOST_SCANS` or `MOST_TEXTS` allow.
+    """
+    count = tf.size(image_bytes, out_type=tf.int64)
+
+    def decode(row: tf.Tensor, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return row, *_decode(encoded, image_shape)
+
+    files = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+    decoded = files.map(decode, num_parallel_calls=PARALLEL_DECODINGS, deterministic=False)
+    # One row too many: a data set that left out everything could not be made a batch.
+    extra = tf.data.Dataset.from_tensors((count, *_without_image(UNDECODABLE, image_shape)))
+    every = decoded.ignore_errors().concatenate(extra).batch(count + 1)
+    rows, images, statuses = every.get_single_element()
+    all_images = tf.scatter_nd(rows[:, None], images, [count + 1, *image_shape])
+    undecodable = tf.fill([count + 1], tf.constant(UNDECODABLE, tf.int64))
+    all_statuses = tf.tensor_scatter_nd_update(undecodable, rows[:, None], statuses)
+    return (
+        tf.ensure_shape(all_images[:-1], (None, *image_shape)),
+        tf.ensure_shape(all_statuses[:-1], (None,)),
+    )
+
+
+def _decode(encoded: tf.Tensor, image_shape: _Shape) -> _Decoded:
+    """Returns an image and its status, or raises when run, which means UNDECODABLE as well."""
+    return tf.case(
+        [
+            (_starts_with(encoded, _PNG_SIGNATURE), lambda: _decode_png(encoded, image_shape)),
+            (_starts_with(encoded, _JPEG_SIGNATURE), lambda: _decode_jpeg(encoded, image_shape)),
+        ],
+        # TensorFlow's decoders would write a line to the server's log about every other file.
+        default=lambda: _without_image(UNDECODABLE, image_shape),
+    )
+
+
+def _starts_with(encoded: tf.Tensor, signature: bytes) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, len(signature)) == signature
+
+
+def _decode_png(encoded: tf.Tensor, image_shape: _Shape) -> _Decoded:
+    return _decode_within_limits(
+        _png_sides(encoded),
+        _text_count(encoded) > MOST_TEXTS,
+        lambda: tf.io.decode_png(encoded, channels=3),
+        image_shape,
+    )
+
+
+def _decode_jpeg(encoded: tf.Tensor, image_shape: _Shape) -> _Decoded:
+    return _decode_within_limits(
+        tf.image.extract_jpeg_shape(encoded, output_type=tf.int64)[:2],
+        _scan_count(encoded) > MOST_SCANS,
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        image_shape,
+    )
+
+
+def _decode_within_limits(
+    sides: tf.Tensor,
+    is_costly: tf.Tensor,
+    decode: Callable[[], tf.Tensor],
+    image_shape: _Shape,
+) -> _Decoded:
+    return tf.case(
+        [
+            (tf.reduce_any(sides > LONGEST_SIDE), lambda: _without_image(TOO_LARGE, image_shape)),
+            (is_costly, lambda: _without_image(UNDECODABLE, image_shape)),
+        ],
+        default=lambda: (_resize(decode(), image_shape), tf.constant(CLASSIFIED, tf.int64)),
+    )
+
+
+def _without_image(status: int, image_shape: _Shape) -> _Decoded:
+    return tf.zeros(image_shape), tf.constant(status, tf.int64)
+
+
+def _png_sides(encoded: tf.Tensor) -> tf.Tensor:
+    # Width and height are what follows the signature, 4 bytes each, the most significant first.
+    values = tf.io.decode_raw(tf.strings.substr(encoded, len(_PNG_SIGNATURE), 8), tf.uint8)
+    places = tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
+    return tf.reduce_sum(tf.cast(tf.reshape(values, (2, 4)), tf.int64) * places, axis=-1)
+
+
+def _text_count(encoded: tf.Tensor) -> tf.Tensor:
+    without = tf.strings.regex_replace(encoded, _PNG_COMPRESSED_TEXT, "")
+    return (tf.strings.length(encoded) - tf.strings.length(without)) // 4
+
+
+def _scan_count(encoded: tf.Tensor) -> tf.Tensor:
+    values = tf.io.decode_raw(encoded, tf.uint8)
+    first, second = _JPEG_SCAN
+    return tf.size(tf.where((values[:-1] == first) & (values[1:] == second)))
+
+
+def _resize(pixels: tf.Tensor, image_shape: _Shape) -> tf.Tensor:
+    *size, channels = image_shape
+    resized = tf.image.resize(pixels, size, antialias=True) / PIXEL_LEVELS
+    return tf.ensure_shape(resized if channels == 3 else _luma(resized), image_shape)
+
+
+def _luma(images: tf.Tensor) -> tf.Tensor:
+    red, green, blue = tf.split(images, 3, axis=-1)
+    # Of three weights that sum to 1, this form keeps grey as it is to the last bit.
+    return green + _LUMA_RED * (red - green) + _LUMA_BLUE * (blue - green)
+
 
 SIGNATURE_NAME = "serving_default"
 """The signature a TensorFlow Serving client gets when it names none."""

@@ -6,26 +6,369 @@ compared with those of the Keras model. The same process measures latency and me
 """
 
 import dataclasses
+import json
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from sfm_tf.choices import PIXEL_LEVELS
+from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.serving.agreement import CLASS_ID, PNG_TOLERANCE, TOLERANCE, Agreement, compare_answers
-from sfm_tf.serving.fresh_process import Pass, answer_in_fresh_process
-from sfm_tf.serving.performance import Performance
+from sfm_tf.serving import fresh_process_check
 from sfm_tf.serving.signatures import (
     BYTES_SIGNATURE_NAME,
     EXPLAIN_SIGNATURE_NAME,
     SIGNATURE_NAME,
 )
+from sfm_tf.settings import PIXEL_LEVELS
+
+TOLERANCE = 1e-4
+"""Largest difference of a value that is rounding: float32 and two compilations of one graph."""
+
+PNG_TOLERANCE = 0.5 / PIXEL_LEVELS + TOLERANCE
+"""The same where a value in [0, 1] went through a file with 8 bits."""
+
+CLASS_ID = "class_id"
+
+_KEPT_IN_PNG = {
+    "mask_png_bytes": "mask",
+    "masked_png_bytes": "masked_image",
+    "defended_png_bytes": "defended_image",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How the answers of a signature compare with those of the Keras model.
+
+    Attributes:
+        disagreeing_labels: Images whose class differs.
+        max_differences: For every other output the largest absolute difference of a value; NaN
+            where one is not a number.
+    """
+
+    disagreeing_labels: int
+    max_differences: Mapping[str, float]
+
+    def worse(self, other: "Agreement") -> "Agreement":
+        """Returns the larger figures of two comparisons of one signature."""
+        differences = {
+            # NumPy's maximum, unlike Python's, keeps a NaN.
+            name: float(np.maximum(difference, other.max_differences[name]))
+            for name, difference in self.max_differences.items()
+        }
+        return Agreement(max(self.disagreeing_labels, other.disagreeing_labels), differences)
+
+    def excesses(self) -> dict[str, float]:
+        """Returns the differences that are no rounding, by output."""
+        # Written so that NaN, which compares with nothing, is one.
+        return {
+            name: difference
+            for name, difference in self.max_differences.items()
+            if not difference <= (PNG_TOLERANCE if name in _KEPT_IN_PNG else TOLERANCE)
+        }
+
+
+def compare_answers(
+    signature: str,
+    answers: Mapping[str, np.ndarray],
+    defended: DefendedModel,
+    images: np.ndarray,
+    batch_size: int,
+) -> Agreement:
+    """Compares answers to images with what the Keras model says of them, batch by batch.
+
+    Both sides compute compiled, on the CPU and with the same batch sizes: quantisation turns the
+    last bit of a float into a whole level, so that the rounding of a GPU, or of eager execution,
+    would alone make a logit differ by some hundredths.
+
+    Args:
+        signature: Name of the signature.
+        answers: Its outputs by name, for all images; those that are PNG files decoded.
+        defended: The model that was evaluated.
+        images: The images, or what decoding their files gives.
+        batch_size: How many images were sent at a time.
+
+    Raises:
+        SfmError: If the outputs are others than those that the signature is to have.
+    """
+    compute = tf.function(
+        lambda batch: _EXPECTED[signature](defended, batch),
+        input_signature=[tf.TensorSpec((None, *images.shape[1:]), tf.float32)],
+    )
+    disagreeing, differences = 0, {}
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        with tf.device("/CPU:0"):
+            expected = {name: values.numpy() for name, values in compute(batch).items()}
+        _check_names(signature, answers, expected)
+        served = {name: answers[name][start : start + batch_size] for name in expected}
+        disagreeing += int(np.sum(served.pop(CLASS_ID) != expected.pop(CLASS_ID)))
+        for name, values in served.items():
+            found = _largest_difference(values, expected[name])
+            # NumPy's maximum, unlike Python's, keeps a NaN.
+            differences[name] = float(np.maximum(differences.get(name, 0.0), found))
+    return Agreement(disagreeing, differences)
+
+
+def _check_names(
+    signature: str, answers: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> None:
+    if set(answers) != set(expected):
+        raise SfmError(
+            f"The signature {signature} of the SavedModel gives {', '.join(sorted(answers))}; "
+            f"expected {', '.join(sorted(expected))}. Export again."
+        )
+
+
+def _largest_difference(served: np.ndarray, expected: np.ndarray) -> float:
+    if served.shape != expected.shape:
+        return float("inf")
+    scale = PIXEL_LEVELS if served.dtype == np.uint8 else 1.0
+    return float(np.max(np.abs(served / scale - expected)))
+
+
+def _classify(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    logits = tf.cast(defended(images), tf.float32)
+    return {
+        "logits": logits,
+        "probabilities": tf.nn.softmax(logits),
+        CLASS_ID: tf.argmax(logits, axis=-1),
+    }
+
+
+def _classify_files(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    answers = _classify(defended, images)
+    return {**answers, "status": tf.zeros_like(answers[CLASS_ID])}
+
+
+def _explain(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    arrays = {
+        "mask": defended.mask(images),
+        "masked_image": defended.masked(images),
+        "defended_image": defended.defended(images),
+    }
+    files = {name: arrays[kept] for name, kept in _KEPT_IN_PNG.items()}
+    return {**arrays, **files, CLASS_ID: tf.argmax(defended(images), axis=-1)}
+
+
+_EXPECTED: Mapping[str, Callable[[DefendedModel, tf.Tensor], dict[str, tf.Tensor]]] = {
+    SIGNATURE_NAME: _classify,
+    BYTES_SIGNATURE_NAME: _classify_files,
+    EXPLAIN_SIGNATURE_NAME: _explain,
+}
+
+
+MEASURED_BATCH_SIZES = (1, 8, 64)
+
+SECONDS_PER_BATCH_SIZE = 5.0
+"""How long calls of one batch size are repeated."""
+
+MOST_CALLS = 100
+"""Calls of one batch size that are timed at most."""
+
+_MEGABYTE = 10**6
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPerformance:
+    """What calls with batches of one size needed, after a warm-up.
+
+    Attributes:
+        batch_size: Images in a batch.
+        calls: How many calls were timed.
+        median_seconds: Median duration of a call.
+        p95_seconds: Duration that 95 of 100 calls did not exceed.
+        peak_memory_bytes: Most memory that the process had had resident by then, TensorFlow and
+            the smaller batches included; None where the system does not tell.
+    """
+
+    batch_size: int
+    calls: int
+    median_seconds: float
+    p95_seconds: float
+    peak_memory_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Performance:
+    """What a fresh process measured on the CPU.
+
+    Attributes:
+        cpu_count: Processors of the machine.
+        loaded_memory_bytes: Most memory that the process had had resident before the first call.
+        batches: One entry for each batch size, in growing order.
+    """
+
+    cpu_count: int
+    loaded_memory_bytes: int | None
+    batches: tuple[BatchPerformance, ...]
+
+
+def read_performance(value: Mapping[str, Any]) -> Performance:
+    """Returns what `dataclasses.asdict` made of a `Performance`, or JSON of that."""
+    batches = tuple(BatchPerformance(**batch) for batch in value["batches"])
+    return Performance(**{**value, "batches": batches})
+
+
+def describe_performance(performance: Performance) -> str:
+    """Returns one line on latency and memory at each batch size."""
+    batches = "; ".join(_describe_batch(batch) for batch in performance.batches)
+    return f"on {performance.cpu_count} CPUs, median, p95 and peak memory: {batches}"
+
+
+def _describe_batch(batch: BatchPerformance) -> str:
+    peak = batch.peak_memory_bytes
+    memory = "not measured" if peak is None else f"{peak / _MEGABYTE:,.0f} MB"
+    median, p95 = (1000.0 * seconds for seconds in (batch.median_seconds, batch.p95_seconds))
+    return f"batch {batch.batch_size} {median:,.1f} ms, {p95:,.1f} ms, {memory}"
+
+
+KEPT_VARIABLES = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "SYSTEMROOT",
+)
+"""Environment variables the fresh process inherits; nothing that steers Python or TensorFlow."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Examples to send to a signature.
+
+    Attributes:
+        signature: Name of the signature.
+        input_name: Name of its one input.
+        batch_size: Examples to send at a time.
+        count: How many examples to send, the first ones.
+    """
+
+    signature: str
+    input_name: str
+    batch_size: int
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshAnswers:
+    """What the fresh process found.
+
+    Attributes:
+        answers: For each pass its outputs by name, all batches joined. They are mapped from files,
+            so they can be read only while those are there. PNG files are decoded, uint8.
+        performance: How long the first pass's signature takes, and how much memory.
+    """
+
+    answers: tuple[Mapping[str, np.ndarray], ...]
+    performance: Performance
+
+
+def answer_in_fresh_process(
+    saved_model: pathlib.Path,
+    inputs: Mapping[str, np.ndarray],
+    passes: Sequence[Pass],
+    scratch: pathlib.Path,
+    timeout_seconds: float,
+) -> FreshAnswers:
+    """Has a fresh process load a SavedModel, measure it, and answer with it, on the CPU.
+
+    Args:
+        saved_model: The SavedModel.
+        inputs: Examples by name of the input; bytes as a NumPy array of kind `S`.
+        passes: What to answer, at least one; the first one's signature is measured.
+        scratch: Empty folder for what the two processes exchange.
+        timeout_seconds: How long the process may take.
+
+    Raises:
+        SfmError: If the process fails or is too slow.
+    """
+    for name, examples in inputs.items():
+        np.save(scratch / f"{name}.npy", examples, allow_pickle=False)
+    request = {
+        "saved_model": str(saved_model.resolve()),
+        "timing": {
+            "signature": passes[0].signature,
+            "input": passes[0].input_name,
+            "batch_sizes": MEASURED_BATCH_SIZES,
+            "seconds": SECONDS_PER_BATCH_SIZE,
+            "most_calls": MOST_CALLS,
+        },
+        "passes": [
+            {
+                "signature": asked.signature,
+                "input": asked.input_name,
+                "batch_size": asked.batch_size,
+                "count": asked.count,
+            }
+            for asked in passes
+        ],
+    }
+    (scratch / fresh_process_check.REQUEST_FILE).write_text(json.dumps(request), encoding="utf-8")
+    _run(scratch, timeout_seconds)
+    return FreshAnswers(
+        tuple(_read_answers(scratch, number) for number in range(len(passes))),
+        read_performance(read_json(scratch / fresh_process_check.PERFORMANCE_FILE)),
+    )
+
+
+def _read_answers(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
+    return {
+        path.name.split(".")[1]: np.load(path, mmap_mode="r", allow_pickle=False)
+        for path in folder.glob(f"{number}.*.npy")
+    }
+
+
+def _run(folder: pathlib.Path, timeout_seconds: float) -> None:
+    # -I isolates the interpreter from this folder, PYTHON* variables and the user's site-packages.
+    command = [sys.executable, "-I", fresh_process_check.__file__, str(folder)]
+    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    try:
+        subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            timeout=timeout_seconds,
+            capture_output=True,
+            check=True,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SfmError(
+            f"The fresh process that checks the SavedModel took over {timeout_seconds:g} seconds; "
+            "verify with fewer images."
+        ) from error
+    except subprocess.CalledProcessError as error:
+        raise SfmError(
+            "The SavedModel does not work in a fresh process without sfm_tf "
+            f"({_end(error.returncode)}): {_last_line(error.stderr)}"
+        ) from error
+
+
+def _end(return_code: int) -> str:
+    if return_code >= 0:
+        return f"exit status {return_code}"
+    name = signal.Signals(-return_code).name
+    hint = ", often for lack of memory" if name == "SIGKILL" else ""
+    return f"ended by {name}{hint}"
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
 
 INPUT_NAMES: Mapping[str, str] = {
     SIGNATURE_NAME: "images",

@@ -11,16 +11,293 @@ Going back to an older version therefore pushes a copy of it under a new number.
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import json
 import os
 import pathlib
+import posixpath
 import re
+import secrets
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
+from sfm_tf.artifacts.atomic_files import sync_folder
 from sfm_tf.errors import SfmError
-from sfm_tf.serving.local_model_folder import LocalModelFolder
-from sfm_tf.serving.remote_model_folder import RemoteModelFolder, open_remote
+
+INCOMING_PREFIX = ".incoming-"
+"""Starts the names of copies that are being made; no server takes them for a version."""
+
+OUTGOING_PREFIX = ".outgoing-"
+"""Starts the names of versions that are being deleted."""
+
+LOCK_FILE = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalModelFolder:
+    """Versions appear by a rename and disappear by one, so a server sees them whole or not at all.
+
+    Attributes:
+        root: The folder; it need not exist until something is written.
+        patience_seconds: How long to wait for another process that is changing the folder.
+    """
+
+    root: pathlib.Path
+    patience_seconds: float = 600.0
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps other processes from changing the folder, and clears what killed ones left.
+
+        The lock ends with the process that holds it, however that ends. Whatever bears the name of
+        an unfinished copy while the lock is held therefore has nobody working on it.
+
+        Raises:
+            SfmError: If another process still holds it after `patience_seconds`.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / LOCK_FILE, "w", encoding="utf-8") as lock:
+            self._wait_for(lock)
+            for name in self.names():
+                if name.startswith((INCOMING_PREFIX, OUTGOING_PREFIX)):
+                    shutil.rmtree(self.root / name)
+            yield
+
+    def _wait_for(self, lock: IO[str]) -> None:
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise SfmError(
+                        f"Another process has been changing {self.root} for over "
+                        f"{self.patience_seconds:g} seconds; end it and try again."
+                    ) from error
+            time.sleep(0.02)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Returns the names in a sub-folder, none if it is no folder."""
+        try:
+            return os.listdir(self.root / folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def files(self, folder: str) -> dict[str, int]:
+        """Returns the size in bytes of every file below a sub-folder, keyed by path in it."""
+        top = self.root / folder
+        return {
+            path.relative_to(top).as_posix(): path.stat().st_size
+            for path in top.rglob("*")
+            if path.is_file()
+        }
+
+    def read(self, path: str) -> bytes | None:
+        """Returns the contents of a file, None if it does not exist."""
+        try:
+            return (self.root / path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes a file unless it exists; tells whether it did."""
+        target = self.root / path
+        target.parent.mkdir(exist_ok=True)
+        try:
+            with open(target, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            return False
+        sync_folder(target.parent)
+        return True
+
+    def upload(self, source: pathlib.Path) -> str:
+        """Copies a folder to the disk of this one; returns the name of the unfinished version."""
+        incoming = pathlib.Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=self.root))
+        try:
+            copy = incoming / "saved_model"
+            shutil.copytree(source, copy)
+            _sync_tree(copy)
+        except BaseException:
+            shutil.rmtree(incoming)
+            raise
+        return incoming.name
+
+    def duplicate(self, version: str) -> str:
+        """Copies a version; returns the name of the unfinished one."""
+        return self.upload(self.root / version)
+
+    def reveal(self, incoming: str, version: str) -> None:
+        """Turns an unfinished version into a version, in one step."""
+        os.rename(self.root / incoming / "saved_model", self.root / version)
+        sync_folder(self.root)
+
+    def delete(self, name: str) -> None:
+        """Deletes a version or an unfinished one; its name goes first, in one step."""
+        outgoing = tempfile.mkdtemp(prefix=OUTGOING_PREFIX, dir=self.root)
+        os.rename(self.root / name, os.path.join(outgoing, name))
+        shutil.rmtree(outgoing)
+
+
+def _sync_tree(folder: pathlib.Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+INCOMING_PREFIX_remote_model_folder = ".incoming-"
+"""Starts the prefixes of uploads; no server takes them for a version."""
+
+ABANDONED_AFTER_SECONDS = 24 * 3600
+"""Age from which an upload is taken to be that of a process that was killed."""
+
+LAST_FILE = "saved_model.pb"
+"""The file that makes a version loadable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteModelFolder:
+    """A prefix of an object store.
+
+    Attributes:
+        filesystem: fsspec's `AbstractFileSystem`.
+        root: The prefix, as the file system names it.
+    """
+
+    filesystem: Any
+    root: str
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Clears uploads that were abandoned; cannot keep other processes out, see `create`."""
+        for name in self.names():
+            if (
+                name.startswith(INCOMING_PREFIX_remote_model_folder)
+                and _age_seconds(name) > ABANDONED_AFTER_SECONDS
+            ):
+                self.delete(name)
+        yield
+
+    def names(self, folder: str = "") -> list[str]:
+        """Returns the names directly below a prefix, none if nothing is there."""
+        self.filesystem.invalidate_cache()
+        try:
+            entries = self.filesystem.ls(self._path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return [posixpath.basename(entry.rstrip("/")) for entry in entries]
+
+    def files(self, folder: str) -> dict[str, int]:
+        """Returns the size in bytes of every object below a prefix, keyed by path in it."""
+        self.filesystem.invalidate_cache()
+        top = self._path(folder)
+        found = self.filesystem.find(top, detail=True)
+        return {posixpath.relpath(path, top): int(entry["size"]) for path, entry in found.items()}
+
+    def read(self, path: str) -> bytes | None:
+        """Returns the contents of an object, None if it does not exist."""
+        try:
+            return self.filesystem.cat_file(self._path(path))
+        except FileNotFoundError:
+            return None
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes an object unless it exists; tells whether it did.
+
+        The store itself decides between two processes (a conditional write in gcsfs and s3fs), so
+        that no two ever push under one number. fsspec's other file systems know no such write:
+        there, two pushes within the same moment are the caller's to prevent.
+        """
+        if self.filesystem.exists(self._path(path)):
+            return False
+        try:
+            self.filesystem.pipe_file(self._path(path), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def upload(self, source: pathlib.Path) -> str:
+        """Copies a local folder to a hidden prefix; returns the name of the unfinished version."""
+        incoming = _new_incoming()
+        with self._deleted_on_failure(incoming):
+            for path in sorted(each for each in source.rglob("*") if each.is_file()):
+                target = self._path(incoming, path.relative_to(source).as_posix())
+                self.filesystem.put_file(str(path), target)
+        return incoming
+
+    def duplicate(self, version: str) -> str:
+        """Copies a version within the store; returns the name of the unfinished one."""
+        incoming = _new_incoming()
+        with self._deleted_on_failure(incoming):
+            self._copy(version, incoming)
+        return incoming
+
+    def reveal(self, incoming: str, version: str) -> None:
+        """Copies an unfinished version to its number; only the last object makes it loadable."""
+        with self._deleted_on_failure(version):
+            self._copy(incoming, version)
+
+    def delete(self, name: str) -> None:
+        """Deletes a version or an unfinished one; what makes it loadable goes first."""
+        paths = sorted(self.files(name), key=lambda path: path != LAST_FILE)
+        for path in paths:
+            self.filesystem.rm_file(self._path(name, path))
+        if self.filesystem.exists(self._path(name)):  # Some file systems keep empty folders.
+            self.filesystem.rm(self._path(name), recursive=True)
+
+    def _copy(self, source: str, target: str) -> None:
+        for path in sorted(self.files(source), key=lambda path: (path == LAST_FILE, path)):
+            self.filesystem.cp_file(self._path(source, path), self._path(target, path))
+
+    @contextlib.contextmanager
+    def _deleted_on_failure(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.delete(name)
+            raise
+
+    def _path(self, *parts: str) -> str:
+        return posixpath.join(self.root, *parts).rstrip("/")
+
+
+def open_remote(address: str) -> RemoteModelFolder:
+    """Returns the folder at an address such as `gs://bucket/models/sfm_defended`.
+
+    Credentials are those that fsspec's packages (`gcsfs`, `s3fs`, ...) find by themselves.
+
+    Raises:
+        SfmError: If fsspec, or the package it needs for this kind of address, is not installed.
+    """
+    try:
+        import fsspec
+
+        filesystem, root = fsspec.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise SfmError(
+            f"Cannot reach {address}: {error}; install fsspec and its package for this kind of "
+            "address (gs: gcsfs, s3: s3fs), or give a local folder."
+        ) from error
+    return RemoteModelFolder(filesystem, root)
+
+
+def _new_incoming() -> str:
+    return f"{INCOMING_PREFIX}{int(time.time())}-{secrets.token_hex(4)}"
+
+
+def _age_seconds(incoming: str) -> float:
+    started = incoming.removeprefix(INCOMING_PREFIX_remote_model_folder).split("-")[0]
+    return time.time() - int(started) if started.isdecimal() else 0.0
+
 
 SAVED_MODEL_FILE = "saved_model.pb"
 MANIFEST_FILE = "assets.extra/manifest.json"

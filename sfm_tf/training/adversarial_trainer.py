@@ -6,18 +6,70 @@ both applied to the whole defended pipeline F(T(G(x) * x)).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from sfm_tf.choices import PIXEL_LEVELS
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.training.inner_attack import Measure, adversarial_images
-from sfm_tf.training.phases import Phase
-from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
-from sfm_tf.training_config import TrainingConfig
+from sfm_tf.settings import PIXEL_LEVELS
+from sfm_tf.training.settings import TrainingConfig
+from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
+
+Measure = Callable[[tf.Tensor], tf.Tensor]
+"""From images `(batch, height, width, channels)` to the loss of each, `(batch,)`."""
+
+
+def adversarial_images(
+    images: tf.Tensor,
+    measure: Measure,
+    epsilon: float,
+    step_size: float,
+    iterations: int,
+    seed: tf.Tensor,
+) -> tf.Tensor:
+    """Returns images near the given ones on which `measure` is large.
+
+    They start at a random point of the ball around each image in the L-infinity norm and take
+    `iterations` steps along the sign of the gradient. The last point is returned, not the worst on
+    the way: looking for that would take a further forward pass.
+
+    Args:
+        images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
+        measure: What is to be maximised, differentiable by TensorFlow.
+        epsilon: Radius of the ball, in units of brightness.
+        step_size: Length of a step in each value, in the same units.
+        iterations: Number of steps; 0 for the random start alone.
+        seed: Integers of shape `(2,)`; the same seed gives the same start.
+
+    Returns:
+        Float32 in [0, 1], of the images' shape, without a gradient.
+    """
+    lower, upper = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
+
+    def clip(values: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(values, lower, upper)
+
+    def step(attacked: tf.Tensor) -> tuple[tf.Tensor]:
+        return (clip(attacked + step_size * tf.sign(_gradient(measure, attacked))),)
+
+    noise = tf.random.stateless_uniform(tf.shape(images), seed, -epsilon, epsilon)
+    (attacked,) = tf.while_loop(
+        lambda attacked: True, step, (clip(images + noise),), maximum_iterations=iterations
+    )
+    return tf.stop_gradient(tf.ensure_shape(attacked, images.shape))
+
+
+def _gradient(measure: Measure, images: tf.Tensor) -> tf.Tensor:
+    """Returns the gradient of each image's loss; those of variables are not asked for."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(images)
+        # One image's loss does not depend on another's, so the sum has the gradients of all.
+        loss = tf.reduce_sum(measure(images))
+    return tape.gradient(loss, images)
+
 
 METHODS = ("pgd", "trades")
 _VALIDATION_ITERATIONS = 5

@@ -14,7 +14,7 @@ from absl import logging
 
 from sfm_tf.artifacts import atomic_files
 from sfm_tf.errors import SfmError
-from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
+from sfm_tf.training.trainer import SparseFeatureMaskerTrainer
 
 _DESCRIPTION = "description"
 _BEST_FILE = "best.npz"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.training_config import TrainingConfig
+from sfm_tf.training.settings import TrainingConfig
 
 _CLUSTER_VARIABLE = "TF_CONFIG"
 _SECONDS_WITHOUT_ANSWER = 120.0

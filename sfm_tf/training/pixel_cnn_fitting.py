@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
-from sfm_tf.models.discretised_logistics import bits_per_dimension
+from sfm_tf.models.pixel_cnn import bits_per_dimension
 from sfm_tf.training.batches import evaluation_batches, training_batches, training_steps
 from sfm_tf.training.checkpoints import Checkpoints, History, Position
 

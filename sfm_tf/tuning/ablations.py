@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import keras
 
 from sfm_tf.artifacts.atomic_files import read_json, write_json
-from sfm_tf.config import EvaluationConfig, ModelConfig
-from sfm_tf.records.reading import load_split
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import read_schema
-from sfm_tf.training.workplace import Workplace
-from sfm_tf.training_config import TrainingConfig
-from sfm_tf.tuning.measurement import Measurement
-from sfm_tf.tuning.source_model import source_model
-from sfm_tf.tuning.trial import Trial, comparable
-from sfm_tf.tuning_config import AblationConfig
+from sfm_tf.records.tfrecords import load_split
+from sfm_tf.training.settings import TrainingConfig
+from sfm_tf.training.training import Workplace
+from sfm_tf.tuning.settings import AblationConfig
+from sfm_tf.tuning.trials import Measurement, Trial, comparable, source_model
 
 ABLATIONS_FILE = "ablations.json"
 _SOURCE_FOLDER = "source"

@@ -6,7 +6,7 @@ from typing import Any
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.errors import SfmError
-from sfm_tf.tuning.trial import WEIGHTS
+from sfm_tf.tuning.trials import WEIGHTS
 
 BEST_FILE = "best.json"
 TRIALS_FILE = "trials.json"

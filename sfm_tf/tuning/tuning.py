@@ -8,20 +8,17 @@ from typing import Any
 
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.fingerprints import code_version, config_values, fingerprint, package_versions
-from sfm_tf.config import EvaluationConfig, ModelConfig
 from sfm_tf.errors import SfmError
-from sfm_tf.records.reading import load_split
-from sfm_tf.training.workplace import Workplace
-from sfm_tf.training_config import TrainingConfig
-from sfm_tf.tuning import trial as trials
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.settings import ModelConfig
+from sfm_tf.records.tfrecords import load_split
+from sfm_tf.training.settings import TrainingConfig
+from sfm_tf.training.training import Workplace
+from sfm_tf.tuning import trials as trials
 from sfm_tf.tuning.best import BEST_FILE, TRIALS_FILE, choose_best
-from sfm_tf.tuning.measurement import Measurement
-from sfm_tf.tuning.oracles import Assignment
-from sfm_tf.tuning.roles import Role
-from sfm_tf.tuning.search import search
-from sfm_tf.tuning.source_model import source_model, waiting_turn
-from sfm_tf.tuning.trial import Trial
-from sfm_tf.tuning_config import TuningConfig
+from sfm_tf.tuning.search import Assignment, Role, search
+from sfm_tf.tuning.settings import TuningConfig
+from sfm_tf.tuning.trials import Measurement, Trial, source_model, waiting_turn
 
 _SOURCE_FILE = "source_scores.json"
 _NAME_LENGTH = 16

@@ -8,7 +8,7 @@ from pipelines.validate import validate
 from sfm_tf import experiments, testing
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
-from sfm_tf.training.loading import load_defended_model
+from sfm_tf.training.model_files import load_defended_model
 from sfm_tf.tuning.ablations import AblationStudy
 
 TINY = {

@@ -10,7 +10,7 @@ from sfm_tf import experiments, testing
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
 from sfm_tf.serving import pushing
-from sfm_tf.training.loading import load_defended_model
+from sfm_tf.training.model_files import load_defended_model
 
 
 def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find_it(

@@ -3,8 +3,7 @@ import pytest
 from pipelines.model_artifacts import model_folders, model_inputs
 from sfm_tf import experiments, testing
 from sfm_tf.artifacts.execution import Execution, execute
-from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, RunDirectory
 from sfm_tf.errors import SfmError
 
 

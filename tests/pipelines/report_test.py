@@ -5,19 +5,82 @@ import pathlib
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from absl.testing import flagsaver
 
-from pipelines import evaluate, flag_definitions
+from pipelines import command_line, evaluate
 from pipelines import report as program
-from pipelines.report import compare, report
+from pipelines.report import compare, report, reproduction_command
 from sfm_tf import experiments, testing
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
+from sfm_tf.artifacts.fingerprints import config_values
+from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.audit.audited_evaluation import evaluation_settings
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.stored_evaluation import evaluation_settings
+
+
+def manifests(values: dict[str, Any]) -> list[Manifest]:
+    """Manifests of the stages of the digits, some settings replaced."""
+    experiment = experiments.override(experiments.preset("digits"), values)
+    stages = {"ingest": ("data",), "train": ("model", "training"), "evaluate": ("evaluation",)}
+    return [
+        Manifest(
+            stage=stage,
+            fingerprint=stage,
+            config={name: config_values(getattr(experiment, name)) for name in sections},
+            seed=experiment.seed,
+            inputs={},
+            content="",
+            code_version="",
+            package_versions={},
+            started="",
+            wall_seconds=0.0,
+        )
+        for stage, sections in stages.items()
+    ]
+
+
+def test_a_preset_needs_no_further_flags():
+    command = reproduction_command("digits", manifests({}))
+    assert command == "python -m pipelines.run --experiment=digits --seed=0"
+
+
+def test_every_changed_setting_is_a_flag():
+    changed = {
+        "seed": 5,
+        "shards": 2,
+        "preprocessor": "none",
+        "epochs": 3,
+        "epsilons": (4.0, 8.5),
+        "attacks": ("fgsm",),
+        "robust_accuracy_only": True,
+    }
+    words = shlex.split(reproduction_command("digits", manifests(changed)))
+    assert words[:5] == ["python", "-m", "pipelines.run", "--experiment=digits", "--seed=5"]
+    assert sorted(words[5:]) == [
+        "--attacks=fgsm",
+        "--epochs=3",
+        "--epsilons=4,8.5",
+        "--preprocessor=none",
+        "--robust_accuracy_only=true",
+        "--shards=2",
+    ]
+
+
+def test_folders_of_this_machine_are_not_told():
+    command = reproduction_command("digits", manifests({"data_dir": "/home/ann/data"}))
+    assert "ann" not in command
+    assert command.endswith(" --data_dir=DATA_DIR")
+
+
+def test_a_setting_that_later_versions_do_not_have_is_left_out():
+    older = manifests({})
+    older[-1].config["evaluation"]["gone"] = 3
+    assert "gone" not in reproduction_command("digits", older)
 
 
 def test_reports_on_the_latest_evaluation(tmp_path):
@@ -40,7 +103,7 @@ def test_a_rows_command_has_flags_that_the_program_takes_and_the_rows_settings(w
     assert words[:3] == ["python", "-m", evaluate.MODULE]
     given = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
     with flagsaver.as_parsed(**given):
-        asked = flag_definitions.experiment_from_flags(None)
+        asked = command_line.experiment_from_flags(None)
     settings = evaluation_settings(run_directory.latest("evaluate"))
     assert asked.evaluation == dataclasses.replace(
         settings, threat_models=("white_box",), attacks=("fgsm",), epsilons=(16.0,)

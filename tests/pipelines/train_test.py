@@ -10,10 +10,9 @@ from pipelines.validate import validate
 from sfm_tf import experiments
 from sfm_tf.artifacts import atomic_files
 from sfm_tf.artifacts.execution import Execution, execute
-from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.artifacts.stage_names import ADVERSARIAL_STAGE
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, RunDirectory
 from sfm_tf.errors import SfmError
-from sfm_tf.training.loading import (
+from sfm_tf.training.model_files import (
     load_adversarial_models,
     load_defended_model,
     load_source_model,

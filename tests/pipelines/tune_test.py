@@ -7,7 +7,7 @@ from sfm_tf import experiments
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
-from sfm_tf.tuning.roles import Role
+from sfm_tf.tuning.search import Role
 from sfm_tf.tuning.tuning import Tuning
 
 CHIEF_AND_WORKERS = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": "8000"}

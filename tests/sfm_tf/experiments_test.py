@@ -7,10 +7,10 @@ import pytest
 from sfm_tf import experiments
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.errors import SfmError
-from sfm_tf.training import blueprint
-from sfm_tf.training.plan import defence_plan
-from sfm_tf.training.weight_ratios import measure_ratios
-from sfm_tf.training.workplace import Workplace
+from sfm_tf.training import model_building
+from sfm_tf.training.losses import measure_ratios
+from sfm_tf.training.training import Workplace
+from sfm_tf.training.training_loop import defence_plan
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
@@ -100,7 +100,7 @@ def _small_classifier(name, shape, classes, width, mean, variance, seed):
 @pytest.fixture
 def validation(records, tmp_path, monkeypatch):
     """Trains the digits preset for a short while; returns what its validation measured."""
-    monkeypatch.setattr(blueprint, "build_classifier", _small_classifier)
+    monkeypatch.setattr(model_building, "build_classifier", _small_classifier)
 
     def train(seed=0, **changes):
         short = {"pretraining_epochs": 3, "epochs": 4, **changes}

@@ -2,7 +2,7 @@ import pytest
 
 from sfm_tf import testing
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.training.loading import load_defended_model, load_source_model
+from sfm_tf.training.model_files import load_defended_model, load_source_model
 
 
 def test_leaves_what_the_first_stages_would(tmp_path):

@@ -81,14 +81,14 @@ TREE = {
     "sfm_tf/errors.py": "",
     "sfm_tf/records/__init__.py": "",
     "sfm_tf/records/templates/card.md.j2": "",
-    "sfm_tf/records/reading.py": "import json\n\n"
+    "sfm_tf/records/tfrecords.py": "import json\n\n"
     "from sfm_tf.records.schema import Schema\n\n\n"
     "def read():\n    import sfm_tf.errors\n",
     "sfm_tf/records/schema.py": "class Schema:\n    pass\n",
     "tests/conftest.py": "",
     "tests/pipelines/train_test.py": "from sfm_tf.records.schema import Schema\n",
     "tests/sfm_tf/errors_test.py": "",
-    "tests/sfm_tf/records/reading_test.py": "",
+    "tests/sfm_tf/records/tfrecords_test.py": "",
     "tests/sfm_tf/records/schema_test.py": "",
 }
 

@@ -1,19 +1,25 @@
 """Classifies a folder of images with a served model, a row per file."""
 
+import csv
 import dataclasses
+import io
+import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.errors import SfmError
-from sfm_tf.serving.client.answers import CLASSIFIED, Answer
-from sfm_tf.serving.client.image_batches import (
+from sfm_tf.serving.client.model_client import (
+    CLASSIFIED,
+    Answer,
+    ModelClient,
     UnsendableFileError,
     batches,
     check_batch_size,
     read_image_file,
 )
-from sfm_tf.serving.client.model_client import ModelClient
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -126,3 +132,95 @@ def _row(name: str, answer: Answer) -> FileRow:
     if answer.status != CLASSIFIED:
         return FileRow(name, answer.status_words)
     return FileRow(name, answer.status_words, answer.class_id, answer.probabilities)
+
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What makes a spreadsheet run a cell; the last four are = + - @ of full width, and the apostrophe
+is here so that whoever takes one off the front of a cell always gets the text back."""
+
+_COLUMNS = ("file", "status", "class_id", "class_name", "probability")
+
+
+def read_class_names(path: pathlib.Path) -> tuple[str, ...]:
+    """Reads the class names that lie beside an exported model, `assets.extra/class_names.json`.
+
+    Raises:
+        SfmError: If the file cannot be read or is not a JSON list of names.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SfmError(f"Cannot read class names from {path}: {error}.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SfmError(f"Invalid class names in {path}; expected a JSON list of strings.")
+    return tuple(names)
+
+
+def check_output(path: pathlib.Path) -> None:
+    """Raises `SfmError` unless rows can be written to `path`: before hours of work, not after."""
+    if path.suffix.lower() not in _WRITERS:
+        raise SfmError(f"Invalid output {str(path)!r}; expected a name in {' or '.join(_WRITERS)}.")
+    if not path.parent.is_dir():
+        raise SfmError(f"No folder {str(path.parent)!r} for the output; make it first.")
+
+
+def write_rows(path: pathlib.Path, rows: Sequence[FileRow], class_names: Sequence[str]) -> None:
+    """Writes rows, whole or not at all.
+
+    A CSV file has the columns file, status, class_id, class_name and probability, and an apostrophe
+    before each text that a spreadsheet would take for a formula. A JSON file is a list of objects
+    with the same keys and `probabilities`, of every class.
+
+    Args:
+        path: Ends in .csv or .json.
+        rows: What to write.
+        class_names: Names of the classes in their order; none to leave them out.
+
+    Raises:
+        SfmError: If there are class names and not as many as classes.
+    """
+    check_output(path)
+    for row in rows:
+        if class_names and row.probabilities and len(row.probabilities) != len(class_names):
+            raise SfmError(
+                f"Found {len(class_names)} class names for {len(row.probabilities)} classes; give "
+                "the class_names.json of the model that is served."
+            )
+    records = [_record(row, class_names) for row in rows]
+    write_text(path, _WRITERS[path.suffix.lower()](records))
+
+
+def _record(row: FileRow, class_names: Sequence[str]) -> dict[str, Any]:
+    is_classified = row.class_id is not None
+    return {
+        "file": row.file,
+        "status": row.status,
+        "class_id": row.class_id,
+        "class_name": class_names[row.class_id] if class_names and is_classified else None,
+        "probability": row.probabilities[row.class_id] if is_classified else None,
+        "probabilities": row.probabilities,
+    }
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    # Every text is quoted, whatever it holds: a line end within one would otherwise begin a row.
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows([_safe(record[column]) for column in _COLUMNS] for record in records)
+    return text.getvalue()
+
+
+def _safe(cell: Any) -> Any:
+    is_formula = isinstance(cell, str) and cell.startswith(FORMULA_STARTS)
+    return f"'{cell}" if is_formula else cell
+
+
+def _json(records: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(records, indent=2, allow_nan=False) + "\n"
+
+
+_WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
+    ".csv": _csv,
+    ".json": _json,
+}

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfm_tf.errors import SfmError
-from sfm_tf.serving.client.answers import Outputs
-from sfm_tf.serving.client.model_client import ModelClient
-from sfm_tf.serving.client.retries import DEFAULT_POLICY, RetryPolicy, with_retries
-from sfm_tf.serving.client.server_error import ServerError, one_line
+from sfm_tf.serving.client.model_client import (
+    DEFAULT_POLICY,
+    ModelClient,
+    Outputs,
+    RetryPolicy,
+    ServerError,
+    one_line,
+    with_retries,
+)
 
 if TYPE_CHECKING:
     import grpc

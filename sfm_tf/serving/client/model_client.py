@@ -1,36 +1,528 @@
 """What a client can ask of a served model, whatever the protocol."""
 
 import abc
+import dataclasses
 import math
+import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import random
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sfm_tf.errors import SfmError
-from sfm_tf.serving.client.answers import (
-    Answer,
-    Explanation,
-    Outputs,
-    read_answers,
-    read_explanations,
-)
-from sfm_tf.serving.client.image_batches import (
-    BYTES_PER_VALUE,
-    batches,
-    check_batch_size,
-    checked_content,
-    checked_images,
-    read_image_file,
-)
-from sfm_tf.serving.client.model_description import (
-    ModelMetadata,
-    VersionStatus,
-    read_metadata,
-    read_status,
-)
-from sfm_tf.serving.client.retries import RetryPolicy
+
+LONGEST_MESSAGE = 500
+"""Characters kept of a server's message; TensorFlow Serving repeats a whole bad request in it."""
+
+
+class ServerError(SfmError):
+    """A request that failed at the server or on the way.
+
+    Attributes:
+        code: HTTP status, such as "404", or gRPC status, such as "NOT_FOUND"; empty if no answer
+            came.
+        retryable: Whether the same request can succeed later.
+        wait_seconds: How long the server asks to wait before that; 0 if it does not say.
+    """
+
+    def __init__(
+        self, message: str, code: str = "", retryable: bool = False, wait_seconds: float = 0.0
+    ) -> None:
+        """Keeps the message as one line."""
+        super().__init__(message)
+        self.code, self.retryable, self.wait_seconds = code, retryable, wait_seconds
+
+
+def one_line(text: str) -> str:
+    """Returns a server's text as one line that is safe to print, cut off where it is long.
+
+    Args:
+        text: Whatever the server sent; control characters could steer a terminal.
+    """
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."
+
+
+Result = TypeVar("Result")
+
+_LEAST_SECONDS = 0.001  # A pause can last longer than asked, past the deadline.
+
+
+@dataclasses.dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how long one request is tried.
+
+    The pause before a repetition doubles from `first_wait_seconds` to `longest_wait_seconds`. A
+    random half of it is left out, so that clients that failed together do not return together.
+
+    Attributes:
+        attempts: How often a request is sent at most; 1 never repeats it.
+        first_wait_seconds: Longest pause before the first repetition.
+        longest_wait_seconds: Longest pause before any repetition; a server that asks for a longer
+            one gets it.
+        deadline_seconds: Time for a request with all its repetitions and pauses.
+    """
+
+    attempts: int = 5
+    first_wait_seconds: float = 0.2
+    longest_wait_seconds: float = 5.0
+    deadline_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raises `SfmError` unless the numbers make sense."""
+        if self.attempts < 1 or not self.deadline_seconds > 0:
+            raise SfmError(
+                f"Invalid attempts={self.attempts}, deadline_seconds={self.deadline_seconds}; "
+                "expected at least 1 attempt and more than 0 seconds."
+            )
+
+
+DEFAULT_POLICY = RetryPolicy()
+"""Five attempts within a minute."""
+
+
+def with_retries(attempt: Callable[[float], Result], policy: RetryPolicy) -> Result:
+    """Returns what `attempt` returns, repeating it while its errors are retryable.
+
+    Args:
+        attempt: Sends the request once; is given the seconds left to the deadline.
+        policy: How often and how long.
+
+    Raises:
+        ServerError: If an error is not retryable, or attempts or time are used up.
+    """
+    start = time.monotonic()
+    number = 0
+    while True:
+        number += 1
+        try:
+            left = policy.deadline_seconds - (time.monotonic() - start)
+            return attempt(max(left, _LEAST_SECONDS))
+        except ServerError as error:
+            if not error.retryable:
+                raise
+            wait = max(error.wait_seconds, _pause(number, policy))
+            elapsed = time.monotonic() - start
+            if number == policy.attempts or elapsed + wait >= policy.deadline_seconds:
+                raise ServerError(
+                    f"{error} (Gave up after {elapsed:.1f} of {policy.deadline_seconds:g} seconds "
+                    f"and {number} of {policy.attempts} attempts.)",
+                    code=error.code,
+                ) from error
+        time.sleep(wait)
+
+
+def _pause(number: int, policy: RetryPolicy) -> float:
+    longest = min(policy.longest_wait_seconds, policy.first_wait_seconds * 2 ** (number - 1))
+    return longest * (1 - random.random() / 2)
+
+
+CLASSIFIED = 0
+"""Status of an image that has scores."""
+
+STATUS_WORDS = {
+    CLASSIFIED: "classified",
+    1: "cannot be decoded as PNG or JPEG",
+    2: "larger than the server's limit of pixels per side",
+}
+"""What the statuses of the signature `predict_bytes` mean."""
+
+NO_CLASS = -1
+"""Class of an image that could not be classified."""
+
+ROUNDING = 1e-3
+"""How far above 1 a probability may be where a server computes in a lower precision."""
+
+Outputs = Mapping[str, Sequence[Any] | np.ndarray]
+"""Outputs of a signature by name, each with one item per image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """How one image was classified.
+
+    Attributes:
+        class_id: Most probable class; `NO_CLASS` where the status is not `CLASSIFIED`.
+        probabilities: Of each class, in [0, 1]; all equal where there is no class.
+        logits: Scores before the softmax, as many.
+        status: `CLASSIFIED`, or a key of `STATUS_WORDS` that says why there is no class.
+    """
+
+    class_id: int
+    probabilities: tuple[float, ...]
+    logits: tuple[float, ...]
+    status: int = CLASSIFIED
+
+    @property
+    def status_words(self) -> str:
+        """The status in words."""
+        return STATUS_WORDS.get(self.status, f"not classified, status {self.status}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """What the defence made of one image.
+
+    Attributes:
+        class_id: Most probable class.
+        mask: Float32 in [0, 1] of shape `(height, width, 1)`; what the masker lets through.
+        masked_image: Float32 of shape `(height, width, channels)`; the image times the mask.
+        defended_image: Float32 of that shape; what the classifier sees.
+        mask_png: The mask as a PNG file.
+        masked_png: The masked image as a PNG file.
+        defended_png: The defended image as a PNG file.
+    """
+
+    class_id: int
+    mask: np.ndarray
+    masked_image: np.ndarray
+    defended_image: np.ndarray
+    mask_png: bytes
+    masked_png: bytes
+    defended_png: bytes
+
+
+def read_answers(outputs: Outputs, count: int) -> list[Answer]:
+    """Returns the answers in the outputs of `serving_default` or `predict_bytes`.
+
+    Args:
+        outputs: `logits`, `probabilities`, `class_id` and, of `predict_bytes`, `status`.
+        count: Images sent.
+
+    Raises:
+        SfmError: If an output is missing, holds a NaN or does not fit the others.
+    """
+    probabilities = _floats(outputs, "probabilities", count, rank=2)
+    logits = _floats(outputs, "logits", count, rank=2)
+    class_ids = _integers(outputs, "class_id", count)
+    statuses = np.zeros(count, np.int64)
+    if "status" in outputs:
+        statuses = _integers(outputs, "status", count)
+    if logits.shape != probabilities.shape:
+        raise _malformed(f"{logits.shape[1]} logits and {probabilities.shape[1]} probabilities")
+    if np.any(probabilities < 0) or np.any(probabilities > 1 + ROUNDING):
+        raise _malformed("a probability outside [0, 1]")
+    lowest = np.where(statuses == CLASSIFIED, 0, NO_CLASS)
+    highest = np.where(statuses == CLASSIFIED, probabilities.shape[1] - 1, NO_CLASS)
+    if np.any(class_ids < lowest) or np.any(class_ids > highest):
+        raise _malformed("a class_id that is none of the classes, or does not fit its status")
+    columns = (class_ids, probabilities, logits, statuses)
+    return [
+        Answer(class_id, tuple(chances), tuple(scores), status)
+        for class_id, chances, scores, status in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
+
+
+def read_explanations(outputs: Outputs, count: int) -> list[Explanation]:
+    """Returns the explanations in the outputs of `explain`.
+
+    Args:
+        outputs: An output for each attribute of `Explanation`.
+        count: Images sent.
+
+    Raises:
+        SfmError: If an output is missing, holds a NaN or has another shape.
+    """
+    class_ids = _integers(outputs, "class_id", count).tolist()
+    images = [
+        _floats(outputs, name, count, rank=4) for name in ("mask", "masked_image", "defended_image")
+    ]
+    # TensorFlow Serving's REST interface spoils bytes in outputs that are not named so.
+    names = ("mask_png_bytes", "masked_png_bytes", "defended_png_bytes")
+    files = [_files(outputs, name, count) for name in names]
+    return [Explanation(*values) for values in zip(class_ids, *images, *files, strict=True)]
+
+
+def _floats(outputs: Outputs, name: str, count: int, rank: int) -> np.ndarray:
+    values = _array(outputs, name, count, "fiu")
+    if values.ndim != rank:
+        raise _malformed(f"{name} of rank {values.ndim} instead of {rank}")
+    values = values.astype(np.float32)
+    if not np.all(np.isfinite(values)):
+        raise _malformed(f"a value of {name} that is not finite")
+    return values
+
+
+def _integers(outputs: Outputs, name: str, count: int) -> np.ndarray:
+    values = _array(outputs, name, count, "iu")
+    if values.ndim != 1:
+        raise _malformed(f"{name} of rank {values.ndim} instead of 1")
+    return values.astype(np.int64)
+
+
+def _array(outputs: Outputs, name: str, count: int, kinds: str) -> np.ndarray:
+    """Returns an output as an array whose dtype is of one of NumPy's `kinds`."""
+    items = _items(outputs, name, count)
+    try:
+        values = np.asarray(items)
+    except ValueError as error:
+        raise _malformed(f"{name} whose rows differ in length") from error
+    if values.dtype.kind not in kinds:
+        raise _malformed(f"{name} that is not numbers of its kind")
+    return values
+
+
+def _files(outputs: Outputs, name: str, count: int) -> list[bytes]:
+    items = list(_items(outputs, name, count))
+    if not all(isinstance(item, bytes) for item in items):
+        raise _malformed(f"{name} that is not bytes")
+    return items
+
+
+def _items(outputs: Outputs, name: str, count: int) -> Sequence[Any] | np.ndarray:
+    if name not in outputs:
+        raise _malformed(f"no {name}, only {', '.join(sorted(outputs)) or 'nothing'}")
+    items = outputs[name]
+    found = len(items) if getattr(items, "ndim", 1) else 0
+    if found != count:
+        raise _malformed(f"{found} of {name} for {count} images")
+    return items
+
+
+def _malformed(found: str) -> SfmError:
+    return SfmError(
+        f"The server's answer has {found}; check that it serves a model exported by sfm_tf."
+    )
+
+
+LARGEST_FILE = 16 * 2**20
+"""Bytes of the largest image file that is sent."""
+
+LARGEST_REQUEST = 32 * 2**20
+"""Bytes of images in one request; base64, which makes a third more of them, leaves it below the 64
+MiB that `sfm_tf`'s own server accepts."""
+
+BYTES_PER_VALUE = 24
+"""Most bytes that JSON takes for a float32 and the comma, space and brackets after it."""
+
+LARGEST_BATCH = 1024
+"""Images in one request."""
+
+
+Item = TypeVar("Item")
+
+
+class UnsendableFileError(SfmError):
+    """A file that is not sent, for a `reason` of a few words."""
+
+    def __init__(self, path: pathlib.Path, reason: str) -> None:
+        """Says which file, and why."""
+        super().__init__(f"Cannot send {str(path)!r}: {reason}.")
+        self.reason = reason
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises `SfmError` unless a request may hold so many images."""
+    if not 1 <= batch_size <= LARGEST_BATCH:
+        raise SfmError(f"Invalid batch_size {batch_size}; expected 1 to {LARGEST_BATCH}.")
+
+
+def checked_images(images: np.ndarray) -> np.ndarray:
+    """Returns images as float32.
+
+    Args:
+        images: Floats in [0, 1] of shape `(count, height, width, channels)`.
+
+    Raises:
+        SfmError: If the dtype, the rank or a value is another.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.dtype.kind != "f":
+        raise SfmError(
+            f"Invalid images of dtype {images.dtype} and shape {images.shape}; expected float32 in "
+            "[0, 1] of shape (count, height, width, channels)."
+        )
+    images = images.astype(np.float32, copy=False)
+    # Written so that a NaN, which compares as false, is refused too.
+    if not np.all((images >= 0) & (images <= 1)):
+        raise SfmError("Invalid images with a value outside [0, 1]; divide 8-bit values by 255.")
+    return images
+
+
+def read_image_file(path: pathlib.Path) -> bytes:
+    """Returns the bytes of an image file; whether they are an image, the server finds out.
+
+    Args:
+        path: A file of at most `LARGEST_FILE` bytes.
+
+    Raises:
+        UnsendableFileError: If it is larger, no regular file, or cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnsendableFileError(path, "no regular file")
+            # What a file holds, not what its size was, counts: it may be growing.
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise UnsendableFileError(path, error.strerror or str(error)) from error
+    if len(content) > LARGEST_FILE:
+        raise UnsendableFileError(path, f"over {LARGEST_FILE:,} bytes")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe would otherwise block until somebody writes into it; Windows has no such flag.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def checked_content(content: bytes) -> bytes:
+    """Returns the bytes of an image file unless they are more than `LARGEST_FILE`.
+
+    Raises:
+        SfmError: If they are.
+    """
+    if len(content) > LARGEST_FILE:
+        raise SfmError(f"Cannot send {len(content):,} bytes; expected at most {LARGEST_FILE:,}.")
+    return content
+
+
+def batches(
+    items: Iterable[Item], batch_size: int, size_of: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """Splits items into requests, in order, holding one request and one item at a time.
+
+    Args:
+        items: What is sent.
+        batch_size: Most items in one request.
+        size_of: Bytes of an item.
+
+    Yields:
+        At least one item; of several, at most `batch_size` and `LARGEST_REQUEST` bytes.
+    """
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == batch_size or size + size_of(item) > LARGEST_REQUEST):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += size_of(item)
+    if batch:
+        yield batch
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionStatus:
+    """State of one version of a model.
+
+    Attributes:
+        version: Its number.
+        state: TensorFlow Serving's word: START, LOADING, AVAILABLE, UNLOADING or END.
+        error_message: Why it could not be loaded; empty if it could.
+    """
+
+    version: int
+    state: str
+    error_message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorDescription:
+    """An input or output of a signature.
+
+    Attributes:
+        dtype: TensorFlow's name, such as "DT_FLOAT".
+        shape: Sizes, -1 where one is free; None if not even their number is fixed.
+    """
+
+    dtype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SignatureDescription:
+    """What a signature takes and gives, by name."""
+
+    inputs: Mapping[str, TensorDescription]
+    outputs: Mapping[str, TensorDescription]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelMetadata:
+    """A served model.
+
+    Attributes:
+        name: Name the server knows it by.
+        version: Version the server answers with.
+        signatures: Its signatures, by name.
+    """
+
+    name: str
+    version: int
+    signatures: Mapping[str, SignatureDescription]
+
+
+def read_status(message: Any) -> tuple[VersionStatus, ...]:
+    """Returns the versions in a `GetModelStatusResponse`.
+
+    Args:
+        message: The message as JSON, as TensorFlow Serving's REST interface writes it.
+
+    Raises:
+        SfmError: If it is not such a message.
+    """
+    try:
+        return tuple(
+            VersionStatus(
+                int(entry["version"]),
+                str(entry["state"]),
+                str(entry.get("status", {}).get("error_message", "")),
+            )
+            for entry in message["model_version_status"]
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _model_description_malformed("status", error) from error
+
+
+def read_metadata(message: Any) -> ModelMetadata:
+    """Returns the model in a `GetModelMetadataResponse`.
+
+    Args:
+        message: The message as JSON, as TensorFlow Serving's REST interface writes it.
+
+    Raises:
+        SfmError: If it is not such a message.
+    """
+    try:
+        signatures = message["metadata"]["signature_def"]["signature_def"]
+        return ModelMetadata(
+            str(message["model_spec"]["name"]),
+            int(message["model_spec"]["version"]),
+            {
+                name: SignatureDescription(_tensors(value, "inputs"), _tensors(value, "outputs"))
+                for name, value in signatures.items()
+            },
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _model_description_malformed("metadata", error) from error
+
+
+def _tensors(signature: Any, key: str) -> dict[str, TensorDescription]:
+    return {
+        name: TensorDescription(str(tensor["dtype"]), _shape(tensor.get("tensor_shape", {})))
+        for name, tensor in signature.get(key, {}).items()
+    }
+
+
+def _shape(shape: Any) -> tuple[int, ...] | None:
+    if shape.get("unknown_rank", False):
+        return None
+    return tuple(int(dimension["size"]) for dimension in shape.get("dim", ()))
+
+
+def _model_description_malformed(kind: str, error: Exception) -> SfmError:
+    return SfmError(
+        f"The server's {kind} of the model cannot be read ({type(error).__name__}: {error}); check "
+        "that it speaks TensorFlow Serving's protocol."
+    )
 
 
 class ModelClient(abc.ABC):

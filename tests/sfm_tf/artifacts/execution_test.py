@@ -63,7 +63,7 @@ def test_every_dependency_changes_the_fingerprint(tmp_path, change):
         "config": {"configs": {"training": _Config(epochs=2)}},
         "seed": {"seed": 1},
         "inputs": {"inputs": {"ingest": _other_input(run_directory)}},
-        "module": {"module": "sfm_tf.config"},
+        "module": {"module": "sfm_tf.experiments"},
     }[change]
     before = execute(_execution(), run_directory, _write("a")).artifact
     after = execute(_execution(**changes), run_directory, _write("b")).artifact

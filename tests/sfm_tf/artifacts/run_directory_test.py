@@ -3,8 +3,15 @@ import shutil
 import pytest
 
 from sfm_tf.artifacts.manifest import Manifest, write_manifest
-from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, RunDirectory, fit_stage
+from sfm_tf.defences.catalogue import FITTED
 from sfm_tf.errors import SfmError
+
+
+def test_each_fit_and_each_training_has_a_folder_of_its_own():
+    names = [ADVERSARIAL_STAGE, "train", *map(fit_stage, FITTED)]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() for name in names)
 
 
 def _finish(run_directory, stage, fingerprint, content, inputs=None):

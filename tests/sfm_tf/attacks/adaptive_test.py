@@ -8,10 +8,10 @@ from art.defences.preprocessor import SpatialSmoothingTensorFlowV2
 from scipy.special import expit, log_softmax, softmax
 
 from sfm_tf.attacks.adaptive import OBJECTIVES, AdaptiveGradientDescent
-from sfm_tf.attacks.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
 from sfm_tf.attacks.norm_balls import BALLS, sample_points
-from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 

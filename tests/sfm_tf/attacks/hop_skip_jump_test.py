@@ -5,10 +5,10 @@ from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
 from art.estimators.classification import TensorFlowV2Classifier
 from art.exceptions import EstimatorError
 
-from sfm_tf.attacks.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
-from sfm_tf.attacks.compiled_attack import NOT_FOUND
+from sfm_tf.attacks.attack import NOT_FOUND
 from sfm_tf.attacks.hop_skip_jump import HopSkipJump
 from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 

@@ -10,13 +10,189 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
-from sfm_tf.attacks.art_classifier import wrap_classifier
-from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
-from sfm_tf.attacks.selection import choose
-from sfm_tf.attacks.square import SquareAttack, square_sides
+from sfm_tf.attacks.attack import AttackBatch, choose
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
+from sfm_tf.attacks.square import PROPOSALS, SquareAttack, make_bump, square_sides
 from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import wrap_classifier
 
-SHAPE = (8, 8, 1)
+SHAPE = (9, 11, 3)
+COUNT = 6
+
+
+def _batch(low=0.3, high=0.7, shape=SHAPE, mask=None):
+    images = np.random.default_rng(0).uniform(low, high, (COUNT, *shape)).astype(np.float32)
+    mask = np.ones_like(images) if mask is None else np.broadcast_to(mask, images.shape)
+    seeds = np.stack([np.full(COUNT, 7), np.arange(COUNT)], axis=1).astype(np.int32)
+    arrays = (images, np.zeros(COUNT, np.int64), mask.astype(np.float32), seeds)
+    return AttackBatch(*map(tf.constant, arrays))
+
+
+def _numbers(norm, shape=SHAPE):
+    count = PROPOSALS[norm].number_count + shape[2]
+    return np.random.default_rng(1).random((COUNT, count)).astype(np.float32)
+
+
+def _perturbed(batch, norm, epsilon):
+    change = np.random.default_rng(2).normal(size=batch.images.shape)
+    sizes = np.linalg.norm(change.reshape(COUNT, -1), ord=norm, axis=1)
+    scale = epsilon * np.linspace(0.5, 1.0, COUNT) / sizes
+    change = (change * scale[:, None, None, None]).astype(np.float32)
+    return tf.clip_by_value(batch.images + change, 0.0, 1.0)
+
+
+def _propose(norm, side, best, batch, epsilon, numbers=None):
+    numbers = _numbers(norm, batch.images.shape[1:]) if numbers is None else numbers
+    return (
+        PROPOSALS[norm]
+        .propose(tf.constant(numbers), tf.constant(side), best, batch, tf.constant(epsilon))
+        .numpy()
+    )
+
+
+def _norms(change):
+    return np.linalg.norm(np.reshape(change, (COUNT, -1)).astype(np.float64), axis=1)
+
+
+def _hill(rows, columns):
+    """Andriushchenko et al. 2020, section 3.4, pixel by pixel with the paper's names."""
+    n = max(rows // 2, columns // 2)
+    hill = np.zeros((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            distance = max(abs(i - rows // 2), abs(j - columns // 2))
+            hill[i, j] = sum(1 / (n + 1 - k) ** 2 for k in range(n - distance + 1))
+    return hill / np.linalg.norm(hill)
+
+
+def _bump(side):
+    bump = np.concatenate([_hill(side // 2, side), -_hill(side - side // 2, side)])
+    return bump / np.linalg.norm(bump)
+
+
+@pytest.mark.parametrize("side", [2, 3, 5, 7])
+def test_a_bump_is_the_two_hills_of_the_paper(side):
+    expected = np.zeros((8, 8))
+    expected[:side, :side] = _bump(side)
+    np.testing.assert_allclose(make_bump(tf.constant(side), 8), expected, atol=1e-6)
+
+
+def test_the_smallest_bump_is_one_pixel():
+    np.testing.assert_array_equal(make_bump(tf.constant(1), 2), [[-1, 0], [0, 0]])
+
+
+def _moved_by_the_book(image, best, numbers, side, epsilon):
+    """Algorithm 3 of Andriushchenko et al. 2020 for one image, channel by channel."""
+    height, width, channels = image.shape
+    r1, c1, r2, c2 = (
+        int(number * (size - side + 1))
+        for number, size in zip(numbers, (height, width, height, width), strict=False)
+    )
+    nu = best - image
+    in_first, in_second = np.zeros((height, width), bool), np.zeros((height, width), bool)
+    in_first[r1 : r1 + side, c1 : c1 + side] = True
+    in_second[r2 : r2 + side, c2 : c2 + side] = True
+    unused = max(epsilon**2 - np.sum(nu**2), 0.0) / channels
+    eta = _bump(side) if numbers[4] < 0.5 else _bump(side).T
+    result = nu.copy()
+    result[in_second] = 0.0
+    for channel in range(channels):
+        sign = -1.0 if numbers[5 + channel] < 0.5 else 1.0
+        old = nu[r1 : r1 + side, c1 : c1 + side, channel]
+        new = sign * eta + old / np.linalg.norm(old)
+        available = np.sqrt(np.sum(nu[in_first | in_second, channel] ** 2) + unused)
+        window = available * new / np.linalg.norm(new)
+        result[r1 : r1 + side, c1 : c1 + side, channel] = window
+    return np.clip(image + epsilon * result / np.linalg.norm(result), 0.0, 1.0)
+
+
+@pytest.mark.parametrize("side", [3, 5, 9])
+def test_an_l2_proposal_moves_the_norm_as_the_paper_says(side):
+    batch = _batch()
+    best = _perturbed(batch, 2, 1.5)
+    moved = _propose(2, side, best, batch, 1.5)
+    arguments = (batch.images.numpy().astype(np.float64), best.numpy().astype(np.float64))
+    expected = [
+        _moved_by_the_book(*values, side, 1.5)
+        for values in zip(*arguments, _numbers(2), strict=True)
+    ]
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+def test_an_l2_proposal_uses_the_whole_radius_where_no_pixel_is_clipped():
+    batch = _batch()
+    moved = _propose(2, 5, _perturbed(batch, 2, 0.3), batch, 0.3)
+    np.testing.assert_allclose(_norms(moved - batch.images), 0.3, rtol=1e-5)
+
+
+def test_an_l_infinity_proposal_takes_a_square_to_the_ends_of_the_ball():
+    batch = _batch()
+    best = batch.images + 0.0625
+    moved = _propose("inf", 4, best, batch, 0.0625)
+    for image, numbers, before in zip(moved, _numbers("inf"), batch.images.numpy(), strict=True):
+        row, column = int(numbers[0] * 6), int(numbers[1] * 8)
+        expected = np.full(SHAPE, 0.0625)
+        expected[row : row + 4, column : column + 4] *= np.where(numbers[2:] < 0.5, -1, 1)
+        np.testing.assert_allclose(image - before, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1), (2, 4, 1), (5, 5, 2)])
+@pytest.mark.parametrize("norm", [math.inf, 2])
+def test_all_proposals_are_allowed_images(norm, shape):
+    mask = np.random.default_rng(3).random((1, *shape)) < 0.7
+    batch = _batch(0.0, 1.0, shape, mask)
+    sides = PROPOSALS[norm].fit_sides(np.array([0, 1, 4, 100]), min(shape[:2]))
+    assert 1 <= sides.min() <= sides.max() <= min(shape[:2])
+    moved = [PROPOSALS[norm].begin(batch, batch.seeds, tf.constant(0.4)).numpy()]
+    for side in sides.tolist():
+        moved.append(_propose(norm, side, tf.constant(moved[-1]), batch, 0.4))
+    for images in moved:
+        assert images.min() >= 0.0
+        assert images.max() <= 1.0
+        change = images - batch.images.numpy()
+        assert np.all(change[~np.broadcast_to(mask, change.shape)] == 0.0)
+        sizes = np.linalg.norm(change.reshape(COUNT, -1), ord=norm, axis=1)
+        assert sizes.max() <= 0.4 + 1e-6
+
+
+@pytest.mark.parametrize(("edge", "tile", "tiles"), [(32, 6, 5), (28, 5, 5), (8, 1, 8)])
+def test_the_first_l2_proposal_is_a_grid_of_bumps(edge, tile, tiles):
+    """All bumps have one norm; at 32 and 28 pixels the authors' grid begins at pixel 1, too."""
+    batch = _batch(shape=(edge, edge, 1))
+    begun = PROPOSALS[2].begin(batch, batch.seeds, tf.constant(0.5)).numpy() - batch.images.numpy()
+    first = (edge - tile * tiles) // 2
+    inner = begun[:, first : first + tile * tiles, first : first + tile * tiles]
+    bumps = inner.reshape(COUNT, tiles, tile, tiles, tile).transpose(0, 1, 3, 2, 4)
+    np.testing.assert_allclose(np.linalg.norm(bumps, axis=(3, 4)), 0.5 / tiles, rtol=1e-4)
+    np.testing.assert_allclose(_norms(begun), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(_norms(inner), 0.5, rtol=1e-5)
+    expected = _bump(tile) if tile > 1 else np.array([[1.0]])
+    shapes = [sign * side for sign in (1, -1) for side in (expected, expected.T)]
+    distances = [np.abs(bumps * tiles / 0.5 - shape).max(axis=(3, 4)) for shape in shapes]
+    assert np.min(distances, axis=0).max() < 1e-4
+    kinds = np.argmin(distances, axis=0)
+    assert len(np.unique(kinds)) == (4 if tile > 1 else 2)
+    assert (kinds[0] != kinds[1]).any()
+
+
+def test_windows_for_bumps_have_odd_sides_of_at_least_three():
+    """As in the authors' code, which has no image of fewer than five pixels."""
+    fit = PROPOSALS[2].fit_sides
+    assert fit(np.array([0, 1, 3, 4, 5, 28, 29, 40]), 32).tolist() == [3, 3, 3, 5, 5, 29, 29, 31]
+
+
+def test_windows_reach_every_place():
+    batch = _batch(shape=(5, 5, 1))
+    reached = np.zeros((5, 5), bool)
+    for number in (0.0, 1.0 - 2.0**-23):
+        numbers = np.full((COUNT, 3), number, np.float32)
+        moved = _propose("inf", 3, batch.images, batch, 0.1, numbers)
+        reached |= np.abs(moved - batch.images.numpy())[0, ..., 0] > 0.05
+    assert reached[0, 0]
+    assert reached[4, 4]
+
+
+SQUARE_SHAPE = (8, 8, 1)
 
 
 class Linear(keras.Model):
@@ -61,14 +237,14 @@ class Masked(keras.Model):
 @pytest.fixture(scope="module")
 def digits():
     images, labels = load_digits(return_X_y=True)
-    return (images / 16).reshape(-1, *SHAPE).astype(np.float32), labels
+    return (images / 16).reshape(-1, *SQUARE_SHAPE).astype(np.float32), labels
 
 
 @pytest.fixture(scope="module")
 def trained_model(digits):
     keras.utils.set_random_seed(0)
     layers = [
-        keras.Input(SHAPE),
+        keras.Input(SQUARE_SHAPE),
         keras.layers.Conv2D(8, 3, activation="relu"),
         keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
         keras.layers.Flatten(),
@@ -82,7 +258,7 @@ def trained_model(digits):
 
 
 # Of so large a batch the smallest bucket holds all images: an attack compiles once.
-def _attack(model, class_count=10, shape=SHAPE, **options):
+def _attack(model, class_count=10, shape=SQUARE_SHAPE, **options):
     classifier = wrap_classifier(model, class_count, shape, 100)
     return SquareAttack(classifier, **{"epsilon": 0.1, "queries": 200, "batch_size": 480} | options)
 
@@ -129,7 +305,7 @@ def test_is_as_strong_as_art(trained_model, digits, norm, epsilon):
 
 def test_comes_close_to_the_worst_perturbation_in_the_l2_ball():
     """Of a linear model, it is along the slope; it lowers the margin by its norm times epsilon."""
-    model, images = Linear(SHAPE, lead=100.0), _gray_samples(SHAPE)
+    model, images = Linear(SQUARE_SHAPE, lead=100.0), _gray_samples(SQUARE_SHAPE)
     slope = model.kernel[:, 0] - model.kernel[:, 1]
     outcome = _attack(model, 2, norm=2, epsilon=0.2, queries=1000).run(images, np.zeros(20, int))
     drop = (images - outcome.images).reshape(20, -1) @ slope / (0.2 * np.linalg.norm(slope))
@@ -158,8 +334,8 @@ def test_needs_no_gradient():
         def call(self, images):
             return super().call(tf.round(8.0 * images) - 4.0)
 
-    model = Rounding(SHAPE)
-    images = _gray_samples(SHAPE, 60)
+    model = Rounding(SQUARE_SHAPE)
+    images = _gray_samples(SQUARE_SHAPE, 60)
     labels = np.asarray(model(images)).argmax(axis=1)
     slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
     possible = _wrong(model, images + 0.02 * np.sign(slope), labels)
@@ -218,7 +394,9 @@ def test_an_image_misclassified_to_begin_with_is_left_alone(trained_model, digit
 
 
 def _exact_samples(model, count=64):
-    images = np.random.default_rng(5).integers(8, 57, (count, *SHAPE)).astype(np.float32) / 64
+    images = (
+        np.random.default_rng(5).integers(8, 57, (count, *SQUARE_SHAPE)).astype(np.float32) / 64
+    )
     return images, np.asarray(model(images)).argmax(axis=1)
 
 
@@ -303,7 +481,7 @@ def test_squares_and_stripes_follow_the_seed(trained_model, digits):
 
 def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
     images, labels = digits[0][:20], digits[1][:20]
-    mask = np.zeros((1, *SHAPE))
+    mask = np.zeros((1, *SQUARE_SHAPE))
     mask[:, :4] = 1
     moved = _attack(trained_model).generate(images, labels, mask=mask)
     np.testing.assert_array_equal(moved[:, 4:], images[:, 4:])
@@ -311,8 +489,8 @@ def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
 
 
 def test_another_radius_does_not_compile_anew():
-    model = Linear(SHAPE, lead=100.0)
-    images = _gray_samples(SHAPE)
+    model = Linear(SQUARE_SHAPE, lead=100.0)
+    images = _gray_samples(SQUARE_SHAPE)
     attack = _attack(model, 2)
     attack.generate(images, np.zeros(20, int))
     calls = model.calls
@@ -341,7 +519,7 @@ def test_the_schedule_that_is_not_stretched_is_that_of_more_queries():
 
 
 def test_takes_exactly_its_own_options():
-    attack = _attack(Linear(SHAPE), 2)
+    attack = _attack(Linear(SQUARE_SHAPE), 2)
     expected = {"norm", "epsilon", "queries", "p_init", "stretch_schedule", "batch_size", "seed"}
     assert set(attack.attack_params) == expected
     assert attack.targeted is False
@@ -360,7 +538,7 @@ def test_takes_exactly_its_own_options():
 def test_bad_options_are_refused(option, value, expected):
     message = f"Invalid {option} {value!r} of SquareAttack; expected {expected}"
     with pytest.raises(SfmError, match=message):
-        _attack(Linear(SHAPE), 2, **{option: value})
+        _attack(Linear(SQUARE_SHAPE), 2, **{option: value})
 
 
 if __name__ == "__main__":

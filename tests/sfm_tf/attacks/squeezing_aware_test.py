@@ -7,12 +7,12 @@ import tensorflow as tf
 from scipy.special import log_softmax, softmax
 from sklearn.datasets import load_digits
 
-from sfm_tf.attacks.art_classifier import wrap_classifier
 from sfm_tf.attacks.norm_balls import BALLS, sample_points
-from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
 from sfm_tf.defences.feature_squeezing import squeezing_scores
 from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
 SHAPE = (4, 4, 1)

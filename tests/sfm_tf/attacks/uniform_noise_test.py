@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from sfm_tf.attacks.art_classifier import wrap_classifier
-from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import wrap_classifier
 
 SHAPE = (8, 8, 1)
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from sfm_tf.audit.evidence import Evidence, count_classes
-from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.settings import EvaluationConfig
 
 LABELS = np.array([0, 1, 0, 1])
 

@@ -5,9 +5,9 @@ import pytest
 
 from sfm_tf.audit import health_rules as rules
 from sfm_tf.audit.evidence import Evidence
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation.probes.answers import answer
+from sfm_tf.audit.probes.probing import answer
 from sfm_tf.evaluation.results import results_rows
+from sfm_tf.evaluation.settings import EvaluationConfig
 
 COUNT = 100
 

@@ -5,13 +5,13 @@ from sklearn.datasets import load_digits
 
 from sfm_tf.artifacts.fingerprints import package_versions
 from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.audit.rules import RULES, audit
 from sfm_tf.audit.verdict import verdict
-from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.evaluation.probes.suite import run_probes
 from sfm_tf.evaluation.runner import evaluate
 from sfm_tf.evaluation.samples import check_samples
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
 from sfm_tf.preprocessors.operation import Operation

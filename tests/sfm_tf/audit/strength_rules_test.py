@@ -6,10 +6,10 @@ import pytest
 
 from sfm_tf.audit import strength_rules as rules
 from sfm_tf.audit.evidence import Evidence, count_classes
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.audit.probes.probing import answer
 from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.evaluation.probes.answers import answer
 from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.settings import EvaluationConfig
 
 COUNT = 20
 LABELS = np.arange(COUNT) % 4

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
 from sfm_tf.audit.finding import Finding
-from sfm_tf.audit.verdict import RULE_TEXT, verdict
+from sfm_tf.audit.verdict import AUDIT_FILE, RULE_TEXT, read_audit, verdict, write_audit
+from sfm_tf.errors import SfmError
 
 
 def _finding(status, is_must, title="It"):
@@ -36,6 +39,41 @@ def test_the_sentence_names_what_decided():
     )
     assert verdict([*GOOD, warned]).sentence == "1 of 3 checks leave a doubt: Noise (warning)."
     assert verdict(GOOD).sentence == "All 1 checks that must pass did."
+
+
+FINDINGS = (
+    Finding("noise", "Noise is weak", "pass", "0 of 9.", "Because.", "Someone 2019", True),
+    Finding("draws", "Draws repeated", "not_run", "None.", "Luck.", "Tramèr 2020", False),
+)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    path = tmp_path / AUDIT_FILE
+    write_audit(path, FINDINGS, verdict(FINDINGS))
+    assert read_audit(path) == (FINDINGS, verdict(FINDINGS))
+    value = json.loads(path.read_text(encoding="utf-8"))
+    assert (value["schema_version"], value["verdict"]["level"]) == (1, "credible")
+    assert [finding["status"] for finding in value["findings"]] == ["pass", "not_run"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1, "findings": []}'])
+def test_a_damaged_file_is_refused(tmp_path, text):
+    path = tmp_path / AUDIT_FILE
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SfmError, match=r"^Cannot read audit .*; run the evaluation again\.$"):
+        read_audit(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(SfmError, match="^Cannot read audit "):
+        read_audit(tmp_path / AUDIT_FILE)
+
+
+def test_another_version_is_refused(tmp_path):
+    path = tmp_path / AUDIT_FILE
+    path.write_text('{"schema_version": 2}', encoding="utf-8")
+    with pytest.raises(SfmError, match=r"has schema_version 2; expected 1\. Run the"):
+        read_audit(path)
 
 
 if __name__ == "__main__":

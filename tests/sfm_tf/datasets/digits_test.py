@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from sfm_tf.config import DataConfig
 from sfm_tf.datasets.digits import open_digits
+from sfm_tf.datasets.settings import DataConfig
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sfm_tf.config import DataConfig
 from sfm_tf.datasets.image_folder import open_image_folder
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.errors import SfmError
 
 

@@ -1,6 +1,8 @@
 import collections
+import dataclasses
 import hashlib
 import json
+import math
 import os
 
 import cv2
@@ -8,15 +10,131 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from sfm_tf.config import DataConfig
 from sfm_tf.datasets import ingestion
-from sfm_tf.datasets.ingestion import ingest
+from sfm_tf.datasets.ingestion import OPENERS, ingest, is_held_out, open_source, source_version
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.source import ImageSource
 from sfm_tf.errors import SfmError
 from sfm_tf.records.anomalies import find_anomalies
 from sfm_tf.records.example import ImageRecord
-from sfm_tf.records.reading import load_split
 from sfm_tf.records.schema import Schema, read_schema
+from sfm_tf.records.tfrecords import load_split
+
+_KEYS = [f"image {index}" for index in range(4000)]
+
+
+def test_follows_the_hash():
+    # The first 16 hexadecimal digits as a number in [0, 1).
+    position = int(hashlib.sha256(b"7:cat.png").hexdigest()[:16], 16) / 16**16
+    assert not is_held_out("cat.png", 7, math.nextafter(position, 0.0) - 1e-9)
+    assert is_held_out("cat.png", 7, position + 1e-9)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5])
+def test_share_is_the_fraction(fraction):
+    count = sum(is_held_out(key, 0, fraction) for key in _KEYS)
+    deviation = math.sqrt(len(_KEYS) * fraction * (1 - fraction))
+    assert abs(count - len(_KEYS) * fraction) < 4 * deviation
+
+
+def test_nothing_and_everything():
+    assert not any(is_held_out(key, 0, 0.0) for key in _KEYS)
+    assert all(is_held_out(key, 0, 1.0) for key in _KEYS)
+
+
+def test_larger_fraction_keeps_what_was_held_out():
+    few = {key for key in _KEYS if is_held_out(key, 3, 0.1)}
+    many = {key for key in _KEYS if is_held_out(key, 3, 0.2)}
+    assert few < many
+
+
+def test_seeds_are_independent():
+    both = sum(is_held_out(key, 1, 0.5) and is_held_out(key, 2, 0.5) for key in _KEYS)
+    assert abs(both - len(_KEYS) / 4) < 4 * math.sqrt(len(_KEYS) * 3 / 16)
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(b"image")
+    return tmp_path
+
+
+def _version(path):
+    return source_version(DataConfig(dataset="image_folder", source=str(path)))
+
+
+def _add(folder):
+    (folder / "cat" / "b.png").write_bytes(b"image")
+
+
+def _rename(folder):
+    (folder / "cat" / "a.png").rename(folder / "cat" / "c.png")
+
+
+def _grow(folder):
+    (folder / "cat" / "a.png").write_bytes(b"image!")
+
+
+def _touch(folder):
+    os.utime(folder / "cat" / "a.png", ns=(1, 1))
+
+
+@pytest.mark.parametrize("change", [_add, _rename, _grow, _touch])
+def test_changes_with_the_files(folder, change):
+    before = _version(folder)
+    assert _version(folder) == before
+    change(folder)
+    assert _version(folder) != before
+
+
+def test_an_archive_counts_as_one_file(folder):
+    archive = folder / "cat" / "a.png"
+    before = _version(archive)
+    archive.write_bytes(b"longer image")
+    assert _version(archive) != before
+
+
+def test_nothing_to_read_has_no_version(tmp_path):
+    assert source_version(DataConfig()) == ""
+    assert _version(tmp_path / "absent") == ""
+
+
+def test_has_every_dataset_that_can_be_configured():
+    (field,) = (field for field in dataclasses.fields(DataConfig) if field.name == "dataset")
+    assert set(OPENERS) == set(field.metadata["choices"])
+
+
+def test_keeps_the_size_of_images():
+    source = open_source(DataConfig(dataset="digits"))
+    assert (source.height, source.width) == (8, 8)
+
+
+def test_resizes_images():
+    source = open_source(DataConfig(dataset="digits", image_size=4))
+    assert (source.height, source.width, source.channels) == (4, 4, 1)
+    full = next(open_source(DataConfig(dataset="digits")).splits["train"]())
+    small = next(source.splits["train"]())
+    assert (small.key, small.label) == (full.key, full.label)
+    means = full.image.reshape(4, 2, 4, 2, 1).mean(axis=(1, 3))
+    np.testing.assert_allclose(small.image, means, rtol=0, atol=0.5 + 1e-6)
+
+
+def test_resizing_brings_mixed_sizes_together(tmp_path):
+    for label, shape in {"cat": (9, 12, 3), "dog": (20, 10, 3)}.items():
+        (tmp_path / label).mkdir()
+        assert cv2.imwrite(os.fspath(tmp_path / label / "a.png"), np.full(shape, 50, np.uint8))
+    config = DataConfig(dataset="image_folder", source=os.fspath(tmp_path), image_size=5)
+    images = [record.image for record in open_source(config).splits["train"]()]
+    np.testing.assert_array_equal(images, np.full((2, 5, 5, 3), 50))
+
+
+@pytest.mark.parametrize("dataset", ["tiny_imagenet", "image_folder"])
+def test_missing_data_is_one_line(tmp_path, dataset):
+    config = DataConfig(dataset=dataset, data_dir=os.fspath(tmp_path), source=f"{tmp_path}/absent")
+    with pytest.raises(SfmError, match=f"{tmp_path}/absent") as info:
+        open_source(config)
+    assert "\n" not in str(info.value)
 
 
 def _no_progress(split, count):

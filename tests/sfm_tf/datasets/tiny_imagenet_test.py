@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sfm_tf.config import DataConfig
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.tiny_imagenet import open_tiny_imagenet
 from sfm_tf.errors import SfmError
 

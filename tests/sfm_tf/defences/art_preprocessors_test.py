@@ -7,7 +7,7 @@ from art.defences.preprocessor import FeatureSqueezing, SpatialSmoothing
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from scipy import ndimage
 
-from sfm_tf.attacks.projected_gradient import ProjectedGradientDescent
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.defences.art_preprocessors import ImagePreprocessing, SparseFeatureMasking
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel

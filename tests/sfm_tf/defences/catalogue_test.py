@@ -1,13 +1,12 @@
 import pytest
 
-from sfm_tf.choices import DEFENCES
-from sfm_tf.config import ComparedConfig
 from sfm_tf.defences.catalogue import (
     check_defences,
     defence_chain,
     expand,
     fits_needed,
 )
+from sfm_tf.defences.settings import DEFENCES, ComparedConfig
 from sfm_tf.errors import SfmError
 
 CONFIG = ComparedConfig(jpeg="jpeg_50", tvm="total_variation_40_20")

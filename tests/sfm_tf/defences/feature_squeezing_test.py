@@ -4,17 +4,16 @@ import pytest
 from scipy import ndimage
 from scipy.special import softmax
 
-from sfm_tf.attacks.art_classifier import wrap_classifier
 from sfm_tf.defences.feature_squeezing import (
-    DEFAULT_SQUEEZERS,
     check_scores,
-    default_squeezers,
     squeezing_scorer,
     squeezing_scores,
     threshold_at,
 )
 from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.squeezers import DEFAULT_SQUEEZERS, default_squeezers
 
 SHAPE = (5, 6, 1)
 RANDOM = np.random.default_rng(0)

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from sfm_tf import testing
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.config import ComparedConfig
 from sfm_tf.defences.fitting import (
     PATCHES_FILE,
     PIXEL_CNN_FILE,
@@ -14,6 +13,7 @@ from sfm_tf.defences.fitting import (
     fitted_operations,
     settings_of,
 )
+from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.models.resnet import build_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor

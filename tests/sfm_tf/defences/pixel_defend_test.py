@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from sfm_tf.defences.pixel_defend import pixel_defend_operation, purify, purify_smoothly
 from sfm_tf.errors import SfmError
-from sfm_tf.models.discretised_logistics import (
+from sfm_tf.models.pixel_cnn import (
+    build_pixel_cnn,
     expected_images,
     pixel_log_probabilities,
     split_parameters,
 )
-from sfm_tf.models.pixel_cnn import build_pixel_cnn
-from sfm_tf.preprocessors.surrogates import with_surrogate_gradient
+from sfm_tf.preprocessors.operation import with_surrogate_gradient
 
 
 @functools.cache

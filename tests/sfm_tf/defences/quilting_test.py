@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 
 import numpy as np
@@ -5,10 +6,267 @@ import pytest
 import sklearn.datasets
 import tensorflow as tf
 from scipy import stats
+from sklearn.neighbors import NearestNeighbors
 
-from sfm_tf.defences.patch_database import PatchDatabase, collect_patches
-from sfm_tf.defences.quilting import quilt_images, quilt_images_smoothly, quilting_operation
+from sfm_tf.defences.quilting import (
+    PatchDatabase,
+    collect_patches,
+    find_nearest_patches,
+    quilt_images,
+    quilt_images_smoothly,
+    quilting_operation,
+)
 from sfm_tf.errors import SfmError
+
+
+def _values(count, values, seed):
+    return np.random.default_rng(seed).random((count, values), np.float32)
+
+
+def _reference(queries, patches, neighbours):
+    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute")
+    return search.fit(patches.astype(np.float64)).kneighbors(queries.astype(np.float64))
+
+
+@pytest.mark.parametrize(("values", "neighbours"), [(75, 1), (25, 2), (25, 10), (75, 50)])
+def test_agrees_with_scikit_learn_on_more_queries_than_are_scored_at_once(values, neighbours):
+    # 9 million distances, which is more than two steps of the search.
+    queries, patches = _values(3000, values, 0), _values(3001, values, 1)
+    found = find_nearest_patches(tf.constant(queries), tf.constant(patches), neighbours).numpy()
+    distances, indices = _reference(queries, patches, neighbours)
+    # Two patches at the same distance but for rounding may change places.
+    assert (found == indices).mean() > 0.999
+    found_distances = np.linalg.norm(queries[:, np.newaxis] - patches[found], axis=2)
+    np.testing.assert_allclose(found_distances, distances, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 10, 15, 16, 17, 159, 160, 161])
+def test_agrees_with_scikit_learn_for_few_patches(count):
+    queries, patches = _values(20, 25, 0), _values(count, 25, 1)
+    neighbours = min(count, 10)
+    found = find_nearest_patches(tf.constant(queries), tf.constant(patches), neighbours)
+    np.testing.assert_array_equal(found, _reference(queries, patches, neighbours)[1])
+
+
+def test_distances_are_the_least_among_natural_patches_with_many_equals():
+    digits = np.rint(sklearn.datasets.load_digits().images * (255 / 16)).astype(np.uint8)
+    database = collect_patches(digits[:500, ..., np.newaxis], 4000, 5, 0)
+    patches = database.patches.reshape(-1, 25) / np.float32(255)
+    noise = np.random.default_rng(0).normal(0, 0.05, (500, 25))
+    queries = np.clip(patches[:500] + noise, 0, 1).astype(np.float32)
+    found = find_nearest_patches(tf.constant(queries), tf.constant(patches), 10).numpy()
+    distances = np.linalg.norm(queries[:, np.newaxis] - patches[found], axis=2)
+    np.testing.assert_allclose(distances, _reference(queries, patches, 10)[0], atol=1e-5)
+
+
+def test_finds_patches_themselves_although_others_differ_by_one_level():
+    patches = np.full((76, 75), 200, np.float32)
+    patches[np.arange(75), np.arange(75)] = 201
+    patches = tf.constant(patches / 255)
+    found = find_nearest_patches(patches, patches, 1)
+    np.testing.assert_array_equal(found[:, 0], np.arange(76))
+
+
+def test_each_neighbour_is_found_once():
+    queries, patches = tf.zeros([3, 25]), tf.zeros([40, 25])
+    found = find_nearest_patches(queries, patches, 40).numpy()
+    np.testing.assert_array_equal(np.sort(found, axis=1), np.tile(np.arange(40), (3, 1)))
+
+
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_no_queries_have_no_neighbours(neighbours):
+    found = find_nearest_patches(tf.zeros([0, 25]), tf.zeros([100, 25]), neighbours)
+    assert found.shape == (0, neighbours)
+
+
+def test_is_the_same_in_a_graph_of_unknown_size_and_in_double_precision():
+    queries, patches = _values(50, 25, 0), tf.constant(_values(1000, 25, 1))
+    search = tf.function(
+        lambda values: find_nearest_patches(values, patches, 3),
+        input_signature=[tf.TensorSpec([None, 25])],
+    )
+    found = find_nearest_patches(tf.constant(queries), patches, 3)
+    np.testing.assert_array_equal(search(queries), found)
+    np.testing.assert_array_equal(search(queries[:0]), found[:0])
+    exact = find_nearest_patches(tf.constant(queries, tf.float64), tf.cast(patches, tf.float64), 3)
+    np.testing.assert_array_equal(exact, found)
+
+
+def _numbered_images(count, height, width, channels):
+    """Images in which every value is another one, so that a patch tells where it is from."""
+    shape = (count, height, width, channels)
+    return (np.arange(np.prod(shape)).reshape(shape) / np.prod(shape)).astype(np.float32)
+
+
+def _every_patch(images, size):
+    _, height, width, _ = images.shape
+    return [
+        image[top : top + size, left : left + size]
+        for image in images
+        for top in range(height - size + 1)
+        for left in range(width - size + 1)
+    ]
+
+
+def _bytes(patches):
+    return sorted(patch.tobytes() for patch in patches)
+
+
+def _database(seed=0, dtype=np.uint8):
+    images = np.random.default_rng(seed).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    return collect_patches((images / 255).astype(dtype) if dtype != np.uint8 else images, 20, 5, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_as_many_patches_as_positions_are_all_patches(channels):
+    images = _numbered_images(2, 8, 6, channels)
+    expected = _every_patch(images, 5)
+    database = collect_patches(images, len(expected), 5, seed=0)
+    assert _bytes(database.patches) == _bytes(expected)
+
+
+def test_fewer_patches_are_distinct_ones_of_them():
+    images = _numbered_images(4, 9, 7, 3)
+    everything = set(_bytes(_every_patch(images, 5)))
+    for seed in range(20):
+        found = _bytes(collect_patches(images, 30, 5, seed).patches)
+        assert len(set(found)) == 30
+        assert everything.issuperset(found)
+
+
+def test_more_patches_than_positions_repeat_all_equally_often():
+    images = _numbered_images(1, 6, 6, 1)
+    found = _bytes(collect_patches(images, 11, 5, 0).patches)
+    assert sorted(found.count(patch) for patch in set(found)) == [2, 3, 3, 3]
+
+
+def test_every_position_is_as_likely():
+    images = _numbered_images(2, 6, 7, 1)
+    everything = _bytes(_every_patch(images, 5))
+    found = [_bytes(collect_patches(images, 3, 5, seed).patches) for seed in range(1000)]
+    counts = np.array([sum(patch in some for some in found) for patch in everything])
+    # Each of 12 positions is expected 250 times, with a standard deviation of 14.
+    assert counts.sum() == 3000
+    assert np.abs(counts - 250).max() < 60
+
+
+def test_seed_determines_the_patches():
+    images = _numbered_images(5, 12, 12, 1)
+    first, again, other = (collect_patches(images, 50, 5, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.patches, again.patches)
+    assert (first.patches != other.patches).any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_is_read_back_as_written(tmp_path, dtype):
+    database, path = _database(dtype=dtype), tmp_path / "patches.npz"
+    database.save(path)
+    loaded = PatchDatabase.load(path)
+    assert loaded.patches.dtype == dtype
+    np.testing.assert_array_equal(loaded.patches, database.patches)
+    assert loaded.digest() == database.digest()
+    assert [file.name for file in tmp_path.iterdir()] == ["patches.npz"]
+
+
+def test_says_its_sizes():
+    database = _database()
+    assert (database.count, database.size, database.channels) == (20, 5, 3)
+
+
+def test_digest_is_of_type_shape_and_values():
+    patches = np.zeros((3, 5, 5, 1), np.uint8)
+    expected = hashlib.sha256(b"uint8 (3, 5, 5, 1)" + bytes(75)).hexdigest()
+    assert PatchDatabase(patches).digest() == expected
+    others = [patches.astype(np.float32), np.zeros((1, 5, 5, 3), np.uint8), patches + np.uint8(1)]
+    assert expected not in [PatchDatabase(other).digest() for other in others]
+
+
+def test_digest_does_not_depend_on_the_layout_in_memory():
+    patches = _database().patches
+    assert PatchDatabase(np.asfortranarray(patches)).digest() == PatchDatabase(patches).digest()
+
+
+def test_no_damage_goes_unnoticed(tmp_path):
+    database, path = _database(), tmp_path / "patches.npz"
+    database.save(path)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for position in random.integers(0, len(whole), 300):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        try:
+            # A bit in the archive's dates is no damage.
+            assert PatchDatabase.load(path).digest() == database.digest()
+        except SfmError as error:
+            assert "collect them again" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("length", [0, 10, 500, -1])
+def test_rejects_a_file_cut_short(tmp_path, length):
+    path = tmp_path / "patches.npz"
+    _database().save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(SfmError, match=r"Cannot read the patches in .*patches\.npz \(.*again"):
+        PatchDatabase.load(path)
+
+
+def test_rejects_a_missing_file(tmp_path):
+    with pytest.raises(SfmError, match="Cannot read the patches in .*none.npz.*collect them again"):
+        PatchDatabase.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"patches": np.zeros((3, 5, 4, 1), np.uint8)}, r"shape \(3, 5, 4, 1\); expected uint8"),
+        ({"patches": np.array([None])}, "Cannot read"),
+        ({"images": np.zeros((3, 5, 5, 1), np.uint8)}, "no item named 'patches.npy'"),
+    ],
+)
+def test_rejects_another_archive(tmp_path, content, message):
+    path = tmp_path / "patches.npz"
+    np.savez(path, **content)
+    with pytest.raises(SfmError, match=message):
+        PatchDatabase.load(path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        (np.uint8, (3, 5, 5)),
+        (np.uint8, (0, 5, 5, 3)),
+        (np.uint8, (3, 5, 4, 3)),
+        (np.uint8, (3, 5, 5, 2)),
+        (np.float64, (3, 5, 5, 3)),
+    ],
+)
+def test_rejects_arrays_that_are_no_patches(dtype, shape):
+    with pytest.raises(
+        SfmError, match="Invalid patches, .* of shape .*; expected uint8 or float32"
+    ):
+        PatchDatabase(np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
+def test_rejects_values_outside_the_range(value):
+    patches = np.zeros((2, 5, 5, 1), np.float32)
+    patches[1, 2, 3] = value
+    with pytest.raises(SfmError, match="with values from .* to .*; expected numbers from 0 to 1"):
+        PatchDatabase(patches)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 1), (2, 4, 8, 1), (2, 8, 4, 1), (8, 8, 1)])
+def test_rejects_images_that_hold_no_patch(shape):
+    with pytest.raises(SfmError, match="Cannot collect patches of 5x5 pixels from images of shape"):
+        collect_patches(np.zeros(shape, np.uint8), 1, 5, 0)
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 5), (5, 0), (-1, 5)])
+def test_rejects_numbers_that_are_not_positive(count, size):
+    with pytest.raises(SfmError, match=f"{count} patches of size {size}; expected positive"):
+        collect_patches(np.zeros((1, 8, 8, 1), np.uint8), count, size, 0)
+
 
 SIZES = [(5, 5), (8, 8), (9, 12), (6, 13)]
 
@@ -17,7 +275,7 @@ def _images(count, height, width, channels, seed=0):
     return np.random.default_rng(seed).random((count, height, width, channels), np.float32)
 
 
-def _database(count, channels, seed=1):
+def _quilting_database(count, channels, seed=1):
     return PatchDatabase(_images(count, 5, 5, channels, seed))
 
 
@@ -81,7 +339,7 @@ def _quilt_by_brute_force(image, patches):
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_equals_brute_force_over_all_patches_and_all_seams(channels, height, width):
-    images, database = _images(6, height, width, channels), _database(60, channels)
+    images, database = _images(6, height, width, channels), _quilting_database(60, channels)
     expected = [_quilt_by_brute_force(image, database.patches) for image in images]
     np.testing.assert_array_equal(quilt_images(images, _seeds(6), 1, database), expected)
 
@@ -132,7 +390,7 @@ def test_bytes_and_the_same_numbers_in_float_are_one_database():
 
 
 def test_draws_each_of_the_nearest_as_often_and_no_other():
-    image, database = _images(1, 5, 5, 3), _database(30, 3)
+    image, database = _images(1, 5, 5, 3), _quilting_database(30, 3)
     nearest = _nearest_by_brute_force(image[0], database.patches, 4)[0, 0]
     quilted = quilt_images(np.repeat(image, 400, axis=0), _seeds(400), 4, database).numpy()
     is_patch = (quilted[:, np.newaxis] == database.patches[nearest]).all(axis=(2, 3, 4))
@@ -152,7 +410,7 @@ def test_draws_for_each_patch_anew():
 
 
 def test_draws_depend_on_the_own_seeds_only():
-    images, seeds, database = _images(5, 11, 11, 3), _seeds(5), _database(40, 3)
+    images, seeds, database = _images(5, 11, 11, 3), _seeds(5), _quilting_database(40, 3)
     together = quilt_images(images, seeds, 5, database).numpy()
     for index in range(5):
         alone = quilt_images(images[index : index + 1], seeds[index : index + 1], 5, database)
@@ -162,7 +420,7 @@ def test_draws_depend_on_the_own_seeds_only():
 
 
 def test_seeds_make_no_difference_to_the_nearest_patch():
-    images, database = _images(3, 11, 11, 1), _database(40, 1)
+    images, database = _images(3, 11, 11, 1), _quilting_database(40, 1)
     first, second = (quilt_images(images, _seeds(3, seed), 1, database) for seed in (0, 1))
     np.testing.assert_array_equal(first, second)
 
@@ -172,7 +430,7 @@ def test_seeds_make_no_difference_to_the_nearest_patch():
     [(quilt_images, 1), (quilt_images, 3), (quilt_images_smoothly, 1)],
 )
 def test_runs_in_a_graph_of_unknown_batch_and_with_no_images(function, neighbours):
-    images, seeds, database = _images(4, 8, 10, 3), _seeds(4), _database(300, 3)
+    images, seeds, database = _images(4, 8, 10, 3), _seeds(4), _quilting_database(300, 3)
     graph = tf.function(
         lambda images, seeds: function(images, seeds, neighbours, database),
         input_signature=[tf.TensorSpec([None, 8, 10, 3]), tf.TensorSpec([None, 2], tf.int32)],
@@ -185,7 +443,7 @@ def test_runs_in_a_graph_of_unknown_batch_and_with_no_images(function, neighbour
 
 
 def test_survives_a_saved_model(tmp_path):
-    operation = quilting_operation(_database(300, 3))
+    operation = quilting_operation(_quilting_database(300, 3))
     images, seeds = _images(4, 8, 8, 3), _seeds(4)
     module = tf.Module()
     module.quilt = tf.function(
@@ -213,7 +471,7 @@ def _smooth_by_closed_form(image, patches, count):
 @pytest.mark.parametrize(("neighbours", "count"), [(1, 10), (10, 10), (12, 12)])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_smooth_version_is_the_mean_of_weighted_averages(height, width, neighbours, count):
-    images, database = _images(2, height, width, 3), _database(60, 3)
+    images, database = _images(2, height, width, 3), _quilting_database(60, 3)
     patches = database.patches.astype(np.float64)
     expected = [_smooth_by_closed_form(image, patches, count) for image in images]
     smooth = quilt_images_smoothly(images, _seeds(2), neighbours, database)
@@ -222,7 +480,10 @@ def test_smooth_version_is_the_mean_of_weighted_averages(height, width, neighbou
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_smooth_gradient_is_the_numerical_derivative(channels):
-    images, database = tf.constant(_images(2, 8, 9, channels), tf.float64), _database(50, channels)
+    images, database = (
+        tf.constant(_images(2, 8, 9, channels), tf.float64),
+        _quilting_database(50, channels),
+    )
     direction = np.random.default_rng(2).standard_normal(images.shape)
 
     def loss_at(step):
@@ -262,7 +523,7 @@ def test_smooth_version_is_nearer_to_quilting_than_the_image_is():
 
 
 def test_operation_draws_and_is_told_apart_by_its_patches():
-    database = _database(300, 3)
+    database = _quilting_database(300, 3)
     operation = quilting_operation(database)
     assert operation.is_random
     assert operation.content == database.digest()
@@ -293,7 +554,7 @@ def test_operation_rejects_patches_of_another_size():
 @pytest.mark.parametrize("function", [quilt_images, quilt_images_smoothly])
 def test_rejects_what_does_not_fit(function, shape, neighbours, message):
     with pytest.raises(SfmError, match=message):
-        function(tf.zeros(shape), _seeds(1), neighbours, _database(9, 3))
+        function(tf.zeros(shape), _seeds(1), neighbours, _quilting_database(9, 3))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,59 @@
 import json
+import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.metrics import (
+    NOT_ATTACKED,
+    RIGHT,
+    UNATTACKED,
+    Condition,
+    break_down,
+    confusion,
+    per_class,
+    right_answers,
+    summarise,
+    wilson_interval,
+    worst_answers,
+)
 from sfm_tf.evaluation.results import join_results, results_rows
+
+
+def _wilson(successes, count, confidence):
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    share = successes / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return centre - half, centre + half
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize(("successes", "count"), [(8, 10), (1, 1000), (500, 1000), (37, 40)])
+def test_is_the_formula_of_wilson(successes, count, confidence):
+    expected = _wilson(successes, count, confidence)
+    assert wilson_interval(successes, count, confidence) == pytest.approx(expected, abs=1e-9)
+
+
+def test_published_example():
+    # Newcombe 1998, table I: 81 of 263 by method 3 is 0.2553 to 0.3662.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "end"), [(0, 0), (20, 1)])
+def test_stays_within_0_and_1(successes, end):
+    interval = wilson_interval(successes, 20)
+    assert interval[end] == pytest.approx(end, abs=1e-12)
+    assert 0 < abs(interval[1] - interval[0]) < 0.2
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 0), (5, 4), (-1, 4)])
+def test_impossible_counts_are_refused(successes, count):
+    with pytest.raises(SfmError, match=f"{successes} successes in {count} trials"):
+        wilson_interval(successes, count)
+
 
 LABELS = np.array([0, 1, 2, 3])
 CLEAN = np.array([0, 1, 2, 0])  # The last image is wrong to begin with.
@@ -184,6 +233,182 @@ def test_the_summary_is_json():
 def test_clean_rows_alone_have_no_worst_case():
     summary = summarise(_rows(CLEAN, "clean", 0.0, "none"))
     assert summary["under_attack"] == summary["worst_case"] == []
+
+
+COUNT = 40
+RANDOM = np.random.default_rng(0)
+RIGHT_ANSWERS_LABELS = RANDOM.integers(0, 3, COUNT)
+RIGHT_ANSWERS_CLEAN = {name: RANDOM.integers(0, 3, COUNT) for name in ("undefended", "sfm")}
+
+
+def rows(defence, threat_model, attack, epsilon, prediction):
+    count = len(prediction)
+    values = {
+        "label": RIGHT_ANSWERS_LABELS[:count],
+        "defence": defence,
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": epsilon,
+        "clean_prediction": RIGHT_ANSWERS_CLEAN[defence][:count],
+        "prediction": prediction,
+        "linf": 0.0,
+        "l2": 0.0,
+        "iterations": 0,
+        "loss": 0.0,
+        "zero_gradient": False,
+    }
+    return results_rows(count, values)
+
+
+def made_up_results():
+    """Two defences; the decision-based attacker saw the first ten images only."""
+    attacks = [
+        (defence, threat_model, attack, epsilon, RANDOM.integers(0, 3, count))
+        for defence in RIGHT_ANSWERS_CLEAN
+        for threat_model, attack, count in (
+            ("white_box", "fgsm", COUNT),
+            ("white_box", "pgd", COUNT),
+            ("gray_box", "pgd", COUNT),
+            ("decision_based", "hop_skip_jump", 10),
+        )
+        for epsilon in (8.0, 16.0)
+    ]
+    smallest = ("sfm", "white_box", "cw", np.inf, RANDOM.integers(0, 3, COUNT))
+    clean = [(name, "none", "clean", 0.0, values) for name, values in RIGHT_ANSWERS_CLEAN.items()]
+    return join_results([rows(*made) for made in (*clean, *attacks, smallest)])
+
+
+def test_conditions_are_those_that_were_run_in_their_order():
+    answers = right_answers(made_up_results())
+    assert next(iter(answers)) == UNATTACKED
+    assert len(answers) == 1 + 4 * 2
+    assert list(answers)[1] == Condition("white_box", "fgsm", 8.0)
+    assert all(list(defences) == ["undefended", "sfm"] for defences in answers.values())
+
+
+def test_an_answer_is_right_where_the_prediction_is_the_label():
+    answers = right_answers(made_up_results())[UNATTACKED]
+    for name, predictions in RIGHT_ANSWERS_CLEAN.items():
+        np.testing.assert_array_equal(answers[name] == RIGHT, predictions == RIGHT_ANSWERS_LABELS)
+
+
+def test_rows_in_another_order_give_the_same_answers():
+    results = made_up_results()
+    shuffled = right_answers(results.take(RANDOM.permutation(results.num_rows)))
+    for condition, defences in right_answers(results).items():
+        for defence, values in defences.items():
+            np.testing.assert_array_equal(shuffled[condition][defence], values)
+
+
+def test_an_image_that_was_not_attacked_is_neither_right_nor_wrong():
+    answers = right_answers(made_up_results())
+    few = answers[Condition("decision_based", "hop_skip_jump", 8.0)]["sfm"]
+    assert np.all(few[10:] == NOT_ATTACKED)
+    assert np.all(few[:10] != NOT_ATTACKED)
+
+
+def test_worst_cases_are_those_of_the_metrics():
+    results = made_up_results()
+    worst = worst_answers(right_answers(results))
+    entries = summarise(results)["worst_case"]
+    assert sum(map(len, worst.values())) == len(entries)
+    for entry in entries:
+        condition = Condition(entry["threat_model"], "worst_case", entry["epsilon"])
+        values = worst[condition][entry["defence"]]
+        assert np.sum(values != NOT_ATTACKED) == entry["examples"]
+        assert np.sum(values == RIGHT) == entry["correct"]
+
+
+def test_without_an_attack_there_is_no_worst_case():
+    clean = join_results([rows("sfm", "none", "clean", 0.0, RIGHT_ANSWERS_CLEAN["sfm"])])
+    assert worst_answers(right_answers(clean)) == {}
+
+
+NAMES = ("cat", "dog", "fish")
+BREAKDOWN_LABELS = np.array([0, 0, 0, 1, 1])  # No fish.
+BREAKDOWN_CLEAN = np.array([0, 0, 1, 1, 1])
+
+
+def breakdown_rows(threat_model, attack, epsilon, prediction, defence="sfm"):
+    count = len(prediction)
+    values = {
+        "label": BREAKDOWN_LABELS[:count],
+        "defence": defence,
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": epsilon,
+        "clean_prediction": BREAKDOWN_CLEAN[:count],
+        "prediction": prediction,
+        "linf": 0.0,
+        "l2": 0.0,
+        "iterations": 0,
+        "loss": 0.0,
+        "zero_gradient": False,
+    }
+    return results_rows(count, values)
+
+
+RESULTS = join_results(
+    [
+        breakdown_rows("none", "clean", 0.0, BREAKDOWN_CLEAN),
+        breakdown_rows("none", "clean", 0.0, BREAKDOWN_CLEAN, "undefended"),
+        breakdown_rows("white_box", "fgsm", 8.0, [0, 2, 2, 1, 1]),
+        breakdown_rows("white_box", "pgd", 8.0, [2, 0, 0, 2, 1]),
+        breakdown_rows("decision_based", "hop_skip_jump", 8.0, [2, 0]),
+        breakdown_rows("white_box", "pgd", 8.0, [1, 1, 1, 0, 0], "undefended"),
+        breakdown_rows("white_box", "cw", np.inf, [1, 1, 1, 0, 0]),
+    ]
+)
+
+
+def test_accuracies_of_each_class_by_hand():
+    cat, dog, fish = per_class(RESULTS, "sfm", NAMES)
+    assert [entry["class"] for entry in (cat, dog, fish)] == list(NAMES)
+    assert (cat["clean"]["correct"], cat["clean"]["examples"]) == (2, 3)
+    assert (cat["worst_case"]["correct"], cat["worst_case"]["examples"]) == (0, 3)
+    assert (dog["clean"]["correct"], dog["worst_case"]["correct"]) == (2, 1)
+    low, high = wilson_interval(1, 2)
+    assert dog["worst_case"]["accuracy"] == 0.5
+    assert (dog["worst_case"]["accuracy_low"], dog["worst_case"]["accuracy_high"]) == (low, high)
+    assert fish["clean"] is None
+    assert fish["worst_case"] is None
+
+
+def test_classes_add_up_to_the_headline():
+    metrics = summarise(RESULTS)
+    (headline,) = (
+        entry
+        for entry in metrics["worst_case"]
+        if (entry["defence"], entry["threat_model"]) == ("sfm", "all")
+    )
+    worst = [e["worst_case"] for e in per_class(RESULTS, "sfm", NAMES) if e["worst_case"]]
+    for key in ("correct", "examples"):
+        assert sum(entry[key] for entry in worst) == headline[key]
+
+
+def test_the_matrix_is_of_the_attack_that_turns_most_images_wrong():
+    found = confusion(RESULTS, "sfm", 3)
+    # FGSM turns image 1 wrong, PGD images 0 and 3; image 2 was wrong before.
+    assert (found["threat_model"], found["attack"], found["epsilon"]) == ("white_box", "pgd", 8.0)
+    assert found["turned_wrong"] == 2
+    assert found["counts"] == [[2, 0, 1], [0, 1, 1], [0, 0, 0]]
+
+
+def test_another_defence_has_its_own_matrix():
+    assert confusion(RESULTS, "undefended", 3)["counts"] == [[0, 3, 0], [2, 0, 0], [0, 0, 0]]
+
+
+def test_without_an_attack_there_are_clean_accuracies_only():
+    clean = join_results([breakdown_rows("none", "clean", 0.0, BREAKDOWN_CLEAN)])
+    found = break_down(clean, "sfm", NAMES)
+    assert found["confusion"] is None
+    assert [entry["worst_case"] for entry in found["per_class"]] == [None] * 3
+    assert found["per_class"][0]["clean"]["correct"] == 2
+
+
+def test_json_can_hold_it():
+    found = break_down(RESULTS, "sfm", NAMES)
+    assert json.loads(json.dumps(found)) == found
 
 
 if __name__ == "__main__":

@@ -1,30 +1,196 @@
+import math
+import time
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from sfm_tf.attacks.compiled_attack import CompiledAttack
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
-from sfm_tf.evaluation.runner import evaluate
+from sfm_tf.evaluation.runner import (
+    attack_rows,
+    clean_outcome,
+    clean_rows,
+    evaluate,
+    measure_costs,
+    score_clean,
+    vanished_share,
+    within_radii,
+)
+from sfm_tf.evaluation.samples import check_samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.threat_models import Use
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
-SHAPE = (4, 4, 1)
+SHAPE = (1, 4, 1)
+
+
+def _linear(kernel):
+    dense = keras.layers.Dense(2, use_bias=False)
+    model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
+    dense.set_weights([np.array(kernel, np.float32)])
+    return model
+
+
+SEEN = _linear([[1, 0], [1, 0], [0, 0], [1, 0]])
+SAMPLES = check_samples(
+    np.random.default_rng(0).random((5, *SHAPE), dtype=np.float32), np.zeros(5, int), SEEN
+)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "share"),
+    [
+        ([[1, 0], [1, 0], [0, 0], [1, 0]], 0.0),
+        ([[1, 0], [0, 0], [0, 0], [1, 0]], 1 / 3),
+        ([[0, 0], [0, 0], [1, 0], [0, 0]], 1.0),
+    ],
+)
+def test_only_entries_that_float32_shows_can_vanish(kernel, share):
+    exact, rounded = SAMPLES.wrap(SEEN, 2), SAMPLES.wrap(_linear(kernel), 2)
+    assert vanished_share(exact, rounded, SAMPLES, 2) == pytest.approx(share)
+
+
+def test_a_model_without_any_gradient_loses_none():
+    flat = SAMPLES.wrap(_linear(np.zeros((4, 2))), 2)
+    assert vanished_share(flat, flat, SAMPLES, 2) == 0.0
+
+
+SCORING_SHAPE = (1, 2, 1)
+
+
+def _model(kernel=((1.0, 0.0), (0.0, 1.0))):
+    """Predicts which of the two pixels is the brighter."""
+    dense = keras.layers.Dense(2, use_bias=False)
+    model = keras.Sequential([keras.Input(SCORING_SHAPE), keras.layers.Flatten(), dense])
+    dense.set_weights([np.array(kernel, np.float32)])
+    return DefendedModel(model)
+
+
+MODEL = _model()
+SCORING_SAMPLES = check_samples(
+    np.array([[[[0.9], [0.1]]], [[[0.2], [0.8]]], [[[0.6], [0.5]]]], np.float32),
+    np.array([0, 1, 1]),
+    MODEL.classifier,
+)
+MOVED = np.array([[[[0.4], [0.6]]], [[[0.2], [0.7]]], [[[0.6], [0.5]]]], np.float32)
+OUTCOME = AttackOutcome(
+    MOVED,
+    np.array([1.0, 2.0, 3.0], np.float32),
+    np.array([4, 5, -1], np.int32),
+    np.array([False, True, False]),
+)
+
+
+def test_clean_rows_are_those_of_the_model():
+    rows = clean_rows("sfm", score_clean(MODEL, SCORING_SAMPLES, 2), SCORING_SAMPLES).to_pylist()
+    assert [row["prediction"] for row in rows] == [0, 1, 0]
+    expected = -log_softmax(SCORING_SAMPLES.images.reshape(3, 2), axis=1)[
+        range(3), SCORING_SAMPLES.labels
+    ]
+    np.testing.assert_allclose([row["loss"] for row in rows], expected, rtol=1e-5)
+    assert {(row["attack"], row["threat_model"], row["linf"]) for row in rows} == {
+        ("clean", "none", 0.0)
+    }
+
+
+def test_attack_rows_score_the_images_that_the_attack_made():
+    model = score_clean(MODEL, SCORING_SAMPLES, 2)
+    use = Use("sfm", "white_box")
+    rows = attack_rows(use, "pgd", 8.0, OUTCOME, model, SCORING_SAMPLES).to_pylist()
+    assert [row["prediction"] for row in rows] == [1, 1, 0]
+    assert [row["clean_prediction"] for row in rows] == [0, 1, 0]
+    assert [row["iterations"] for row in rows] == [4, 5, -1]
+    np.testing.assert_allclose([row["linf"] for row in rows], [0.5, 0.1, 0.0], atol=1e-6)
+    np.testing.assert_allclose([row["l2"] for row in rows], [math.sqrt(0.5), 0.1, 0], atol=1e-6)
+    assert {(row["defence"], row["threat_model"]) for row in rows} == {("sfm", "white_box")}
+
+
+def test_fewer_images_are_scored_beside_their_own_clean_predictions():
+    model = score_clean(MODEL, SCORING_SAMPLES, 2)
+    first = AttackOutcome(*(getattr(OUTCOME, name)[:2] for name in vars(OUTCOME)))
+    rows = attack_rows(
+        Use("sfm", "decision_based"), "x", 8.0, first, model, SCORING_SAMPLES.first(2)
+    )
+    assert rows["clean_prediction"].to_pylist() == [0, 1]
+
+
+@pytest.mark.parametrize(("norm", "radius"), [(math.inf, 0.1), (2, 0.1)])
+def test_a_perturbation_beyond_a_radius_leaves_the_clean_image_there(norm, radius):
+    clean = clean_outcome(SCORING_SAMPLES.wrap(MODEL, 2), SCORING_SAMPLES)
+    epsilons = (255 * radius, 255 * 0.8)
+    outcomes = dict(within_radii(OUTCOME, clean, SCORING_SAMPLES, epsilons, norm))
+    assert list(outcomes) == [math.inf, *epsilons]
+    assert outcomes[math.inf] is OUTCOME
+    small = outcomes[epsilons[0]]
+    np.testing.assert_array_equal(small.images[0], SCORING_SAMPLES.images[0])
+    np.testing.assert_array_equal(small.images[1], MOVED[1])
+    assert small.loss[0] == clean.loss[0]
+    assert small.loss[1] == 2.0
+    assert small.iterations.tolist() == [-1, 5, -1]
+    np.testing.assert_array_equal(outcomes[epsilons[1]].images, MOVED)
+
+
+def test_a_model_without_finite_logits_is_refused():
+    with pytest.raises(SfmError, match="expected finite logits"):
+        score_clean(_model([[np.nan, 0.0], [0.0, 1.0]]), SCORING_SAMPLES, 2)
+
+
+IMAGES = np.zeros((50, 4, 4, 1), np.float32)
+
+
+def _costs_model(seconds, seen):
+    def predictions(images):
+        seen.append(len(images))
+        time.sleep(seconds)
+
+    return SimpleNamespace(predictions=predictions)
+
+
+def test_costs_are_scaled_to_a_thousand_images_and_to_the_bare_classifier():
+    seen = []
+    models = {"undefended": _costs_model(0.01, seen), "slow": _costs_model(0.05, seen)}
+    bare, slow = measure_costs(models, IMAGES, batch_size=20)
+    assert (bare["defence"], slow["defence"]) == ("undefended", "slow")
+    assert set(seen) == {20}
+    assert bare["seconds_per_1000_images"] == pytest.approx(0.5, rel=0.5)
+    assert bare["relative_to_undefended"] == 1.0
+    ratio = slow["seconds_per_1000_images"] / bare["seconds_per_1000_images"]
+    assert slow["relative_to_undefended"] == pytest.approx(ratio)
+    assert ratio > 2
+
+
+def test_without_the_bare_classifier_nothing_is_relative_to_it():
+    (own,) = measure_costs({"model": _costs_model(0.0, [])}, IMAGES, batch_size=100)
+    assert own["relative_to_undefended"] is None
+    assert own["images"] == 50
+
+
+def test_a_long_pass_is_measured_once(monkeypatch):
+    monkeypatch.setattr("sfm_tf.evaluation.runner._ENOUGH_SECONDS", 0.01)
+    seen = []
+    measure_costs({"slow": _costs_model(0.02, seen)}, IMAGES, batch_size=10)
+    assert seen == [10]
+
+
+RUNNER_SHAPE = (4, 4, 1)
 COUNT = 10
 CONFIG = EvaluationConfig(
     attack_batch_size=4, epsilons=(8.0, 24.0), iterations=4, step_size=4.0, attacks=("fgsm", "pgd")
 )
 
 
-def _model(seed, *layers):
+def _runner_model(seed, *layers):
     keras.utils.set_random_seed(seed)
-    return keras.Sequential([keras.Input(SHAPE), *layers])
+    return keras.Sequential([keras.Input(RUNNER_SHAPE), *layers])
 
 
 def _classifier(seed=0):
-    return _model(
+    return _runner_model(
         seed, keras.layers.Flatten(), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)
     )
 
@@ -34,7 +200,7 @@ class Models:
 
     def __init__(self):
         self.classifier = _classifier()
-        self.masker = _model(1, keras.layers.Conv2D(1, 1, activation="sigmoid"))
+        self.masker = _runner_model(1, keras.layers.Conv2D(1, 1, activation="sigmoid"))
         self.source = _classifier(2)
         preprocessor = parse_preprocessor("bit_depth_3")
         self.defended = DefendedModel(self.classifier, self.masker, preprocessor)
@@ -43,7 +209,7 @@ class Models:
 
 def _samples():
     random = np.random.default_rng(0)
-    images = random.uniform(0.0, 1.0, (COUNT, *SHAPE)).astype(np.float32)
+    images = random.uniform(0.0, 1.0, (COUNT, *RUNNER_SHAPE)).astype(np.float32)
     return images, random.integers(0, 3, COUNT)
 
 
@@ -382,7 +548,7 @@ def test_what_16_bits_lose_is_measured_for_each_use(models, tmp_path):
         ),
         (
             EvaluationConfig(attacks=("fgsm",)),
-            {"source": _model(0, keras.layers.Flatten(), keras.layers.Dense(3, "softmax"))},
+            {"source": _runner_model(0, keras.layers.Flatten(), keras.layers.Dense(3, "softmax"))},
             "probabilities",
         ),
     ],
@@ -402,7 +568,7 @@ def test_without_black_box_no_source_is_needed(models, tmp_path):
     ("changes", "message"),
     [
         ({"source": None}, "needs a source model"),
-        ({"images": np.full((COUNT, *SHAPE), 2.0)}, "Divide 8-bit images by 255"),
+        ({"images": np.full((COUNT, *RUNNER_SHAPE), 2.0)}, "Divide 8-bit images by 255"),
         ({"labels": np.full(COUNT, 3)}, "expected 0 to 2"),
         ({"config": EvaluationConfig(attacks=())}, "Invalid attacks"),
         ({"config": EvaluationConfig(epsilons=())}, "Invalid epsilons"),
@@ -425,7 +591,7 @@ def test_a_threat_model_that_applies_to_no_model_is_refused(tmp_path):
 def test_a_model_in_lower_precision_is_refused(models, tmp_path):
     layers = [keras.layers.Flatten(), keras.layers.Dense(3, dtype="mixed_bfloat16", name="half")]
     with pytest.raises(SfmError, match="Model source computes layer 'half' in bfloat16"):
-        _evaluate(models, tmp_path, source=_model(0, *layers))
+        _evaluate(models, tmp_path, source=_runner_model(0, *layers))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,95 @@ import pytest
 
 from sfm_tf import testing
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.config import ComparedConfig, EvaluationConfig
+from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import (
     ModelFolders,
     imported_digest,
     load_subjects,
+    model_digest,
     without_the_untrained,
 )
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.records.schema import read_schema
+
+SHAPE = (2, 2, 1)
+
+
+def _classifier(activation="relu", mean=0.5):
+    layers = [
+        keras.Input(SHAPE, name="images"),
+        keras.layers.Normalization(mean=[mean], variance=[0.25], name="normalization"),
+        keras.layers.Flatten(name="flatten"),
+        keras.layers.Dense(4, activation, name="hidden"),
+        keras.layers.Dense(3, name="logits"),
+    ]
+    model = keras.Sequential(layers, name="classifier")
+    random = np.random.default_rng(0)
+    model.set_weights([random.normal(size=weight.shape) for weight in model.weights])
+    return model
+
+
+def _masker():
+    layers = [keras.Input(SHAPE), keras.layers.Conv2D(1, 1, activation="sigmoid")]
+    return keras.Sequential(layers)
+
+
+def test_models_that_compute_the_same_are_equal():
+    assert model_digest(_classifier()) == model_digest(_classifier())
+
+
+def test_saving_and_loading_changes_nothing(tmp_path):
+    model = _classifier()
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert model_digest(loaded) == model_digest(model) == model_digest(_classifier())
+
+
+def test_a_single_changed_weight_shows():
+    changed = _classifier()
+    kernel = changed.layers[-1].kernel.numpy()
+    kernel[0, 0] = np.nextafter(kernel[0, 0], np.float32(np.inf))
+    changed.layers[-1].kernel.assign(kernel)
+    assert model_digest(changed) != model_digest(_classifier())
+
+
+@pytest.mark.parametrize("options", [{"activation": "tanh"}, {"mean": 0.4}])
+def test_the_architecture_shows(options):
+    assert model_digest(_classifier(**options)) != model_digest(_classifier())
+
+
+def test_a_model_without_defence_is_its_classifier():
+    classifier = _classifier()
+    defended = DefendedModel(classifier, _masker(), parse_preprocessor("bit_depth_3"))
+    undefended = DefendedModel(classifier)
+    assert model_digest(undefended) == model_digest(classifier)
+    assert model_digest(undefended.without_preprocessor()) == model_digest(classifier)
+    assert model_digest(defended) != model_digest(classifier)
+
+
+def test_each_part_of_the_defence_shows():
+    classifier, masker = _classifier(), _masker()
+    models = [
+        DefendedModel(classifier),
+        DefendedModel(classifier, masker),
+        DefendedModel(classifier, _masker()),
+        DefendedModel(classifier, None, parse_preprocessor("bit_depth_3")),
+        DefendedModel(classifier, masker, parse_preprocessor("bit_depth_3")),
+        DefendedModel(classifier, masker, parse_preprocessor("bit_depth_4")),
+        DefendedModel(classifier, masker, parse_preprocessor("bit_depth_3", "smooth")),
+    ]
+    assert len({model_digest(model) for model in models}) == len(models)
+
+
+def test_without_preprocessing_the_surrogate_does_not_matter():
+    classifier, masker = _classifier(), _masker()
+    smooth = DefendedModel(classifier, masker, parse_preprocessor("none", "smooth"))
+    assert model_digest(smooth) == model_digest(DefendedModel(classifier, masker))
+
 
 IMAGES = np.random.default_rng(0).random((3, 8, 8, 1), dtype=np.float32)
 
@@ -26,7 +105,7 @@ def _trained(tmp_path_factory):
     return ComparedConfig(), folders, read_schema(records.folder)
 
 
-def _classifier(path, seed):
+def _subjects_classifier(path, seed):
     keras.utils.set_random_seed(seed)
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
     model = keras.Sequential(layers)
@@ -44,7 +123,7 @@ def test_trained_models_stand_beside_their_bare_classifier(trained):
 
 
 def test_a_model_of_ones_own_stands_alone(trained, tmp_path):
-    own = _classifier(tmp_path / "own.keras", 1)
+    own = _subjects_classifier(tmp_path / "own.keras", 1)
     config = EvaluationConfig(model=str(tmp_path / "own.keras"))
     subjects = load_subjects(config, ComparedConfig(), ModelFolders(None), trained[2])
     assert list(subjects.models) == ["model"]
@@ -64,7 +143,7 @@ def test_compared_defences_stand_before_the_same_classifier_in_the_order_asked_f
 
 
 def test_compared_defences_stand_before_a_classifier_of_ones_own(trained, tmp_path):
-    _classifier(tmp_path / "own.keras", 1)
+    _subjects_classifier(tmp_path / "own.keras", 1)
     config = EvaluationConfig(model=str(tmp_path / "own.keras"), defences=("undefended", "tvm"))
     models = load_subjects(config, ComparedConfig(), ModelFolders(None), trained[2]).models
     assert list(models) == ["model", "tvm"]
@@ -83,7 +162,7 @@ def test_adversarially_trained_defences_are_left_out_where_there_are_none():
 
 
 def test_a_source_model_of_ones_own_takes_the_place_of_the_trained_one(trained, tmp_path):
-    source = _classifier(tmp_path / "source.keras", 2)
+    source = _subjects_classifier(tmp_path / "source.keras", 2)
     config = EvaluationConfig(source_model=str(tmp_path / "source.keras"))
     subjects = load_subjects(config, *trained)
     np.testing.assert_allclose(subjects.source(IMAGES), source(IMAGES), rtol=1e-6)

@@ -4,8 +4,42 @@ import pytest
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.model_digest import model_digest
-from sfm_tf.models.imported_model import load_classifier
+from sfm_tf.evaluation.subjects import model_digest
+from sfm_tf.models.imported_model import load_classifier, load_keras_file
+
+
+def _saved(path, *layers):
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), *layers])
+    model.save(path)
+    return model
+
+
+def test_model_computes_what_it_did(tmp_path):
+    images = np.random.default_rng(0).random((3, 2, 2, 1), np.float32)
+    model = _saved(tmp_path / "model.keras", keras.layers.Dense(2))
+    loaded = load_keras_file(tmp_path / "model.keras", "train again")
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _with_code(path):
+    _saved(path, keras.layers.Lambda(lambda values: values * 2.0))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), _cut, lambda path: path.write_text("x"), _with_code]
+)
+def test_file_that_is_no_safe_model_is_refused_in_one_line(tmp_path, damage):
+    path = tmp_path / "model.keras"
+    _saved(path, keras.layers.Dense(2))
+    damage(path)
+    with pytest.raises(SfmError, match=r"^Cannot read .*model\.keras \(.+\); train again\.$") as e:
+        load_keras_file(path, "train again")
+    assert "\n" not in str(e.value)
+
 
 SHAPE = (4, 4, 1)
 IMAGES = np.random.default_rng(0).random((5, *SHAPE), dtype=np.float32)
@@ -38,7 +72,7 @@ class Answers(tf.Module):
         tf.saved_model.save(self, str(folder), signatures={"serving_default": self.answer})
 
 
-def _saved(kind, model, tmp_path):
+def _imported_model_saved(kind, model, tmp_path):
     path = tmp_path / ("model.keras" if kind == "keras" else "model")
     if kind == "keras":
         model.save(path)
@@ -53,7 +87,7 @@ def _saved(kind, model, tmp_path):
 @pytest.mark.parametrize("kind", ["keras", "exported", "named"])
 def test_answers_and_differentiates_as_what_was_saved(tmp_path, kind):
     model = _classifier()
-    path, factor = _saved(kind, model, tmp_path)
+    path, factor = _imported_model_saved(kind, model, tmp_path)
     loaded = load_classifier(path, SHAPE, 3)
     assert (loaded.input_shape, loaded.output_shape) == ((None, *SHAPE), (None, 3))
     np.testing.assert_allclose(loaded(IMAGES), factor * model(IMAGES), rtol=1e-5)
@@ -118,14 +152,14 @@ def test_a_model_need_not_know_its_shapes(tmp_path):
 
 def test_a_model_is_the_same_however_many_were_loaded_before(tmp_path):
     for kind in ("keras", "exported"):
-        path, _ = _saved(kind, _classifier(), tmp_path)
+        path, _ = _imported_model_saved(kind, _classifier(), tmp_path)
         first, second = (model_digest(load_classifier(path, SHAPE, 3)) for _ in range(2))
         assert first == second
 
 
 def test_a_model_of_other_images_is_refused(tmp_path):
     for kind in ("keras", "exported"):
-        path, _ = _saved(kind, _classifier(), tmp_path)
+        path, _ = _imported_model_saved(kind, _classifier(), tmp_path)
         with pytest.raises(SfmError, match=r"expected \(5, 5, 1\)|not take images of \(5, 5, 1\)"):
             load_classifier(path, (5, 5, 1), 3)
 

@@ -3,9 +3,168 @@
 import keras
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import tensorflow as tf
 
-from sfm_tf.models.pixel_cnn import build_pixel_cnn
+from sfm_tf.errors import SfmError
+from sfm_tf.models.pixel_cnn import (
+    bits_per_dimension,
+    build_pixel_cnn,
+    channel_log_probabilities,
+    component_log_probabilities,
+    count_parameters,
+    expected_images,
+    pixel_log_probabilities,
+    split_parameters,
+)
+
+_MIXTURES = 3
+_SHAPE = (2, 3, 4)
+
+
+def _parameters(channels, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(*_SHAPE, count_parameters(channels, _MIXTURES)))
+
+
+def _levels(channels, seed=1):
+    return np.random.default_rng(seed).integers(0, 256, (*_SHAPE, channels)).astype(np.float64)
+
+
+def _mass(level, mean, scale):
+    """Probability of levels, straight from the definition."""
+    lower = np.where(level == 0, -np.inf, (2 * level - 1) / 255 - 1)
+    upper = np.where(level == 255, np.inf, (2 * level + 1) / 255 - 1)
+    distribution = scipy.stats.logistic(mean, scale)
+    return distribution.cdf(upper) - distribution.cdf(lower)
+
+
+def _component_masses(parameters, levels):
+    """Weight times probabilities of the channels, `(channels + 1, ..., components)`, by NumPy."""
+    channels = levels.shape[-1]
+    kinds = parameters.reshape(*_SHAPE, -1, _MIXTURES)
+    weights = scipy.special.softmax(kinds[..., 0, :], axis=-1)
+    means = kinds[..., 1 : 1 + channels, :]
+    scales = np.exp(kinds[..., 1 + channels : 1 + 2 * channels, :])
+    tanh = np.tanh(kinds[..., 1 + 2 * channels :, :])
+    x = (levels * 2 / 255 - 1)[..., np.newaxis]
+    shifted = [means[..., 0, :]]
+    if channels == 3:
+        shifted.append(means[..., 1, :] + tanh[..., 0, :] * x[..., 0, :])
+        shifted.append(
+            means[..., 2, :] + tanh[..., 1, :] * x[..., 0, :] + tanh[..., 2, :] * x[..., 1, :]
+        )
+    masses = [
+        _mass(levels[..., channel, np.newaxis], shifted[channel], scales[..., channel, :])
+        for channel in range(channels)
+    ]
+    return weights, np.stack(masses), np.stack(shifted)
+
+
+def test_counts_of_parameters_are_those_of_the_publication():
+    assert count_parameters(3, 10) == 100
+    assert count_parameters(1, 10) == 30
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_joint_probability_is_that_of_scipy(channels):
+    parameters, levels = _parameters(channels), _levels(channels)
+    levels[0, 0] = 0
+    levels[0, 1] = 255
+    weights, masses, _ = _component_masses(parameters, levels)
+    expected = np.log((weights * masses.prod(axis=0)).sum(axis=-1))
+    mixture = split_parameters(tf.constant(parameters), channels)
+    computed = pixel_log_probabilities(mixture, tf.constant(levels))
+    np.testing.assert_allclose(computed, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("channels", "channel"), [(1, 0), (3, 0), (3, 1), (3, 2)])
+def test_probabilities_of_a_channel_sum_to_one(channels, channel):
+    mixture = split_parameters(tf.constant(_parameters(channels)), channels)
+    levels = tf.constant(_levels(channels)[..., :channel])
+    probabilities = tf.exp(channel_log_probabilities(mixture, levels))
+    assert probabilities.shape == (*_SHAPE, 256)
+    np.testing.assert_allclose(tf.reduce_sum(probabilities, axis=-1), np.ones(_SHAPE), rtol=1e-12)
+
+
+def test_channels_given_the_earlier_ones_multiply_to_the_joint_probability():
+    mixture, levels = split_parameters(tf.constant(_parameters(3)), 3), _levels(3)
+    total = np.zeros(_SHAPE)
+    for channel in range(3):
+        distribution = channel_log_probabilities(mixture, tf.constant(levels[..., :channel]))
+        index = levels[..., channel, np.newaxis].astype(int)
+        total += np.take_along_axis(distribution.numpy(), index, axis=-1)[..., 0]
+    joint = pixel_log_probabilities(mixture, tf.constant(levels))
+    np.testing.assert_allclose(total, joint, rtol=1e-9)
+
+
+def test_probability_of_green_given_red_is_that_of_scipy():
+    parameters, levels = _parameters(3), _levels(3)
+    weights, masses, _ = _component_masses(parameters, levels)
+    with_green = (weights * masses[0] * masses[1]).sum(axis=-1)
+    expected = np.log(with_green / (weights * masses[0]).sum(axis=-1))
+    mixture = split_parameters(tf.constant(parameters), 3)
+    distribution = channel_log_probabilities(mixture, tf.constant(levels[..., :1])).numpy()
+    index = levels[..., 1, np.newaxis].astype(int)
+    computed = np.take_along_axis(distribution, index, axis=-1)[..., 0]
+    np.testing.assert_allclose(computed, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bits_per_dimension_are_those_of_scipy(channels):
+    parameters, levels = _parameters(channels), _levels(channels)
+    weights, masses, _ = _component_masses(parameters, levels)
+    nats = np.log((weights * masses.prod(axis=0)).sum(axis=-1)).mean(axis=(1, 2))
+    images = tf.constant(levels / 255, tf.float32)
+    bits = bits_per_dimension(images, tf.constant(parameters, tf.float32))
+    assert bits.dtype == tf.float32
+    np.testing.assert_allclose(bits, -nats / np.log(2) / channels, rtol=1e-5)
+
+
+def test_expectation_is_that_of_the_components_given_the_earlier_channels():
+    parameters, levels = _parameters(3), _levels(3)
+    weights, masses, means = _component_masses(parameters, levels)
+    expected = []
+    for channel in range(3):
+        posterior = weights * masses[:channel].prod(axis=0)
+        posterior /= posterior.sum(axis=-1, keepdims=True)
+        expected.append(((posterior * means[channel]).sum(axis=-1) + 1) / 2)
+    computed = expected_images(tf.constant(levels / 255), tf.constant(parameters))
+    np.testing.assert_allclose(computed, np.stack(expected, axis=-1), rtol=1e-9)
+
+
+def test_far_tails_have_the_probability_of_the_closed_form():
+    # Level 200 is 400/255 above a mean of -1, or 1,720 scales: sigmoid(a) - sigmoid(b) underflows.
+    mixture = split_parameters(tf.constant([[0.0, -1.0, -7.0]]), 1)
+    levels = tf.constant([[200.0]])
+    computed = component_log_probabilities(mixture, 0, levels[:, :0], levels)[0, 0, 0]
+    inverse_scale = np.exp(7.0)
+    closed_form = -399 / 255 * inverse_scale + np.log1p(-np.exp(-2 / 255 * inverse_scale))
+    np.testing.assert_allclose(computed, closed_form, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 254.0, 255.0])
+@pytest.mark.parametrize("log_scale", [-30.0, -7.0, 0.0, 7.0])
+@pytest.mark.parametrize("mean", [-30.0, 0.0, 30.0])
+def test_gradient_is_finite_for_extreme_parameters(level, log_scale, mean):
+    parameters = tf.constant([[[[0.0, 1.0, mean, 0.0, log_scale, 0.0]]]])
+    images = tf.fill([1, 1, 1, 1], level / 255)
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        bits = bits_per_dimension(images, parameters)
+    assert np.isfinite(bits).all()
+    assert np.isfinite(tape.gradient(bits, parameters)).all()
+
+
+def test_log_scales_are_cut_off_at_minus_seven():
+    mixture = split_parameters(tf.constant([[0.0, 0.0, -9.0]]), 1)
+    np.testing.assert_array_equal(mixture.log_scales, [[[-7.0]]])
+
+
+def test_rejects_parameters_of_another_number_of_channels():
+    with pytest.raises(SfmError, match="count 15 of .* 3 channels; expected a multiple of 10"):
+        split_parameters(tf.zeros([2, 15]), 3)
 
 
 def _images(shape, seed=0):

@@ -6,9 +6,141 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.non_local_means import (
+    average_similar_pixels,
+    decode_lab,
+    decode_lab_8_bit,
     denoise_non_local_means,
     denoise_non_local_means_smoothly,
+    encode_lab,
+    encode_lab_8_bit,
 )
+
+# OpenCV's units for float images, L in [0, 100] and signed chroma, in those of its 8-bit images.
+SCALE, OFFSET = np.array([255 / 100, 1, 1]), np.array([0, 128, 128])
+
+
+def _every_color(step):
+    """All 8-bit colours of which the first two channels are multiples of `step`, and 255."""
+    levels = np.append(np.arange(0, 255, step), 255)
+    grid = np.meshgrid(levels, levels, np.arange(256), indexing="ij")
+    return np.stack(grid, axis=-1).astype(np.uint8).reshape(len(levels), -1, 3)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_encodes_8_bit_colors_bit_for_bit_like_opencv(step):
+    colors = _every_color(step)
+    lab = encode_lab_8_bit(tf.constant(colors, tf.float64))
+    np.testing.assert_array_equal(lab, cv2.cvtColor(colors, cv2.COLOR_LRGB2Lab))
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_decodes_8_bit_colors_bit_for_bit_like_opencv(step):
+    lab = _every_color(step)
+    colors = decode_lab_8_bit(tf.constant(lab, tf.float64))
+    np.testing.assert_array_equal(colors, cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB))
+
+
+def test_real_encoding_agrees_with_opencv_on_floats():
+    colors = _every_color(15)
+    expected = cv2.cvtColor((colors / 255).astype(np.float32), cv2.COLOR_LRGB2Lab)
+    lab = encode_lab(tf.constant(colors, tf.float32))
+    # OpenCV interpolates the cube root from a table of 1024 steps.
+    np.testing.assert_allclose(lab, expected * SCALE + OFFSET, atol=0.02)
+
+
+def test_real_decoding_inverts_the_encoding():
+    # The two matrices are printed with six digits.
+    colors = _every_color(15).astype(np.float64)
+    np.testing.assert_allclose(decode_lab(encode_lab(tf.constant(colors))), colors, atol=1e-3)
+
+
+@pytest.mark.parametrize("function", [encode_lab, decode_lab])
+def test_gradient_is_the_numerical_derivative(function):
+    colors = np.random.default_rng(0).uniform(0, 255, (4, 3))
+    colors[0] = [0, 1, 2]
+    theoretical, numerical = tf.test.compute_gradient(function, [tf.constant(colors)])
+    np.testing.assert_allclose(theoretical[0], numerical[0], rtol=1e-3, atol=1e-3)
+
+
+def test_gradient_at_black_is_finite():
+    black = tf.zeros([1, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(black)
+        lab = encode_lab(black)
+    assert np.isfinite(tape.gradient(lab, black)).all()
+
+
+def _similarity(sums):
+    return tf.exp(sums / -2.0)
+
+
+def _average_by_definition(channels, search_window, template_window):
+    """One pixel of one image at a time, as the formula is written."""
+    search, template = search_window // 2, template_window // 2
+    border = search + template
+    margins = [(border, border), (border, border), (0, 0)]
+    averages = np.zeros_like(channels)
+    for image, average in zip(channels, averages, strict=True):
+        padded = np.pad(image, margins, mode="reflect")
+
+        def patch(row, column, padded=padded):
+            rows = slice(row - template, row + template + 1)
+            return padded[rows, column - template : column + template + 1]
+
+        for row, column in np.ndindex(*image.shape[:2]):
+            here = row + border, column + border
+            total = 0.0
+            for down, right in np.ndindex(search_window, search_window):
+                there = here[0] + down - search, here[1] + right - search
+                weight = np.exp(-np.square(patch(*here) - patch(*there)).sum() / 2.0)
+                average[row, column] += weight * padded[there]
+                total += weight
+            average[row, column] /= total
+    return averages
+
+
+@pytest.mark.parametrize(
+    ("shape", "search_window", "template_window"),
+    [((2, 6, 5, 1), 5, 3), ((1, 5, 7, 2), 3, 1), ((1, 3, 4, 2), 7, 5), ((1, 1, 1, 1), 3, 3)],
+)
+def test_equals_the_definition_pixel_by_pixel(shape, search_window, template_window):
+    channels = np.random.default_rng(0).random(shape)
+    expected = _average_by_definition(channels, search_window, template_window)
+    averages = average_similar_pixels(
+        tf.constant(channels), search_window, template_window, _similarity
+    )
+    np.testing.assert_allclose(averages, expected, rtol=1e-12)
+
+
+def test_similarity_averages_gradient_is_the_numerical_derivative():
+    channels = tf.constant(np.random.default_rng(1).random((2, 4, 3, 2)))
+    compiled = tf.function(lambda values: average_similar_pixels(values, 3, 3, _similarity))
+    theoretical, numerical = tf.test.compute_gradient(compiled, [channels])
+    np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-6)
+
+
+def test_equal_weights_give_the_mean_of_the_search_window():
+    channels = np.zeros((1, 7, 7, 1))
+    channels[0, 3, 3, 0] = 9.0
+    averages = average_similar_pixels(tf.constant(channels), 3, 1, tf.ones_like)
+    expected = np.zeros((7, 7))
+    expected[2:5, 2:5] = 1.0
+    np.testing.assert_allclose(averages[0, :, :, 0], expected)
+
+
+def test_graph_does_not_grow_with_the_search_window():
+    def count_operations(search_window):
+        function = tf.function(
+            lambda channels: average_similar_pixels(channels, search_window, 3, _similarity)
+        )
+        graph = function.get_concrete_function(tf.TensorSpec([None, 8, 8, 1])).graph
+        bodies = graph._functions.values()
+        return len(graph.get_operations()) + sum(
+            len(body.graph.get_operations()) for body in bodies
+        )
+
+    assert count_operations(21) == count_operations(3)
+
 
 MIN_AGREEMENT = 0.995
 

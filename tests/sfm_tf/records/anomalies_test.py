@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from sfm_tf.choices import ANOMALY_KINDS
+from sfm_tf.datasets.settings import ANOMALY_KINDS
 from sfm_tf.records.anomalies import Anomaly, find_anomalies
 from sfm_tf.records.example import ImageRecord, encode_record
 from sfm_tf.records.schema import Schema
-from sfm_tf.records.writing import write_split
+from sfm_tf.records.tfrecords import write_split
 
 _SHARDS = 2
 _SIZES = {"train": 6, "test": 4}

@@ -7,7 +7,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.records.example import ImageRecord
 from sfm_tf.records.schema import Schema
 from sfm_tf.records.statistics import compute_statistics
-from sfm_tf.records.writing import write_split
+from sfm_tf.records.tfrecords import write_split
 
 
 def _write(folder, split, images, labels):

@@ -9,11 +9,11 @@ from scipy import stats
 from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.config import EvaluationConfig
+from sfm_tf.audit.blessing import decide
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation import results
-from sfm_tf.evaluation.blessing import decide
 from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.comparison import (
     ComparedRun,
     attacks_differ,

@@ -1,25 +1,61 @@
 """The documents are parsed as their readers parse them, and compared with the figures."""
 
 import dataclasses
+import html
 import html.parser
 import json
 import math
 import re
 
+import jinja2
 import numpy as np
 import pytest
 
 from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.verdict import AuditVerdict
-from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation import results
-from sfm_tf.evaluation.blessing import decide
 from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.report.document import build_report
-from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs
-from sfm_tf.report.row_commands import RowCommand
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.report.document import build_report, html_environment, markdown_environment
+from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs, RowCommand
 
-HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
+HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\\\n# e\r"
+
+
+def test_values_show_as_they_read_and_are_no_mark_up():
+    text = markdown_environment().from_string("- {{ value }}").render(value=HOSTILE)
+    shown = text.removeprefix("- ")
+    assert html.unescape(shown) == HOSTILE.replace("\n", " ").replace("\r", " ")
+    assert not set("<>|*`[]\\\n\r") & set(shown)
+
+
+def test_words_and_figures_stay_readable():
+    template = markdown_environment().from_string("{{ a }} {{ b }}")
+    assert template.render(a="class_0 – 50.0% (1.2–3.4)", b=7) == "class_0 – 50.0% (1.2–3.4) 7"
+
+
+def test_what_a_template_calls_safe_is_left_alone():
+    assert markdown_environment().from_string("{{ v | safe }}").render(v="a|b `c`") == "a|b `c`"
+
+
+def test_values_are_text_in_html():
+    text = html_environment().from_string("{{ value }}").render(value=HOSTILE)
+    assert html.unescape(text) == HOSTILE
+    assert not set("<>") & set(text)
+
+
+def test_bytes_become_text_of_a_data_url():
+    template = html_environment().from_string("{{ value | base64 }}")
+    assert template.render(value=b"\x89PNG") == "iVBORw=="
+
+
+def test_a_name_that_a_template_misses_is_an_error():
+    with pytest.raises(jinja2.UndefinedError, match="absent"):
+        markdown_environment().from_string("{{ absent }}").render()
+
+
+DOCUMENT_HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
 LABELS = np.array([0, 0, 1, 1])
 EVALUATION = EvaluationConfig(threat_models=("black_box", "white_box"), epsilons=(8.0,))
 COMMAND = RowCommand(
@@ -69,13 +105,13 @@ ACCURACIES = {
 
 
 def report_inputs() -> ReportInputs:
-    class_counts = {HOSTILE: 2, "dog": 2}
+    class_counts = {DOCUMENT_HOSTILE: 2, "dog": 2}
     split = {
         "count": 7,
         "exact_duplicates": 0,
         "mean": [0.5],
         "std": [0.25],
-        "class_counts": {HOSTILE: 4, "dog": 3},
+        "class_counts": {DOCUMENT_HOSTILE: 4, "dog": 3},
     }
     epoch = {"stage": "alternation", "training": {"mask_loss": 1.0}, "validation": {"x": 0.5}}
     manifest = Manifest(
@@ -91,7 +127,7 @@ def report_inputs() -> ReportInputs:
         wall_seconds=1.0,
     )
     return ReportInputs(
-        experiment=HOSTILE,
+        experiment=DOCUMENT_HOSTILE,
         dataset="cifar10",
         statistics={"test": split},
         class_counts=class_counts,
@@ -293,7 +329,7 @@ def test_commands_are_shown_whole_and_told_to_programs(page, folder):
 def test_hostile_names_are_text_in_html(page):
     assert page.texts["h1"] == [f"SFM-Defence on cifar10: {HOSTILE}"]
     labels = [row[0] for row in page.tables["Test images of each class"]]
-    assert labels == ["Class", HOSTILE, "dog"]
+    assert labels == ["Class", DOCUMENT_HOSTILE, "dog"]
 
 
 def markdown_tables(text: str) -> dict[str, list[list[str]]]:
@@ -329,7 +365,7 @@ def test_hostile_names_are_text_in_markdown(folder):
     assert "`a`" not in text
     assert "[c](d)" not in text
     assert "\n# e" not in text
-    assert html.unescape(text).count(HOSTILE.replace("\n", " ")) == 2
+    assert html.unescape(text).count(DOCUMENT_HOSTILE.replace("\n", " ")) == 2
 
 
 def test_markdown_shows_figures_that_exist(folder):
@@ -349,7 +385,7 @@ def test_json_holds_the_figures_and_no_nan(folder):
     assert report["metrics"] == json.loads(json.dumps(METRICS))
     assert report["verdict"]["blessed"] is False
     assert report["verdict"]["reasons"]
-    assert report["class_counts"] == {HOSTILE: 2, "dog": 2}
+    assert report["class_counts"] == {DOCUMENT_HOSTILE: 2, "dog": 2}
     assert {name: value["run"] for name, value in report["threat_models"].items()} == {
         "black_box": True,
         "gray_box": False,

@@ -11,11 +11,11 @@ import pytest
 from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.verdict import AuditVerdict
-from sfm_tf.config import EvaluationConfig
 from sfm_tf.evaluation import results
-from sfm_tf.evaluation.blessing import decide
 from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.model_card import build_model_card, collect_card_inputs
 from sfm_tf.report.report_inputs import Audit, ReportInputs
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sfm_tf.choices import DEFENCES
-from sfm_tf.report.paper import CAVEAT, PAPER_COSTS, paper_results
+from sfm_tf.defences.settings import DEFENCES
+from sfm_tf.report.paper import CAVEAT, PAPER_COSTS, comparison_tables, cost_table, paper_results
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,83 @@ def test_costs_are_those_of_table_8():
 
 def test_the_caveat_says_that_networks_and_training_differ():
     assert "networks, training and test images differ" in CAVEAT
+
+
+_HALF = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+_QUARTER = {"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3}
+_NOTHING = {"clean": [], "under_attack": [], "minimum_norm": []}
+
+
+def _attack(defence, threat_model, attack, **figures):
+    return {"defence": defence, "threat_model": threat_model, "attack": attack, **figures}
+
+
+def _tables(metrics, dataset="cifar10"):
+    return {table.title[:7]: table for table in comparison_tables(dataset, metrics)}
+
+
+@pytest.mark.parametrize("dataset", ["digits", "image_folder"])
+def test_a_dataset_that_the_paper_does_not_use_has_no_table(dataset):
+    assert list(comparison_tables(dataset, _NOTHING)) == []
+
+
+def test_each_table_of_the_paper_has_its_rows_and_columns():
+    tables = _tables(_NOTHING)
+    assert list(tables) == ["Table 1", "Table 2", "Table 7"]
+    assert tables["Table 1"].columns[1:4] == ("clean", "PGD 8/255", "PGD 16/255")
+    assert tables["Table 2"].columns[-1] == "CW"
+    rows = [row.label for row in tables["Table 1"].rows]
+    assert rows == ["Vanilla", "FS", "TVM", "Quilt", "PixelDefend", "Sensitivity", "Ours"]
+    assert str(tables["Table 7"].rows[0].cells[0]) == "not run, paper 86.2%"
+
+
+def test_measured_figures_stand_beside_the_printed_ones_with_their_difference():
+    metrics = {
+        "clean": [{"defence": "sfm", **_HALF}],
+        "under_attack": [
+            _attack("sfm", "white_box", "pgd", epsilon=8.0, **_QUARTER),
+            _attack("tvm", "gray_box", "fgsm", epsilon=16.0, **_HALF),
+        ],
+        "minimum_norm": [_attack("sfm", "gray_box", "cw", **_QUARTER)],
+    }
+    tables = _tables(metrics)
+    (white_box,) = tables["Table 7"].rows
+    assert list(map(str, white_box.cells)) == [
+        "50.0% (40.0–60.0), paper 86.2%, difference -36.2",
+        "not run, paper 51.5%",
+        "not run, paper 37.4%",
+        "25.0% (20.0–30.0), paper 11.0%, difference +14.0",
+        "not run, paper 4.7%",
+        "not run, paper 1.6%",
+    ]
+    gray = {row.label: list(map(str, row.cells)) for row in tables["Table 2"].rows}
+    assert gray["TVM"][2] == "50.0% (40.0–60.0), paper 13.3%, difference +36.7"
+    assert gray["Ours"][-1] == "25.0% (20.0–30.0), paper 84.9%, difference -59.9"
+
+
+_COSTS = [
+    {"defence": "undefended", "seconds_per_1000_images": 2.0, "relative_to_undefended": 1.0},
+    {"defence": "sfm", "seconds_per_1000_images": 5.0, "relative_to_undefended": 2.5},
+    {"defence": "jpeg", "seconds_per_1000_images": 2.2, "relative_to_undefended": 1.1},
+]
+
+
+def test_costs_are_shown_as_ratios_beside_those_of_table_8():
+    table = cost_table("cifar10", _COSTS, {"undefended": 100.0, "sfm": 250.0})
+    bare, sfm, jpeg = (list(map(str, row.cells)) for row in table.rows)
+    assert bare == ["2", "1.00, paper 1.00", "100", "1.00, paper 1.00"]
+    # 0.8 / 0.3 and 231.7 / 78.9 minutes.
+    assert sfm == ["5", "2.50, paper 2.67", "250", "2.50, paper 2.94"]
+    assert jpeg == ["2.2", "1.10", "not run", "not run"]
+
+
+def test_costs_on_other_datasets_stand_without_the_papers():
+    table = cost_table("digits", _COSTS, {})
+    assert list(map(str, table.rows[1].cells)) == ["5", "2.50", "not run", "not run"]
+
+
+def test_nothing_measured_gives_no_cost_table():
+    assert cost_table("cifar10", [], {}) is None
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from sfm_tf.audit.blessing import Blessing
 from sfm_tf.audit.verdict import AuditVerdict
-from sfm_tf.config import EvaluationConfig
-from sfm_tf.evaluation.blessing import Blessing
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report import statements
 from sfm_tf.report.report_inputs import Audit, Gallery, ReportInputs
 

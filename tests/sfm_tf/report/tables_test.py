@@ -1,9 +1,9 @@
 import pytest
 
-from sfm_tf.attacks.catalogue import ATTACK_KINDS
-from sfm_tf.evaluation.stored_detection import AWARE_ATTACK
+from sfm_tf.audit.detection import AWARE_ATTACK
+from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS
 from sfm_tf.report import tables
-from sfm_tf.report.tables import Cell, Row, Table
+from sfm_tf.report.tables import Cell, Row, Table, ablation_table, largest_radii
 
 
 def figures(correct: int, low: float, high: float) -> dict:
@@ -161,6 +161,139 @@ def test_transposing_exchanges_rows_and_columns():
         "T", ("Name", "r", "s", "t"), [("a", 1, 3, 5), ("b", 2, 4, 6)]
     )
     assert table.transposed().transposed() == table
+
+
+COMPLETE = {
+    "words": "complete",
+    "clean": 0.9,
+    "black_box": 0.5,
+    "gray_box": None,
+    "examples": 1000,
+    "epsilon": 8.0,
+    "mask_mean": 0.5,
+    "mask_spread": 0.25,
+    "collapse": "",
+    "failure": "",
+}
+ZEROS = {
+    **COMPLETE,
+    "words": "no reconstruction loss",
+    "clean": 0.1,
+    "collapse": "The mask collapsed to zeros (mean 0.001, spread 0.000): raise semantic_weight.",
+}
+FAILED = {
+    **dict.fromkeys(COMPLETE),
+    "words": "no semantic loss",
+    "failure": "mask_loss became nan.",
+    "collapse": "",
+}
+
+
+def test_every_training_has_its_accuracies_and_its_masks():
+    table = ablation_table([COMPLETE, ZEROS])
+    assert "on 1,000 validation images, clean and under PGD at 8/255" in table.title
+    complete, zeros = table.rows
+    assert complete.label == "complete"
+    # Wilson's interval of 900 and of 500 in 1,000.
+    assert [str(cell) for cell in complete.cells] == [
+        "90.0% (88.0–91.7)",
+        "50.0% (46.9–53.1)",
+        "not run",
+        "0.500",
+        "0.250",
+    ]
+    assert str(zeros.cells[3]) == "0.500, The mask collapsed to zeros"
+
+
+def test_a_training_that_failed_says_why_and_has_no_figures():
+    (row,) = ablation_table([FAILED]).rows
+    assert [str(cell) for cell in row.cells] == ["failed, mask_loss became nan.", *["not run"] * 4]
+    assert len(row.cells) == len(ablation_table([FAILED]).columns) - 1
+
+
+def flagged(examples: int, count: int, low: float, high: float) -> dict:
+    return {
+        "examples": examples,
+        "flagged": count,
+        "rate": count / examples,
+        "rate_low": low,
+        "rate_high": high,
+    }
+
+
+NOBODY = {"examples": 0, "flagged": 0, "rate": None, "rate_low": None, "rate_high": None}
+SUCCESS = {"successful": flagged(100, 90, 0.826, 0.945), "auc": 0.98765}
+ALL = {"all": flagged(1000, 200, 0.176, 0.226)}
+
+
+def entry(threat_model: str, attack: str, epsilon: float | None, **figures) -> dict:
+    key = {"threat_model": threat_model, "attack": attack, "epsilon": epsilon}
+    return {**key, **ALL, **SUCCESS, **figures}
+
+
+SUMMARY = {
+    "false_positive_rate": 0.05,
+    "threshold": 1.14159,
+    "validation": flagged(2000, 100, 0.0413, 0.0604),
+    "clean": flagged(1000, 61, 0.0478, 0.0776),
+    "attacked": [
+        entry("white_box", "fgsm", 4.0, successful=NOBODY, auc=None),
+        entry("white_box", "fgsm", 8.0),
+        entry("black_box", "cw", None),
+    ],
+}
+NAMES = {"black_box": "black box", "gray_box": "gray box", "white_box": "white box"}
+
+
+def test_rates_stand_in_the_rows_of_their_attack_and_radius():
+    table = tables.detection_table(SUMMARY, NAMES, "Detection")
+    assert table.title == "Detection"
+    assert table.columns == (
+        "Attack",
+        "images",
+        "flagged",
+        "successful",
+        "flagged of these",
+        "AUC of these",
+    )
+    everyone = "20.0% (17.6–22.6)"
+    assert [(row.label, *map(str, row.cells)) for row in table.rows] == [
+        ("Black box, CW any size", "1,000", everyone, "100", "90.0% (82.6–94.5)", "0.988"),
+        ("White box, FGSM 4/255", "1,000", everyone, "0", "no success", "no success"),
+        ("White box, FGSM 8/255", "1,000", everyone, "100", "90.0% (82.6–94.5)", "0.988"),
+    ]
+
+
+def test_only_threat_models_that_are_shown_have_rows():
+    table = tables.detection_table(SUMMARY, {"gray_box": "gray box"}, "Detection")
+    assert table.rows == ()
+
+
+def test_the_threshold_is_told_with_what_it_flags_of_clean_images():
+    table = tables.operating_point_table(SUMMARY)
+    assert [(row.label, *map(str, row.cells)) for row in table.rows] == [
+        ("threshold, of scores from 0 to 2", "1.142"),
+        ("false positives allowed", "5.0%"),
+        ("false positives on validation images", "5.0% (4.1–6.0)"),
+        ("false positives on test images", "6.1% (4.8–7.8)"),
+    ]
+
+
+def test_what_was_not_measured_says_so():
+    assert str(tables.rate_cell(None)) == "not run"
+    assert str(tables.rate_cell(NOBODY)) == "no success"
+
+
+def test_the_largest_radius_of_each_attack_is_its_own_if_it_finds_one():
+    entries = [
+        entry("white_box", "pgd", 4.0),
+        entry("white_box", "pgd", 16.0),
+        entry("black_box", "pgd", 8.0),
+        entry("white_box", "pgd", 8.0),
+        entry("white_box", "cw", None),
+        entry("white_box", "cw", 16.0),
+    ]
+    assert largest_radii(entries) == [entries[1], entries[2], entries[4]]
 
 
 if __name__ == "__main__":

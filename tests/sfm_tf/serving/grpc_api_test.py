@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sfm_tf.serving.grpc_front import start_grpc_front
-from sfm_tf.serving.model_repository import ModelRepository
-from sfm_tf.serving.prediction_service import Limits, run_merged
-from sfm_tf.serving.request_errors import RequestError
+from sfm_tf.serving.prediction_service import Limits, ModelRepository, RequestError, run_merged
+from sfm_tf.serving.ray_server import start_grpc_front
 
 REASON = "tensorflow-serving-api is optional: pip install -r requirements-ray.txt"
 pytest.importorskip("tensorflow_serving", reason=REASON)

@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc import aio
 
 from sfm_tf.errors import SfmError
 from sfm_tf.serving.prediction_service import Limits
@@ -25,7 +26,69 @@ from sfm_tf.serving.ray_server import (
     check_models,
     prepare_environment,
     running_server,
+    start_grpc_front,
 )
+
+SERVICES = ("/toy.Echo/",)
+
+
+async def echo(method, request):
+    if request == b"fail":
+        return 5, "no such thing", b""
+    return 0, "", method.encode() + b" " + request
+
+
+def ask(method, request, largest_message=1000):
+    """Returns the answer, or the status code and details of the refusal."""
+
+    async def converse():
+        server, port = await start_grpc_front("127.0.0.1", 0, SERVICES, echo, largest_message)
+        try:
+            async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                return await channel.unary_unary(method)(request, timeout=20)
+        except aio.AioRpcError as error:
+            return error.code(), error.details()
+        finally:
+            await server.stop(None)
+
+    return asyncio.run(converse())
+
+
+def test_messages_pass_as_bytes():
+    assert ask("/toy.Echo/Say", b"\0\xff") == b"/toy.Echo/Say \0\xff"
+
+
+def test_refusals_keep_code_and_details():
+    assert ask("/toy.Echo/Say", b"fail") == (grpc.StatusCode.NOT_FOUND, "no such thing")
+
+
+def test_other_services_are_unimplemented():
+    code, _ = ask("/toy.Other/Say", b"")
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_messages_over_the_limit_are_refused():
+    assert ask("/toy.Echo/Say", b"x" * 1000).endswith(b"x")
+    code, details = ask("/toy.Echo/Say", b"x" * 1001)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "1001 vs. 1000" in details
+
+
+def test_listens_where_it_is_told_and_nowhere_else():
+    async def start():
+        server, port = await start_grpc_front("127.0.0.1", 0, SERVICES, echo, 1000)
+        try:
+            with pytest.raises(SfmError, match=f"Cannot listen on 127.0.0.1:{port}"):
+                await start_grpc_front("127.0.0.1", port, SERVICES, echo, 1000)
+            # Free on another address of the machine, so the first does not listen on all.
+            other, other_port = await start_grpc_front("127.0.0.2", port, SERVICES, echo, 1000)
+            await other.stop(None)
+            return port == other_port
+        finally:
+            await server.stop(None)
+
+    assert asyncio.run(start())
+
 
 IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
 CONTAINER = "tensorflow/serving"
@@ -61,7 +124,7 @@ def logits(version, images=IMAGES):
     return images.mean((1, 2)) + version
 
 
-def ask(url, body=None):
+def ray_server_ask(url, body=None):
     data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(url, data, timeout=60) as answer:
@@ -74,23 +137,25 @@ def check_rest(address, version):
     """What TensorFlow Serving answers to REST, asked of whichever server is there."""
     url = f"http://{address}/v1/models/toy"
     for at in (url, f"{url}/versions/{version}"):
-        code, answer = ask(f"{at}:predict", {"instances": IMAGES.tolist()})
+        code, answer = ray_server_ask(f"{at}:predict", {"instances": IMAGES.tolist()})
         assert code == 200
         rows = [row["logits"] for row in answer["predictions"]]
         np.testing.assert_allclose(rows, logits(version), rtol=1e-6)
-        (status,) = ask(at)[1]["model_version_status"]
+        (status,) = ray_server_ask(at)[1]["model_version_status"]
         assert (status["version"], status["state"]) == (str(version), "AVAILABLE")
         assert status["status"] == {"error_code": "OK", "error_message": ""}
-        metadata = ask(f"{at}/metadata")[1]
+        metadata = ray_server_ask(f"{at}/metadata")[1]
         assert metadata["model_spec"]["version"] == str(version)
         inputs = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
         sizes = [dimension["size"] for dimension in inputs["images"]["tensor_shape"]["dim"]]
         assert sizes == ["-1", "4", "4", "1"]
-    columns = ask(f"{url}:predict", {"inputs": {"images": IMAGES.tolist()}})[1]["outputs"]
+    columns = ray_server_ask(f"{url}:predict", {"inputs": {"images": IMAGES.tolist()}})[1][
+        "outputs"
+    ]
     np.testing.assert_allclose(columns["logits"], logits(version), rtol=1e-6)
     encoded = [{"b64": base64.b64encode(data).decode()} for data in (b"\x89PNG\0", b"x")]
     body = {"signature_name": "predict_bytes", "instances": encoded}
-    rows = ask(f"{url}:predict", body)[1]["predictions"]
+    rows = ray_server_ask(f"{url}:predict", body)[1]["predictions"]
     assert rows == [
         {"copy_bytes": encoded[0], "status": 5},
         {"copy_bytes": encoded[1], "status": 1},
@@ -113,7 +178,7 @@ REFUSALS = [
 
 def check_refusals(address):
     for suffix, body, code, message in REFUSALS:
-        found, answer = ask(f"http://{address}/v1/models/toy{suffix}", body)
+        found, answer = ray_server_ask(f"http://{address}/v1/models/toy{suffix}", body)
         assert found == code, (suffix, body, answer)
         assert message in answer["error"]
 
@@ -159,7 +224,7 @@ def check_crowd(address, version):
 
     def one(images):
         body = {"instances": images.tolist()}
-        return ask(f"http://{address}/v1/models/toy:predict", body)[1]["predictions"]
+        return ray_server_ask(f"http://{address}/v1/models/toy:predict", body)[1]["predictions"]
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for images, rows in zip(crowd, pool.map(one, crowd), strict=True):
@@ -174,7 +239,7 @@ def check_takeover(address, folder):
     deadline = time.monotonic() + 60
     while (not seen or seen[-1] == 1.0) and time.monotonic() < deadline:
         body = {"instances": np.zeros((2, 4, 4, 1)).tolist()}
-        code, answer = ask(f"http://{address}/v1/models/toy:predict", body)
+        code, answer = ray_server_ask(f"http://{address}/v1/models/toy:predict", body)
         assert code == 200
         (value,) = {row["logits"][0] for row in answer["predictions"]}
         seen.append(value)
@@ -184,7 +249,7 @@ def check_takeover(address, folder):
 
 def check_limits(address, limit):
     for body in ({"instances": ["x" * limit]}, {"instances": ["x" * 3 * limit]}):
-        code, answer = ask(f"http://{address}/v1/models/toy:predict", body)
+        code, answer = ray_server_ask(f"http://{address}/v1/models/toy:predict", body)
         assert code == 413
         assert "larger than the limit" in answer["error"]
 
@@ -250,7 +315,7 @@ def container(folder):
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                if ask(f"http://{ports[0]}/v1/models/toy")[0] == 200:
+                if ray_server_ask(f"http://{ports[0]}/v1/models/toy")[0] == 200:
                     break
             time.sleep(0.5)
         yield ports

@@ -3,24 +3,236 @@
 Those run the script that the process would run in the process of the test.
 """
 
+import dataclasses
+import json
+import pathlib
 import sys
 
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.serving import fresh_process, fresh_process_check
+from sfm_tf.serving import fresh_process_check, verification
 from sfm_tf.serving.saved_model import export_saved_model
-from sfm_tf.serving.verification import verify_saved_model
+from sfm_tf.serving.verification import (
+    Agreement,
+    BatchPerformance,
+    Pass,
+    Performance,
+    answer_in_fresh_process,
+    compare_answers,
+    describe_performance,
+    read_performance,
+    verify_saved_model,
+)
+
+IMAGES = np.random.default_rng(0).random((7, 2, 2, 1)).astype(np.float32)
+KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+MASK = np.float32(0.75)
+
+
+@pytest.fixture(scope="module")
+def defended():
+    dense = keras.layers.Dense(3, use_bias=False)
+    classifier = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), dense])
+    dense.set_weights([KERNEL])
+    masker = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1)])
+    masker.set_weights([np.zeros((1, 1, 1, 1)), np.float32([MASK])])
+    return DefendedModel(classifier, masker, parse_preprocessor("bit_depth_1"))
+
+
+def served() -> dict[str, dict[str, np.ndarray]]:
+    """The right answers under each signature, as a SavedModel gives them."""
+    masked = MASK * IMAGES
+    quantised = (masked >= 0.5).astype(np.float32)
+    logits = quantised.reshape(7, 4) @ KERNEL
+    class_id = {"class_id": np.argmax(logits, axis=-1)}
+    scores = {"logits": logits, "probabilities": scipy.special.softmax(logits, axis=-1)}
+    masks = np.full((7, 2, 2, 1), MASK)
+    arrays = {"mask": masks, "masked_image": masked, "defended_image": quantised}
+    files = {
+        "mask_png_bytes": np.full((7, 2, 2, 1), 191, np.uint8),  # 191.25
+        "masked_png_bytes": np.rint(255 * masked).astype(np.uint8),
+        "defended_png_bytes": (255 * quantised).astype(np.uint8),
+    }
+    return {
+        "serving_default": {**scores, **class_id},
+        "predict_bytes": {**scores, **class_id, "status": np.zeros(7, np.int64)},
+        "explain": {**arrays, **files, **class_id},
+    }
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "predict_bytes", "explain"])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_right_answers_agree(defended, signature, batch_size):
+    answers = served()[signature]
+    found = compare_answers(signature, answers, defended, IMAGES, batch_size)
+    assert found.disagreeing_labels == 0
+    assert found.excesses() == {}
+    assert set(found.max_differences) == set(answers) - {"class_id"}
+
+
+@pytest.mark.parametrize(
+    ("signature", "output", "change", "expected"),
+    [
+        ("serving_default", "logits", 0.01, 0.01),
+        ("serving_default", "probabilities", np.nan, np.nan),
+        ("predict_bytes", "status", 1, 1.0),
+        ("explain", "mask", -0.2, 0.2),
+        ("explain", "defended_image", 1 / 255, 1 / 255),
+        ("explain", "masked_png_bytes", 1, 1 / 255),
+        ("explain", "mask_png_bytes", 2, 1.75 / 255),
+    ],
+)
+def test_a_single_wrong_value_is_found(defended, signature, output, change, expected):
+    answers = served()[signature]
+    change = np.asarray(change, answers[output].dtype)
+    answers[output] = answers[output].copy()
+    answers[output][-1] += change
+    found = compare_answers(signature, answers, defended, IMAGES, 3)
+    assert list(found.excesses()) == [output]
+    # Rounding to a level may have taken up to half of one from a difference, or added it.
+    tolerance = 0.51 / 255 if output == "masked_png_bytes" else 1e-5
+    assert found.max_differences[output] == pytest.approx(expected, abs=tolerance, nan_ok=True)
+
+
+def test_wrong_labels_are_counted_over_all_batches(defended):
+    answers = served()["serving_default"]
+    answers["class_id"][[0, 4, 6]] += 1
+    found = compare_answers("serving_default", answers, defended, IMAGES, 3)
+    assert found.disagreeing_labels == 3
+    assert found.excesses() == {}
+
+
+def test_a_wrong_shape_is_a_difference(defended):
+    answers = served()["serving_default"]
+    answers["logits"] = answers["logits"][:, :1]
+    found = compare_answers("serving_default", answers, defended, IMAGES, 3)
+    assert found.excesses() == {"logits": np.inf}
+
+
+@pytest.mark.parametrize("missing", ["status", "class_id"])
+def test_outputs_are_those_of_the_signature(defended, missing):
+    answers = served()["predict_bytes"]
+    del answers[missing]
+    answers["other"] = answers["logits"]
+    with pytest.raises(SfmError, match=r"predict_bytes .* gives .*other.*; expected .*status"):
+        compare_answers("predict_bytes", answers, defended, IMAGES, 3)
+
+
+def test_the_worse_of_two_comparisons_keeps_what_is_not_a_number():
+    first = Agreement(1, {"logits": 0.5, "probabilities": np.nan})
+    second = Agreement(2, {"logits": 0.25, "probabilities": 0.0})
+    for worse in (first.worse(second), second.worse(first)):
+        assert worse.disagreeing_labels == 2
+        assert worse.max_differences["logits"] == 0.5
+        assert np.isnan(worse.max_differences["probabilities"])
+
+
+PERFORMANCE = Performance(
+    cpu_count=2,
+    loaded_memory_bytes=700_000_000,
+    batches=(
+        BatchPerformance(1, 100, 0.00531, 0.0105, 830_332_928),
+        BatchPerformance(64, 11, 0.46249, 1.5, 1_034_000_000),
+    ),
+)
+
+
+def test_the_line_has_latency_and_memory_of_each_batch_size():
+    assert describe_performance(PERFORMANCE) == (
+        "on 2 CPUs, median, p95 and peak memory: batch 1 5.3 ms, 10.5 ms, 830 MB; "
+        "batch 64 462.5 ms, 1,500.0 ms, 1,034 MB"
+    )
+
+
+def test_memory_that_the_system_does_not_tell_is_not_made_up():
+    unknown = (dataclasses.replace(PERFORMANCE.batches[0], peak_memory_bytes=None),)
+    line = describe_performance(dataclasses.replace(PERFORMANCE, batches=unknown))
+    assert line.endswith("batch 1 5.3 ms, 10.5 ms, not measured")
+
+
+def test_what_is_written_as_json_is_read_again():
+    written = json.dumps(dataclasses.asdict(PERFORMANCE))
+    assert read_performance(json.loads(written)) == PERFORMANCE
+
+
+FRESH_PROCESS_IMAGES = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+PASSES = [Pass("serving_default", "images", 2, 3), Pass("predict_bytes", "image_bytes", 1, 2)]
+
+ANSWERING = """
+import json, os, pathlib, sys
+import numpy as np
+folder = pathlib.Path(sys.argv[1])
+request = json.loads((folder / "request.json").read_text())
+assert request["timing"]["signature"] == "serving_default"
+assert request["timing"]["batch_sizes"] == [1, 8, 64]
+assert not [name for name in os.environ if name.startswith("PYTHON")], "inherited"
+assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
+assert sys.flags.isolated
+for number, asked in enumerate(request["passes"]):
+    examples = np.load(folder / (asked["input"] + ".npy"), allow_pickle=False)[:asked["count"]]
+    np.save(folder / f"{number}.lengths.npy", np.array([len(example) for example in examples]))
+    np.save(folder / f"{number}.sizes.npy", asked["batch_size"] * np.ones(len(examples)))
+batch = dict(batch_size=1, calls=3, median_seconds=0.5, p95_seconds=1.0, peak_memory_bytes=None)
+performance = dict(cpu_count=7, loaded_memory_bytes=None, batches=[batch])
+(folder / "performance.json").write_text(json.dumps(performance))
+"""
+
+
+def answer(
+    folder: pathlib.Path, script: str, monkeypatch: pytest.MonkeyPatch, timeout_seconds: float = 60
+) -> verification.FreshAnswers:
+    path = folder / "script.py"
+    path.write_text(script)
+    monkeypatch.setattr(verification.fresh_process_check, "__file__", str(path))
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    inputs = {"images": FRESH_PROCESS_IMAGES, "image_bytes": np.array([b"four", b"", b"seven.."])}
+    return answer_in_fresh_process(folder, inputs, PASSES, scratch, timeout_seconds)
+
+
+def test_every_pass_gets_its_examples_and_gives_its_outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    found = answer(tmp_path, ANSWERING, monkeypatch)
+    images, files = found.answers
+    np.testing.assert_array_equal(images["lengths"], [1, 1, 1])
+    np.testing.assert_array_equal(images["sizes"], [2, 2, 2])
+    np.testing.assert_array_equal(files["lengths"], [4, 0])
+    np.testing.assert_array_equal(files["sizes"], [1, 1])
+    assert found.performance.cpu_count == 7
+    assert found.performance.batches[0].p95_seconds == 1.0
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("raise KeyError('no such signature')", r"\(exit status 1\): KeyError: 'no such signature"),
+        ("raise SystemExit(3)", r"\(exit status 3\): no message"),
+        ("import os; os.kill(os.getpid(), 9)", r"ended by SIGKILL, often for lack of memory"),
+        ("import os; os.abort()", r"ended by SIGABRT\)"),
+        ("pass", r"performance\.json"),
+    ],
+)
+def test_a_process_that_dies_is_told_with_its_last_words(tmp_path, monkeypatch, script, message):
+    with pytest.raises(SfmError, match=message):
+        answer(tmp_path, script, monkeypatch)
+
+
+def test_a_process_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
+    with pytest.raises(SfmError, match=r"took over 0\.3 seconds; verify with fewer images"):
+        answer(tmp_path, "import time; time.sleep(60)", monkeypatch, timeout_seconds=0.3)
+
 
 CLASS_NAMES = ["a", "b", "c"]
 SIGNATURES = ["serving_default", "predict_bytes", "explain"]
 RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.integers(0, 256, (11, 6, 6, 1)).astype(np.float32) / np.float32(255)
+VERIFICATION_IMAGES = RANDOM.integers(0, 256, (11, 6, 6, 1)).astype(np.float32) / np.float32(255)
 
 
 def defended_model() -> DefendedModel:
@@ -36,21 +248,21 @@ def defended_model() -> DefendedModel:
 
 
 @pytest.fixture(scope="module")
-def defended():
+def verification_defended():
     return defended_model()
 
 
 @pytest.fixture(scope="module")
-def labels(defended):
+def labels(verification_defended):
     """Classes of which the model is right on 8 of 11."""
-    predicted = np.argmax(defended(IMAGES).numpy(), axis=-1)
+    predicted = np.argmax(verification_defended(VERIFICATION_IMAGES).numpy(), axis=-1)
     return np.where(np.arange(11) < 8, predicted, (predicted + 1) % 3)
 
 
 @pytest.fixture(scope="module")
-def exported(defended, tmp_path_factory):
+def exported(verification_defended, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export_saved_model(defended, CLASS_NAMES, folder)
+    export_saved_model(verification_defended, CLASS_NAMES, folder)
     return folder
 
 
@@ -76,9 +288,9 @@ def in_this_process(monkeypatch):
         finally:
             sys.modules["sfm_tf"] = library
 
-    monkeypatch.setattr(fresh_process, "_run", run)
-    monkeypatch.setattr(fresh_process, "MEASURED_BATCH_SIZES", (1,))
-    monkeypatch.setattr(fresh_process, "MOST_CALLS", 3)
+    monkeypatch.setattr(verification, "_run", run)
+    monkeypatch.setattr(verification, "MEASURED_BATCH_SIZES", (1,))
+    monkeypatch.setattr(verification, "MOST_CALLS", 3)
 
 
 def mixed(sources, folder):
@@ -92,8 +304,10 @@ def mixed(sources, folder):
     return folder
 
 
-def test_an_untouched_export_answers_as_the_keras_model(defended, labels, exported):
-    found = verify_saved_model(exported, defended, IMAGES, labels, batch_size=4)
+def test_an_untouched_export_answers_as_the_keras_model(verification_defended, labels, exported):
+    found = verify_saved_model(
+        exported, verification_defended, VERIFICATION_IMAGES, labels, batch_size=4
+    )
     assert found.examples == 11
     assert found.batch_sizes == (4, 1)
     assert found.accuracy == 8 / 11
@@ -123,68 +337,83 @@ def test_an_untouched_export_answers_as_the_keras_model(defended, labels, export
 )
 @pytest.mark.usefixtures("in_this_process")
 def test_other_weights_behind_one_signature_are_refused(
-    defended, labels, exported, tampered, tmp_path, signature, message
+    verification_defended, labels, exported, tampered, tmp_path, signature, message
 ):
     sources = {name: tampered if name == signature else exported for name in SIGNATURES}
     folder = mixed(sources, tmp_path / "model")
     with pytest.raises(SfmError, match=message) as caught:
-        verify_saved_model(folder, defended, IMAGES, labels)
+        verify_saved_model(folder, verification_defended, VERIFICATION_IMAGES, labels)
     assert str(caught.value).count("labels differ") == 1
 
 
 @pytest.mark.parametrize(("number", "place"), [(0, -1), (1, 0)])
 @pytest.mark.usefixtures("in_this_process")
 def test_one_wrong_answer_in_batches_or_alone_is_refused(
-    defended, labels, exported, monkeypatch, number, place
+    verification_defended, labels, exported, monkeypatch, number, place
 ):
-    run = fresh_process._run
+    run = verification._run
 
     def run_and_spoil(folder, timeout_seconds):
         run(folder, timeout_seconds)
         logits = np.load(folder / f"{number}.logits.npy", mmap_mode="r+")
         logits[place, 0] += 0.5
 
-    monkeypatch.setattr(fresh_process, "_run", run_and_spoil)
+    monkeypatch.setattr(verification, "_run", run_and_spoil)
     with pytest.raises(SfmError, match=r"under serving_default 0 of 11 .*, logits by 0\.5\."):
-        verify_saved_model(exported, defended, IMAGES, labels)
+        verify_saved_model(exported, verification_defended, VERIFICATION_IMAGES, labels)
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_another_arithmetic_is_told_but_not_refused(defended, labels, tampered):
-    found = verify_saved_model(tampered, defended, IMAGES, labels, same_arithmetic=False)
+def test_another_arithmetic_is_told_but_not_refused(verification_defended, labels, tampered):
+    found = verify_saved_model(
+        tampered, verification_defended, VERIFICATION_IMAGES, labels, same_arithmetic=False
+    )
     assert found.signatures["serving_default"].max_differences["logits"] > 1.0
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_what_is_not_a_number_is_refused_in_any_arithmetic(defended, labels, tmp_path):
+def test_what_is_not_a_number_is_refused_in_any_arithmetic(verification_defended, labels, tmp_path):
     model = defended_model()
     bias = model.classifier.layers[-1].bias
     bias.assign([np.nan, 0.0, 0.0])
     export_saved_model(model, CLASS_NAMES, tmp_path / "model")
     with pytest.raises(SfmError, match=r"under serving_default logits, probabilities hold NaN"):
-        verify_saved_model(tmp_path / "model", defended, IMAGES, labels, same_arithmetic=False)
+        verify_saved_model(
+            tmp_path / "model",
+            verification_defended,
+            VERIFICATION_IMAGES,
+            labels,
+            same_arithmetic=False,
+        )
 
 
 @pytest.mark.parametrize("missing", SIGNATURES)
-def test_a_missing_signature_is_refused(defended, labels, exported, tmp_path, missing):
+def test_a_missing_signature_is_refused(verification_defended, labels, exported, tmp_path, missing):
     sources = {name: exported for name in SIGNATURES if name != missing}
     folder = mixed(sources, tmp_path / "model")
     with pytest.raises(SfmError, match=r"has the signatures .*; expected .*" + missing):
-        verify_saved_model(folder, defended, IMAGES, labels)
+        verify_saved_model(folder, verification_defended, VERIFICATION_IMAGES, labels)
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_only_required_signatures_have_to_be_there(defended, labels, exported, tmp_path):
+def test_only_required_signatures_have_to_be_there(
+    verification_defended, labels, exported, tmp_path
+):
     folder = mixed({"serving_default": exported, "explain": exported}, tmp_path / "model")
     found = verify_saved_model(
-        folder, defended, IMAGES, labels, batch_size=1, required_signatures=["serving_default"]
+        folder,
+        verification_defended,
+        VERIFICATION_IMAGES,
+        labels,
+        batch_size=1,
+        required_signatures=["serving_default"],
     )
     assert list(found.signatures) == ["serving_default", "explain"]
     assert found.batch_sizes == (1,)
     assert found.accuracy == 8 / 11
 
 
-def test_damaged_variables_are_refused(defended, labels, exported, tmp_path):
+def test_damaged_variables_are_refused(verification_defended, labels, exported, tmp_path):
     damaged = tmp_path / "model"
     (damaged / "variables").mkdir(parents=True)
     for path in exported.rglob("*"):
@@ -193,28 +422,36 @@ def test_damaged_variables_are_refused(defended, labels, exported, tmp_path):
     data = damaged / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-40])
     with pytest.raises(SfmError, match=r"does not work in a fresh process without sfm_tf"):
-        verify_saved_model(damaged, defended, IMAGES, labels)
+        verify_saved_model(damaged, verification_defended, VERIFICATION_IMAGES, labels)
 
 
 @pytest.mark.parametrize("contents", [None, b"\xff\xff no protocol buffer"])
-def test_a_folder_without_a_model_is_refused(defended, labels, tmp_path, contents):
+def test_a_folder_without_a_model_is_refused(verification_defended, labels, tmp_path, contents):
     if contents is not None:
         (tmp_path / "saved_model.pb").write_bytes(contents)
     with pytest.raises(SfmError, match=r"Cannot read a SavedModel in .*; export again"):
-        verify_saved_model(tmp_path, defended, IMAGES, labels)
+        verify_saved_model(tmp_path, verification_defended, VERIFICATION_IMAGES, labels)
 
 
-def test_the_process_has_more_time_for_more_images(defended, labels, exported, monkeypatch):
+def test_the_process_has_more_time_for_more_images(
+    verification_defended, labels, exported, monkeypatch
+):
     limits = []
 
     def stop(folder, timeout_seconds):
         limits.append(timeout_seconds)
         raise SfmError("stopped")
 
-    monkeypatch.setattr(fresh_process, "_run", stop)
+    monkeypatch.setattr(verification, "_run", stop)
     for count, options in ((1, {}), (11, {}), (1, {"timeout_seconds": 5.0})):
         with pytest.raises(SfmError, match="stopped"):
-            verify_saved_model(exported, defended, IMAGES[:count], labels[:count], **options)
+            verify_saved_model(
+                exported,
+                verification_defended,
+                VERIFICATION_IMAGES[:count],
+                labels[:count],
+                **options,
+            )
     assert limits == [606.0, 666.0, 5.0]
 
 

@@ -14,14 +14,100 @@ from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.training.adversarial_trainer import (
     AdversarialTrainer,
     AdversarialTraining,
+    adversarial_images,
     divergences,
 )
-from sfm_tf.training.phases import Phase
-from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
-from sfm_tf.training_config import TrainingConfig
+from sfm_tf.training.settings import TrainingConfig
+from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
+
+_EPSILON = 0.1
+
+
+def _images(low=0.2, high=0.8, count=5):
+    generator = np.random.default_rng(0)
+    return tf.constant(generator.uniform(low, high, (count, 4, 3, 2)), tf.float32)
+
+
+def _weights():
+    return tf.constant(np.random.default_rng(1).normal(size=(4, 3, 2)), tf.float32)
+
+
+def _linear(images):
+    return tf.reduce_sum(_weights() * images, axis=(1, 2, 3))
+
+
+def _bent(images):
+    """A measure whose gradient turns inside the ball: steps overshoot its maximum."""
+    return tf.reduce_sum(tf.sin(12.0 * _weights() * images), axis=(1, 2, 3))
+
+
+def _attack(images, measure=_linear, step_size=0.05, iterations=5, seed=(3, 4)):
+    return adversarial_images(images, measure, _EPSILON, step_size, iterations, tf.constant(seed))
+
+
+def test_reaches_the_corner_that_is_worst_for_a_linear_model():
+    images = _images()
+    expected = images + _EPSILON * np.sign(_weights())
+    np.testing.assert_allclose(_attack(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 4])
+@pytest.mark.parametrize("measure", [_linear, _bent])
+def test_stays_in_the_ball_and_in_the_range_of_images(measure, iterations):
+    images = _images(low=0.0, high=1.0)
+    attacked = _attack(images, measure, step_size=0.08, iterations=iterations).numpy()
+    assert np.abs(attacked - images).max() <= _EPSILON + 1e-6
+    assert attacked.min() >= 0.0
+    assert attacked.max() <= 1.0
+
+
+def test_start_is_uniform_in_the_ball():
+    images = tf.fill((50, 4, 3, 2), 0.5)
+    noise = (_attack(images, iterations=0) - images).numpy().ravel()
+    assert noise.mean() == pytest.approx(0.0, abs=0.01)
+    assert noise.std() == pytest.approx(_EPSILON / np.sqrt(3), rel=0.05)
+    assert np.abs(noise).max() > 0.99 * _EPSILON
+
+
+@pytest.mark.parametrize("measure", [_linear, _bent])
+def test_loss_is_no_smaller_than_at_the_start(measure):
+    images = _images()
+    start = _attack(images, measure, iterations=0)
+    attacked = _attack(images, measure, step_size=0.01, iterations=10)
+    assert np.all(measure(attacked).numpy() >= measure(start).numpy())
+
+
+def test_depends_on_the_seed_alone():
+    images = _images()
+    first, again, other = (
+        _attack(images, iterations=1, step_size=0.02, seed=seed).numpy()
+        for seed in ((3, 4), (3, 4), (3, 5))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_is_the_same_inside_a_graph_for_batches_of_any_size():
+    @tf.function(input_signature=[tf.TensorSpec((None, 4, 3, 2))])
+    def attack(images):
+        return _attack(images, _bent)
+
+    for count in (1, 5):
+        images = _images(count=count)
+        np.testing.assert_allclose(attack(images), _attack(images, _bent), atol=1e-6)
+    assert attack.get_concrete_function().output_shapes == (None, 4, 3, 2)
+
+
+def test_no_gradient_flows_back_through_the_attack():
+    images = _images()
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = tf.reduce_sum(_attack(images))
+    assert tape.gradient(loss, images) is None
+
 
 _SHAPE = (2, 2, 1)
-_EPSILON = 0.05
+_TRAINER_EPSILON = 0.05
 _WEIGHT_DECAY = 0.1
 _SETTINGS = {
     "sparsity_weight": 0.4,
@@ -55,7 +141,7 @@ def _masker():
 
 
 def _training(method="pgd", beta=6.0, **changes):
-    values = {"epsilon": _EPSILON, "step_size": 0.03, "iterations": 5, **changes}
+    values = {"epsilon": _TRAINER_EPSILON, "step_size": 0.03, "iterations": 5, **changes}
     return AdversarialTraining(method=method, beta=beta, **values)
 
 
@@ -100,7 +186,7 @@ def _worst(images, labels, kernel):
     """The corner of each ball at which a linear model of two classes is worst."""
     directions = (kernel[:, 1] - kernel[:, 0]).reshape(_SHAPE)
     towards_the_other = np.where(labels == 0, 1, -1)[:, None, None, None]
-    return images + _EPSILON * np.sign(directions) * towards_the_other
+    return images + _TRAINER_EPSILON * np.sign(directions) * towards_the_other
 
 
 def _gradient(objective, values, step=1e-5):
@@ -114,14 +200,14 @@ def _gradient(objective, values, step=1e-5):
     return gradient
 
 
-def _weights(model):
+def _adversarial_trainer_weights(model):
     return [weight.astype(np.float64) for weight in model.get_weights()]
 
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_pgd_descends_the_cross_entropy_of_the_worst_images_through_the_pipeline(masked):
     trainer = _trainer(masked=masked)
-    kernel, bias = _weights(trainer.defended.classifier)
+    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
     images, labels = _data()
     worst = _worst(images, labels, kernel)
     seen = _seen(worst) if masked else worst
@@ -154,7 +240,7 @@ def _masker_objective(parameters, worst, target_logits, kernel, bias):
 @pytest.mark.parametrize("method", ["pgd", "trades"])
 def test_masker_descends_equation_2_on_the_worst_images(method):
     trainer = _trainer(_training(method))
-    kernel, bias = _weights(trainer.defended.classifier)
+    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
     images, labels = _data()
     target_logits = (np.round(images * 15) / 15).reshape(len(images), -1) @ kernel + bias
     worst = _worst(images, labels, kernel)
@@ -181,7 +267,7 @@ def _trades_objective(kernel, bias, images, attacked, labels, beta):
 
 def test_trades_descends_cross_entropy_and_divergence_to_a_worst_image():
     trainer = _trainer(_training("trades", beta=20.0), masked=False)
-    kernel, bias = _weights(trainer.defended.classifier)
+    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
     images, labels = _data(count=3)
     metrics = _step(trainer, Phase.CLASSIFIER, (images, labels))
     decay = _WEIGHT_DECAY / 2 * np.sum(kernel**2)
@@ -285,7 +371,7 @@ def test_evaluation_measures_the_accuracy_on_worst_images():
     images, labels = _data(count=60)
     # Most images near the border between the classes.
     trainer.defended.classifier.layers[-1].bias.assign(_balance(trainer.defended, images))
-    kernel, bias = _weights(trainer.defended.classifier)
+    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(25)
     # Keras before 3.13 gives tensors.
     measured = trainer.evaluate(dataset, return_dict=True, verbose=0)

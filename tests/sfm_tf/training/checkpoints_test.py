@@ -10,8 +10,7 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.training.checkpoints import Checkpoints, Position, best_epoch
-from sfm_tf.training.phases import Phase
-from sfm_tf.training.sparse_feature_masker_trainer import SparseFeatureMaskerTrainer
+from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
 
 _SHAPE = (2, 2, 1)
 _SETTINGS = {"seed": 0, "epochs": 3, "input_shape": (2, 2, 1)}

@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from sfm_tf.config import DataConfig
 from sfm_tf.datasets.ingestion import ingest
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.training.devices import check_shares, cluster_task, is_chief, open_strategy
-from sfm_tf.training_config import TrainingConfig
+from sfm_tf.training.settings import TrainingConfig
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
 _EPOCHS = 2
@@ -31,11 +31,11 @@ if int(devices) > 1:
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
     )
-from sfm_tf.config import ModelConfig
+from sfm_tf.models.settings import ModelConfig
 from sfm_tf.training import blueprint
-from sfm_tf.training.plan import defence_plan
-from sfm_tf.training.workplace import Workplace
-from sfm_tf.training_config import TrainingConfig, TrainingExecutionConfig
+from sfm_tf.training.training_loop import defence_plan
+from sfm_tf.training.training import Workplace
+from sfm_tf.training.settings import TrainingConfig, TrainingExecutionConfig
 
 def classifier(name, shape, classes, width, mean, variance, seed):
     inputs = keras.Input(shape)

@@ -6,8 +6,7 @@ import pytest
 import sklearn.datasets
 
 from sfm_tf.errors import SfmError
-from sfm_tf.models.discretised_logistics import bits_per_dimension
-from sfm_tf.models.pixel_cnn import build_pixel_cnn
+from sfm_tf.models.pixel_cnn import bits_per_dimension, build_pixel_cnn
 from sfm_tf.training.checkpoints import Checkpoints
 from sfm_tf.training.pixel_cnn_fitting import fit_pixel_cnn
 

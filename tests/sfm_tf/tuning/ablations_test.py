@@ -5,14 +5,14 @@ import pytest
 
 from sfm_tf import testing
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.config import EvaluationConfig, ModelConfig
-from sfm_tf.training.loading import load_source_model
-from sfm_tf.training_config import TrainingConfig
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.settings import ModelConfig
+from sfm_tf.training.model_files import load_source_model
+from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.tuning import ablations as module
 from sfm_tf.tuning.ablations import ABLATION_KINDS, AblationStudy, read_ablations
-from sfm_tf.tuning.measurement import Measurement, measurement_settings
-from sfm_tf.tuning.trial import Trial
-from sfm_tf.tuning_config import ABLATIONS, AblationConfig
+from sfm_tf.tuning.settings import ABLATIONS, AblationConfig
+from sfm_tf.tuning.trials import Measurement, Trial, measurement_settings
 
 TRAINING = TrainingConfig(epochs=7, source_epochs=1, batch_size=42, adversarial_training="pgd")
 

@@ -5,15 +5,15 @@ import pytest
 
 from sfm_tf import testing
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.config import EvaluationConfig, ModelConfig
 from sfm_tf.errors import SfmError
-from sfm_tf.training_config import TrainingConfig
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.settings import ModelConfig
+from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.tuning import tuning as module
-from sfm_tf.tuning.measurement import measurement_settings
-from sfm_tf.tuning.oracles import Assignment
-from sfm_tf.tuning.roles import Role
+from sfm_tf.tuning.search import Assignment, Role
+from sfm_tf.tuning.settings import TuningConfig
+from sfm_tf.tuning.trials import measurement_settings
 from sfm_tf.tuning.tuning import Tuning
-from sfm_tf.tuning_config import TuningConfig
 
 
 class Killed(BaseException):

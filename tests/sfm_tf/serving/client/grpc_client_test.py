@@ -8,8 +8,7 @@ import pytest
 from sfm_tf.errors import SfmError
 from sfm_tf.serving.client import grpc_client
 from sfm_tf.serving.client.grpc_client import GrpcClient
-from sfm_tf.serving.client.retries import RetryPolicy
-from sfm_tf.serving.client.server_error import ServerError
+from sfm_tf.serving.client.model_client import RetryPolicy, ServerError
 
 grpc = pytest.importorskip("grpc")
 predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")

@@ -1,6 +1,7 @@
 import contextlib
 import http.server
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -11,9 +12,157 @@ import pytest
 
 from sfm_tf.errors import SfmError
 from sfm_tf.serving.client import folder_classification, grpc_client, rest_client
-from sfm_tf.serving.client.rest_client import RestClient
-from sfm_tf.serving.client.retries import RetryPolicy
-from sfm_tf.serving.client.server_error import ServerError
+from sfm_tf.serving.client.model_client import RetryPolicy, ServerError
+from sfm_tf.serving.client.rest_client import RestClient, check_server, exchange
+
+
+@contextlib.contextmanager
+def _server(answer, reads=65536):
+    """A server for one connection that sends the pieces of `answer`, whatever it is asked."""
+    received = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                received.append(connection.recv(reads))
+                for piece in answer:
+                    connection.sendall(piece)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", received
+        thread.join(timeout=10)
+
+
+def _slowly(*pieces, seconds):
+    for piece in pieces:
+        yield piece
+        time.sleep(seconds)
+
+
+def test_sends_the_request_and_returns_the_answer():
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone"
+    with _server([answer]) as (server, received):
+        reply = exchange("POST", f"{server}/v1/models/m:predict", b"{}", 5.0)
+    assert (reply.status, reply.reason, reply.body) == (404, "Not Found", b"gone")
+    head, _, body = received[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/models/m:predict HTTP/1.1\r\n")
+    assert b"Content-Type: application/json" in head.split(b"\r\n")
+    assert b"Content-Length: 2" in head.split(b"\r\n")
+    assert body in (b"{}", b"")  # The body may come in a segment of its own.
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("Retry-After: 7", 7.0),
+        ("Retry-After: Wed, 21 Oct 2026 07:28:00 GMT", 0.0),
+        ("Retry-After: -3", 0.0),
+        ("X: y", 0.0),
+    ],
+)
+def test_reads_how_long_to_wait(header, seconds):
+    answer = f"HTTP/1.1 503 Busy\r\n{header}\r\nContent-Length: 0\r\n\r\n".encode()
+    with _server([answer]) as (server, _):
+        assert exchange("GET", f"{server}/", None, 5.0).retry_after == seconds
+
+
+def test_redirects_are_not_followed():
+    answer = b"HTTP/1.1 302 Found\r\nLocation: http://example.com/\r\nContent-Length: 0\r\n\r\n"
+    with _server([answer]) as (server, _):
+        assert exchange("GET", f"{server}/", None, 5.0).status == 302
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "Remote end closed connection without response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "5 more expected"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhalf", "IncompleteRead"),
+        (b"what?\x1b\r\n\r\n", "what"),
+    ],
+)
+def test_a_connection_that_breaks_can_be_tried_again(answer, message):
+    with _server([answer]) as (server, _), pytest.raises(ServerError, match=message) as caught:
+        exchange("GET", f"{server}/", None, 5.0)
+    assert caught.value.retryable
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_refused_connection_can_be_tried_again():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ServerError, match="Connection refused") as caught:
+        exchange("GET", f"http://127.0.0.1:{port}/", None, 5.0)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"",) * 5,
+        (b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n"] * 20),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", *[b"x"] * 20),
+    ],
+    ids=["silent", "dripping head", "dripping body"],
+)
+def test_the_time_is_kept_whatever_the_server_does(pieces):
+    start = time.monotonic()
+    with (
+        _server(_slowly(*pieces, seconds=0.2)) as (server, _),
+        pytest.raises(ServerError, match=r"nothing within 0\.5 seconds") as caught,
+    ):
+        exchange("GET", f"{server}/", None, 0.5)
+    assert caught.value.retryable
+    assert 0.4 < time.monotonic() - start < 2.0
+
+
+def test_an_answer_that_is_too_large_is_not_read(monkeypatch):
+    monkeypatch.setattr(rest_client, "LARGEST_ANSWER", 10)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n" + b"x" * 11
+    with (
+        _server([answer]) as (server, _),
+        pytest.raises(ServerError, match="over 10 bytes; use a smaller batch_size") as caught,
+    ):
+        exchange("GET", f"{server}/", None, 5.0)
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("server", "kept"),
+    [
+        ("http://127.0.0.1:8501", "http://127.0.0.1:8501"),
+        ("https://models.example.com/tenant/", "https://models.example.com/tenant"),
+        ("http://[::1]:8501/", "http://[::1]:8501"),
+    ],
+)
+def test_accepts_addresses_of_servers(server, kept):
+    assert check_server(server) == kept
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "127.0.0.1:8501",
+        "ftp://127.0.0.1",
+        "http://",
+        "http://:8501",
+        "http://host:port",
+        "http://host:99999",
+        "http://[::1",
+        "http://user:secret@host",
+        "http://host/?key=1",
+        "http://host/a b",
+        "http://host\r\nX: y",
+        "http://h\u00f6st",
+        "",
+    ],
+)
+def test_refuses_other_addresses(server):
+    with pytest.raises(SfmError, match="expected one like 'http://127.0.0.1:8501'"):
+        check_server(server)
+
 
 _QUICK = RetryPolicy(attempts=3, first_wait_seconds=0.01, deadline_seconds=10.0)
 # The layout, the digits and the order of keys are those TensorFlow Serving writes.
@@ -37,7 +186,7 @@ _IMAGES = np.array([0.0, 0.1, 0.5, 1.0], np.float32).reshape(2, 1, 2, 1)
 
 
 @contextlib.contextmanager
-def _server(*answers):
+def _rest_client_server(*answers):
     """A TensorFlow Serving that gives each of `(status, body)` in turn, the last one for ever."""
     requests = []
 
@@ -68,7 +217,7 @@ def _server(*answers):
 
 
 def test_images_are_sent_in_row_format_and_answers_read():
-    with _server((200, _PREDICTIONS)) as (address, requests):
+    with _rest_client_server((200, _PREDICTIONS)) as (address, requests):
         first, second = RestClient(address, "sfm_defended").classify(_IMAGES)
     assert (first.class_id, first.probabilities) == (1, (0.25, 0.75))
     assert first.logits == (-1.0, float(np.float32(0.1)))
@@ -83,7 +232,7 @@ def test_images_are_sent_in_row_format_and_answers_read():
 
 
 def test_files_are_sent_as_base64_objects():
-    with _server((200, _PREDICTIONS)) as (address, requests):
+    with _rest_client_server((200, _PREDICTIONS)) as (address, requests):
         RestClient(address, "m", version=3).classify_bytes([b"image bytes", b"awesome image bytes"])
     _, path, body = requests[0]
     assert path == "/v1/models/m/versions/3:predict"
@@ -105,7 +254,7 @@ def test_explanations_hold_images_and_files():
         "defended_png_bytes": {"b64": "aW1hZ2UgYnl0ZXM="},
     }
     answer = json.dumps({"predictions": [row]}).encode()
-    with _server((200, answer)) as (address, requests):
+    with _rest_client_server((200, answer)) as (address, requests):
         (explanation,) = RestClient(address, "m").explain(_IMAGES[:1])
     assert json.loads(requests[0][2])["signature_name"] == "explain"
     assert explanation.mask.shape == (1, 2, 1)
@@ -114,7 +263,7 @@ def test_explanations_hold_images_and_files():
 
 
 def test_a_model_name_cannot_leave_its_place_in_the_path():
-    with _server((200, _PREDICTIONS)) as (address, requests):
+    with _rest_client_server((200, _PREDICTIONS)) as (address, requests):
         RestClient(address, "a/../b:c ?#").classify(_IMAGES)
     assert requests[0][1] == "/v1/models/a%2F..%2Fb%3Ac%20%3F%23:predict"
 
@@ -124,7 +273,7 @@ def test_status_and_metadata_have_routes_of_their_own():
         "status": { "error_code": "OK", "error_message": "" } } ] }"""
     metadata = b"""{ "model_spec": { "name": "m", "signature_name": "", "version": "3" },
         "metadata": { "signature_def": { "signature_def": { } } } }"""
-    with _server((200, status), (200, metadata)) as (address, requests):
+    with _rest_client_server((200, status), (200, metadata)) as (address, requests):
         client = RestClient(address, "m", version=3)
         assert [each.version for each in client.status()] == [3]
         assert client.metadata().version == 3
@@ -136,7 +285,10 @@ def test_status_and_metadata_have_routes_of_their_own():
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_server_that_is_busy_is_asked_again(status):
-    with _server((status, b"{}"), (status, b"{}"), (200, _PREDICTIONS)) as (address, requests):
+    with _rest_client_server((status, b"{}"), (status, b"{}"), (200, _PREDICTIONS)) as (
+        address,
+        requests,
+    ):
         answers = RestClient(address, "m", retry_policy=_QUICK).classify(_IMAGES)
     assert len(answers) == 2
     assert len(requests) == 3
@@ -147,7 +299,7 @@ def test_a_server_that_is_busy_is_asked_again(status):
 def test_no_other_status_is_asked_again(status):
     error = b'{ "error": "Servable not found for request: Latest(half)" }'
     with (
-        _server((status, error)) as (address, requests),
+        _rest_client_server((status, error)) as (address, requests),
         pytest.raises(ServerError, match=rf"answered {status} .*: Servable not found .*") as caught,
     ):
         RestClient(address, "half", retry_policy=_QUICK).classify(_IMAGES)
@@ -169,7 +321,7 @@ def test_no_other_status_is_asked_again(status):
 )
 def test_the_servers_own_message_is_shown_in_one_line(body, shown):
     with (
-        _server((400, body)) as (address, _),
+        _rest_client_server((400, body)) as (address, _),
         pytest.raises(ServerError, match=f"answered 400 Bad Request: {shown}$"),
     ):
         RestClient(address, "m").classify(_IMAGES)
@@ -177,7 +329,7 @@ def test_the_servers_own_message_is_shown_in_one_line(body, shown):
 
 def test_gives_up_on_a_server_that_stays_busy():
     with (
-        _server((503, b'{"error": "queue full"}')) as (address, requests),
+        _rest_client_server((503, b'{"error": "queue full"}')) as (address, requests),
         pytest.raises(
             ServerError, match=r"answered 503 Service Unavailable: queue full .* 3 of 3 attempts"
         ),
@@ -189,7 +341,7 @@ def test_gives_up_on_a_server_that_stays_busy():
 def test_a_wait_that_the_server_asks_for_counts_against_the_deadline():
     start = time.monotonic()
     with (
-        _server((429, b"{}", ("Retry-After", "30"))) as (address, requests),
+        _rest_client_server((429, b"{}", ("Retry-After", "30"))) as (address, requests),
         pytest.raises(ServerError, match="1 of 3 attempts"),
     ):
         RestClient(address, "m", retry_policy=_QUICK).classify(_IMAGES)
@@ -198,7 +350,7 @@ def test_a_wait_that_the_server_asks_for_counts_against_the_deadline():
 
 
 def test_a_server_that_is_not_there_is_told():
-    with _server((200, b"")) as (address, _):
+    with _rest_client_server((200, b"")) as (address, _):
         pass
     with pytest.raises(ServerError, match="No answer from http://127.*Connection refused.* 3 of 3"):
         RestClient(address, "m", retry_policy=_QUICK).classify(_IMAGES)
@@ -230,7 +382,7 @@ def _row(**changes):
 )
 def test_a_malformed_answer_is_named_and_not_asked_for_again(body, found):
     with (
-        _server((200, body)) as (address, requests),
+        _rest_client_server((200, body)) as (address, requests),
         pytest.raises(SfmError, match=f"The server's answer has .*{found}"),
     ):
         RestClient(address, "m", retry_policy=_QUICK).classify(_IMAGES[:1])
@@ -240,7 +392,7 @@ def test_a_malformed_answer_is_named_and_not_asked_for_again(body, found):
 def test_predictions_must_have_the_same_outputs():
     body = b'{"predictions": [{"class_id": 0}, {"other": 0}]}'
     with (
-        _server((200, body)) as (address, _),
+        _rest_client_server((200, body)) as (address, _),
         pytest.raises(SfmError, match="predictions with different outputs"),
     ):
         RestClient(address, "m").classify(_IMAGES)
@@ -248,7 +400,7 @@ def test_predictions_must_have_the_same_outputs():
 
 def test_bytes_that_are_no_text_do_not_spoil_the_other_outputs():
     body = b'{"predictions": [{"class_id": 0, "logits": [0], "probabilities": [1], "x": "\x89P"}]}'
-    with _server((200, body)) as (address, _):
+    with _rest_client_server((200, body)) as (address, _):
         assert RestClient(address, "m").classify(_IMAGES[:1])[0].class_id == 0
 
 

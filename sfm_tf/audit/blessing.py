@@ -1,0 +1,143 @@
+"""Whether a model may be served, as a file that later stages look for."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from sfm_tf.artifacts.atomic_files import write_text
+from sfm_tf.audit.verdict import AuditVerdict
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.metrics import ALL_THREATS
+from sfm_tf.evaluation.results import UNDEFENDED
+from sfm_tf.evaluation.settings import AUDIT_LEVELS, EvaluationConfig
+from sfm_tf.evaluation.threat_models import ThreatModel
+
+BLESSED_FILE = "BLESSED"
+NOT_BLESSED_FILE = "NOT_BLESSED"
+
+# A difference of two shares of a whole number of images is off by float64's rounding.
+_ROUNDING = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Blessing:
+    """The verdict of an evaluation.
+
+    Attributes:
+        blessed: Whether every check passed.
+        reasons: Sentences with figure and threshold: of all checks where blessed, else of those
+            that failed.
+    """
+
+    blessed: bool
+    reasons: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    passed: bool
+    reason: str
+
+
+def decide(
+    metrics: Mapping[str, Any], config: EvaluationConfig, believed: AuditVerdict | None = None
+) -> Blessing:
+    """Compares the figures of the defended model, or of the user's own, with the thresholds.
+
+    A run without the white-box threat model is never blessed: attackers that do not know the
+    defence are no evidence that it holds (Carlini et al. 2019).
+
+    Args:
+        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        config: The thresholds.
+        believed: How far the audit believes the figures; None where they were not audited.
+    """
+    subject = metrics["subject"]
+    clean = {entry["defence"]: entry["accuracy"] for entry in metrics["clean"]}
+    checks = [_at_least("Clean accuracy of the model", clean[subject], config.min_clean_accuracy)]
+    if UNDEFENDED in clean:
+        cost = clean[UNDEFENDED] - clean[subject]
+        checks += [_at_most("Clean accuracy that the defence costs", cost, config.max_clean_drop)]
+    checks += _worst_case_checks(metrics["worst_case"], subject, config.min_worst_case_accuracy)
+    if believed is not None:
+        checks.append(_audit_check(believed, config.required_audit))
+    failed = [check for check in checks if not check.passed]
+    return Blessing(not failed, tuple(check.reason for check in failed or checks))
+
+
+def _worst_case_checks(
+    entries: list[dict[str, Any]], subject: str, threshold: float
+) -> list[_Check]:
+    white_box = ThreatModel.WHITE_BOX.value
+    worst = {
+        entry["threat_model"]: entry
+        for entry in entries
+        if entry["defence"] == subject and entry["epsilon"] is None
+    }
+    checks = []
+    if ALL_THREATS in worst:
+        entry = worst[ALL_THREATS]
+        phrase = (
+            f"Accuracy of the model under the worst attack per image, "
+            f"{entry['correct']} of {entry['examples']} images,"
+        )
+        checks.append(_at_least(phrase, entry["accuracy"], threshold))
+    runs = int(white_box in worst)
+    relation = "at least" if runs else "below"
+    reason = f"White-box threat models that were run number {runs}, {relation} the required 1."
+    return [*checks, _Check(bool(runs), reason)]
+
+
+def _audit_check(believed: AuditVerdict, required: str) -> _Check:
+    passed = AUDIT_LEVELS.index(believed.level) >= AUDIT_LEVELS.index(required)
+    found, relation = believed.level.replace("_", " "), "at least" if passed else "below"
+    needed = required.replace("_", " ")
+    return _Check(
+        passed,
+        f"The audit finds the evaluation {found}, {relation} the required {needed}. "
+        f"{believed.sentence}",
+    )
+
+
+def _at_least(phrase: str, figure: float, threshold: float) -> _Check:
+    passed = figure >= threshold - _ROUNDING
+    relation = "at least" if passed else "below"
+    return _Check(passed, f"{phrase} is {figure:.4f}, {relation} the required {threshold:.4f}.")
+
+
+def _at_most(phrase: str, figure: float, threshold: float) -> _Check:
+    passed = figure <= threshold + _ROUNDING
+    relation = "at most" if passed else "above"
+    return _Check(passed, f"{phrase} is {figure:.4f}, {relation} the allowed {threshold:.4f}.")
+
+
+def write_blessing(folder: pathlib.Path, blessing: Blessing) -> None:
+    """Writes the reasons, a line each, to `BLESSED` or to `NOT_BLESSED`; never leaves both.
+
+    The convention of TFX's Evaluator, whose pusher acts on the file's name.
+
+    Args:
+        folder: An existing folder.
+        blessing: The verdict.
+    """
+    names = (BLESSED_FILE, NOT_BLESSED_FILE)
+    name, other = names if blessing.blessed else names[::-1]
+    (folder / other).unlink(missing_ok=True)
+    write_text(folder / name, "".join(f"{reason}\n" for reason in blessing.reasons))
+
+
+def read_blessing(folder: pathlib.Path) -> Blessing:
+    """Returns the verdict that `write_blessing` left in `folder`.
+
+    Raises:
+        SfmError: If there is none, or both.
+    """
+    present = [name for name in (BLESSED_FILE, NOT_BLESSED_FILE) if (folder / name).is_file()]
+    if len(present) != 1:
+        raise SfmError(
+            f"{folder} holds {' and '.join(present) or 'neither verdict'}; expected either "
+            f"{BLESSED_FILE} or {NOT_BLESSED_FILE}. Run the evaluation again."
+        )
+    reasons = (folder / present[0]).read_text(encoding="utf-8").splitlines()
+    return Blessing(present[0] == BLESSED_FILE, tuple(reasons))

@@ -1,0 +1,324 @@
+"""How well a detector tells adversarial images from clean ones, by their scores."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
+from sfm_tf.audit.audited_evaluation import exact_float32
+from sfm_tf.defences.feature_squeezing import check_scores, squeezing_scorer, threshold_at
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.adversarial_store import AdversarialStore, Progress
+from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS, NORMS
+from sfm_tf.evaluation.metrics import wilson_interval
+from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
+from sfm_tf.evaluation.runner import ScoredModel, score_clean
+from sfm_tf.evaluation.samples import Samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor, split_chain
+from sfm_tf.settings import PIXEL_LEVELS
+
+_CURVE_POINTS = 101
+"""A false positive rate for each per cent: fine enough for print, and small in a file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackedScores:
+    """What detector and classifier make of the images of one attack.
+
+    Attributes:
+        threat_model: What the attacker knew.
+        attack: Name of the attack.
+        epsilon: Radius in 1/255; None for an attack that finds its own.
+        scores: The detector's scores, shape `(count,)`.
+        correct: Whether the classifier is right on the adversarial image, bool `(count,)`.
+        correct_when_clean: Whether it is right on the clean image, bool `(count,)`.
+    """
+
+    threat_model: str
+    attack: str
+    epsilon: float | None
+    scores: np.ndarray
+    correct: np.ndarray
+    correct_when_clean: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Raises `SfmError` if the arrays are not of the same images."""
+        lengths = {name: len(getattr(self, name)) for name in ("correct", "correct_when_clean")}
+        if set(lengths.values()) != {len(self.scores)}:
+            found = ", ".join(f"{count} {name}" for name, count in lengths.items())
+            raise SfmError(f"{len(self.scores)} scores of {self.attack} but {found}.")
+
+    @property
+    def successful_scores(self) -> np.ndarray:
+        """Scores of the images that were right when clean and are wrong now."""
+        return self.scores[self.correct_when_clean & ~self.correct]
+
+
+def roc_curve(
+    clean_scores: np.ndarray, adversarial_scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the shares of both kinds of images that are flagged, at every threshold.
+
+    Args:
+        clean_scores: Scores of clean images, shape `(count,)`.
+        adversarial_scores: Scores of adversarial ones, shape `(other_count,)`.
+
+    Returns:
+        False positive rates and true positive rates, float64 of one length, neither ever falling:
+        from (0, 0) at the highest score of all down to (1, 1) below the lowest. Images that tie
+        are flagged together.
+
+    Raises:
+        SfmError: If there are none of either, or a score is not finite.
+    """
+    clean, adversarial = (np.sort(check_scores(s)) for s in (clean_scores, adversarial_scores))
+    levels = np.unique(np.concatenate([clean, adversarial]))[::-1]
+    thresholds = np.append(levels, -np.inf)
+    return _share_above(clean, thresholds), _share_above(adversarial, thresholds)
+
+
+def area_under_curve(false_positive_rates: np.ndarray, true_positive_rates: np.ndarray) -> float:
+    """Returns the area under a curve of `roc_curve`, in [0, 1].
+
+    It is the chance that an adversarial image has a higher score than a clean one, ties by half.
+    """
+    widths = np.diff(false_positive_rates)
+    return float(np.sum(widths * (true_positive_rates[1:] + true_positive_rates[:-1]) / 2.0))
+
+
+def detection_summary(
+    validation_scores: np.ndarray,
+    clean_scores: np.ndarray,
+    attacks: Iterable[AttackedScores],
+    false_positive_rate: float = 0.05,
+) -> dict[str, Any]:
+    """Returns how many clean and adversarial images a detector flags (Xu et al. 2018, section V).
+
+    Args:
+        validation_scores: Scores of clean images that the threshold is chosen on, and nothing
+            else is measured on.
+        clean_scores: Scores of the evaluated clean images, right or wrong.
+        attacks: Scores of what attacks made of those images, or of the first of them.
+        false_positive_rate: Share of the validation images that may be flagged.
+
+    Returns:
+        Values that JSON can hold: `false_positive_rate`, as given; `threshold`, above which scores
+        are flagged; `validation` and `clean`, what it flags of either; and in `attacked`, an entry
+        for each attack with `threat_model`, `attack`, `epsilon`, what is flagged of `all` its
+        images and of the `successful` ones, which were right when clean and are wrong now, and
+        `auc` and `curve` of these against the clean ones; both are None where none succeeded.
+        What is flagged is `examples`, `flagged`, the share `rate` and its 95 % Wilson interval
+        `rate_low`, `rate_high`, the last three None of no examples. A curve has, for
+        `false_positive_rates` from 0 to 1, the highest `true_positive_rates` that a threshold
+        attains without more false positives.
+
+    Raises:
+        SfmError: If a set of scores is empty or not finite, or the share outside its range.
+    """
+    threshold = threshold_at(validation_scores, false_positive_rate)
+    clean_scores = check_scores(clean_scores)
+    return {
+        "false_positive_rate": float(false_positive_rate),
+        "threshold": threshold,
+        "validation": _flagged(validation_scores, threshold),
+        "clean": _flagged(clean_scores, threshold),
+        "attacked": [_attack_entry(attack, clean_scores, threshold) for attack in attacks],
+    }
+
+
+def _share_above(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    not_above = np.searchsorted(ascending, thresholds, side="right")
+    return (len(ascending) - not_above) / len(ascending)
+
+
+def _flagged(scores: np.ndarray, threshold: float) -> dict[str, Any]:
+    count, flagged = len(scores), int(np.count_nonzero(np.asarray(scores) > threshold))
+    low, high = wilson_interval(flagged, count) if count else (None, None)
+    return {
+        "examples": count,
+        "flagged": flagged,
+        "rate": flagged / count if count else None,
+        "rate_low": low,
+        "rate_high": high,
+    }
+
+
+def _attack_entry(
+    attack: AttackedScores, clean_scores: np.ndarray, threshold: float
+) -> dict[str, Any]:
+    successful = attack.successful_scores
+    rates = roc_curve(clean_scores, successful) if len(successful) else None
+    return {
+        "threat_model": attack.threat_model,
+        "attack": attack.attack,
+        "epsilon": attack.epsilon,
+        "all": _flagged(check_scores(attack.scores), threshold),
+        "successful": _flagged(successful, threshold),
+        "auc": None if rates is None else area_under_curve(*rates),
+        "curve": None if rates is None else _thinned(*rates),
+    }
+
+
+def _thinned(
+    false_positive_rates: np.ndarray, true_positive_rates: np.ndarray
+) -> dict[str, list[float]]:
+    grid = np.arange(_CURVE_POINTS) / (_CURVE_POINTS - 1)
+    last_within = np.searchsorted(false_positive_rates, grid, side="right") - 1
+    return {
+        "false_positive_rates": grid.tolist(),
+        "true_positive_rates": true_positive_rates[last_within].tolist(),
+    }
+
+
+DETECTION_FILE = "detection.json"
+
+AWARE_ATTACK = "squeezing_aware"
+"""Name of the attack that knows the detector, in the file's entries."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """The detector in front of a bare classifier.
+
+    Attributes:
+        squeezers: A chain, of which each operation is a squeezer.
+        validation_images: Clean images that the threshold is chosen on, float32 in [0, 1].
+    """
+
+    squeezers: str
+    validation_images: np.ndarray
+
+
+def guarded_model(models: Mapping[str, DefendedModel]) -> str | None:
+    """Returns the name of the bare classifier that a detector can guard; None without one."""
+    return next((name for name in (UNDEFENDED, OWN_MODEL) if name in models), None)
+
+
+def write_detection(
+    detector: Detector,
+    models: Mapping[str, DefendedModel],
+    samples: Samples,
+    config: EvaluationConfig,
+    seed: int,
+    store: AdversarialStore,
+    folder: pathlib.Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Scores clean and adversarial images of the bare classifier, and writes the summary.
+
+    The adversarial images are those that an evaluation stored for the bare classifier, each set
+    once, and those of an attacker who knows the detector and its threshold, at the largest radius.
+
+    Args:
+        detector: Its squeezers and what its threshold is chosen on.
+        models: The models of the evaluation, the bare classifier among them.
+        samples: The evaluated images.
+        config: Settings of the evaluation.
+        seed: Seed of the attack.
+        store: Where the evaluation linked its adversarial images, with their index.
+        folder: Existing folder to write `DETECTION_FILE` into.
+        progress: Told of each step.
+
+    Returns:
+        What `detection.detection_summary` returned.
+
+    Raises:
+        SfmError: If there is no bare classifier, or a stored set is damaged.
+    """
+    name = guarded_model(models)
+    if name is None:
+        raise SfmError("A detector guards the bare classifier; add undefended to --defences.")
+    with exact_float32():
+        summary = _summarise(detector, name, models[name], samples, config, seed, store, progress)
+    write_json(folder / DETECTION_FILE, summary)
+    progress("detector", len(samples), len(samples))
+    return summary
+
+
+def _summarise(
+    detector: Detector,
+    name: str,
+    model: DefendedModel,
+    samples: Samples,
+    config: EvaluationConfig,
+    seed: int,
+    store: AdversarialStore,
+    progress: Progress,
+) -> dict[str, Any]:
+    scored = score_clean(model, samples, config.attack_batch_size)
+    squeezers = [parse_preprocessor(spec) for spec in split_chain(detector.squeezers)]
+    score = squeezing_scorer(scored.classifier, squeezers, config.attack_batch_size)
+    progress("detector", 0, len(samples))
+    validation_scores = score(detector.validation_images)
+    threshold = threshold_at(validation_scores)
+    images = {
+        **_stored_images(name, samples, config, store),
+        ("adaptive", AWARE_ATTACK, max(config.epsilons)): _aware_images(
+            detector, scored, samples, config, seed, threshold
+        ),
+    }
+    attacks = [
+        AttackedScores(*key, score(attacked), *_correctness(scored, samples, attacked))
+        for key, attacked in images.items()
+    ]
+    return detection_summary(validation_scores, score(samples.images), attacks)
+
+
+def _stored_images(
+    name: str, samples: Samples, config: EvaluationConfig, store: AdversarialStore
+) -> dict[tuple[str, str, float | None], np.ndarray]:
+    """Returns the images of each set of the bare classifier by threat model, attack and radius."""
+    found, seen = {}, set()
+    for entry in store.read_index():
+        if entry.defence != name or entry.name in seen:
+            continue
+        seen.add(entry.name)
+        is_slow = ATTACK_KINDS[entry.attack].is_slow
+        attacked = samples.first(config.decision_examples) if is_slow else samples
+        found[entry.threat_model, entry.attack, entry.epsilon] = _read(entry.name, attacked, store)
+    return found
+
+
+def _read(set_name: str, samples: Samples, store: AdversarialStore) -> np.ndarray:
+    outcome = store.read(set_name, samples.images.shape)
+    if outcome is None:
+        raise SfmError(f"{store.path(set_name)} is gone; run the evaluation with --force.")
+    return outcome.images
+
+
+def _aware_images(
+    detector: Detector,
+    scored: ScoredModel,
+    samples: Samples,
+    config: EvaluationConfig,
+    seed: int,
+    threshold: float,
+) -> np.ndarray:
+    epsilon = max(config.epsilons)
+    attack = SqueezingAwareGradientDescent(
+        scored.classifier,
+        norm=NORMS[config.norm],
+        epsilon=epsilon / PIXEL_LEVELS,
+        step_size=max(config.step_size, epsilon / config.iterations) / PIXEL_LEVELS,
+        iterations=config.iterations,
+        batch_size=config.attack_batch_size,
+        seed=seed,
+        threshold=threshold,
+        squeezers=split_chain(detector.squeezers),
+    )
+    return attack.run(samples.images, samples.labels).images
+
+
+def _correctness(
+    scored: ScoredModel, samples: Samples, attacked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns whether the classifier is right on the attacked images, and on the clean ones."""
+    labels = samples.labels[: len(attacked)]
+    clean = np.argmax(scored.clean_logits[: len(attacked)], axis=1)
+    return scored.predictions(attacked) == labels, clean == labels

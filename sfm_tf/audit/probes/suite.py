@@ -1,0 +1,113 @@
+"""All probes of one model, in one place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from sfm_tf.audit.probes.attack_strength import (
+    EFFORTS,
+    probe_convergence,
+    probe_curve,
+    probe_ladder,
+    probe_noise,
+    probe_other_norm,
+    probe_square,
+    probe_targeted,
+    probe_transfer,
+)
+from sfm_tf.audit.probes.parts import probe_draws, probe_known_breaks, probe_parts, probe_surrogates
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
+from sfm_tf.audit.probes.probing import Bench, right_images
+from sfm_tf.audit.probes.stage_gradients import gradient_health
+from sfm_tf.evaluation.adversarial_store import Progress
+from sfm_tf.evaluation.samples import Samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.defended_model import DefendedModel
+
+SCHEMA_VERSION = 1
+
+
+def run_probes(
+    subject: DefendedModel,
+    source: keras.Model | None,
+    samples: Samples,
+    config: EvaluationConfig,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Returns what shows whether the attacks on a model were as strong as they could be.
+
+    Unless said otherwise it is attacked in the white box, by the evaluation's PGD at its largest
+    radius: with one random start, and whatever arithmetic other attacks use, in float32.
+
+    Args:
+        subject: The model that the evaluation is about.
+        source: Independent model that images are transferred from; None where there is none.
+        samples: The images that are attacked; about a hundred do.
+        config: Settings of the evaluation.
+        seed: Seed of everything random.
+        progress: Told of each probe.
+
+    Returns:
+        Values that JSON can hold, the same for the same arguments: `schema_version`, `subject`,
+        `settings`, and under its own name what each of the functions `probe_*` returns; `gradients`
+        is what `gradient_health` does. `draws` is there only for a random pre-processing.
+    """
+    bench = Bench(SwitchedModel(subject), samples, config, seed, progress)
+    variants = make_variants(subject)
+    whole = variants.whole
+    convergence = probe_convergence(bench, whole)
+    surrogates = probe_surrogates(bench, variants, subject.preprocessor.surrogate)
+    found = {
+        "schema_version": SCHEMA_VERSION,
+        "subject": _subject(subject, samples),
+        "settings": _settings(bench),
+        "ladder": probe_ladder(bench, whole),
+        "convergence": convergence,
+        "curve": probe_curve(bench, whole),
+        "gradients": gradient_health(subject.for_attacker(), samples, bench.batch_size),
+        "surrogates": surrogates,
+        "parts": probe_parts(bench, variants),
+        "known_breaks": probe_known_breaks(bench, variants.bare),
+        "noise": probe_noise(bench, whole),
+        "square": probe_square(bench, whole, _left(convergence, surrogates)),
+        "transfer": probe_transfer(bench, variants, source),
+        "targeted": probe_targeted(bench, whole),
+        "other_norm": probe_other_norm(bench, whole),
+    }
+    if subject.preprocessor.is_random:
+        found["draws"] = probe_draws(bench, subject, whole)
+    progress("audit: finished", len(samples), len(samples))
+    return found
+
+
+def _left(convergence: Mapping[str, Any], surrogates: list[dict[str, Any]]) -> np.ndarray:
+    """Returns whether the model is right after each of these attacks, bool `(count,)`."""
+    efforts = (convergence[name] for name in EFFORTS)
+    return np.logical_and.reduce([right_images(entry) for entry in (*efforts, *surrogates)])
+
+
+def _subject(subject: DefendedModel, samples: Samples) -> dict[str, Any]:
+    preprocessor = subject.preprocessor
+    return {
+        "masker": subject.masker is not None,
+        "preprocessor": preprocessor.spec,
+        "surrogate": preprocessor.surrogate,
+        "is_random": preprocessor.is_random,
+        "classes": samples.class_count,
+    }
+
+
+def _settings(bench: Bench) -> dict[str, Any]:
+    config = bench.config
+    return {
+        "examples": len(bench.samples),
+        "seed": bench.seed,
+        "norm": config.norm,
+        "epsilon": bench.epsilon,
+        "step_size": bench.step_size(bench.epsilon),
+        "iterations": config.iterations,
+        "gradient_samples": config.gradient_samples,
+    }

@@ -1,0 +1,66 @@
+"""Settings of the stages `ingest` and `validate`."""
+
+import dataclasses
+
+from sfm_tf.settings import Settings, setting
+
+ANOMALY_KINDS = (
+    "empty_class",
+    "wrong_shape",
+    "label_out_of_range",
+    "unreadable_image",
+    "truncated_shard",
+    "value_range",
+    "leakage",
+    "label_conflict",
+    "count_mismatch",
+)
+"""What can be wrong with ingested images; see `records.anomalies`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(Settings):
+    """What `pipelines.ingest` reads and how it splits it."""
+
+    dataset: str = setting(
+        "digits",
+        "Dataset to ingest.",
+        choices=("digits", "cifar10", "svhn_cropped", "tiny_imagenet", "image_folder"),
+    )
+    data_dir: str = setting(
+        "", "Folder with data prepared by TensorFlow Datasets; empty for its own default."
+    )
+    source: str = setting(
+        "", "Archive or folder with the raw images (tiny_imagenet: zip or folder; image_folder)."
+    )
+    image_size: int = setting(
+        0,
+        "Height and width in pixels that images are resized to; 0 keeps them.",
+        minimum=0,
+        maximum=1024,
+    )
+    validation_fraction: float = setting(
+        0.1, "Share of the training images set aside for validation.", minimum=0.01, maximum=0.5
+    )
+    test_fraction: float = setting(
+        0.2,
+        "Share set aside for testing where a dataset has no test split.",
+        minimum=0.01,
+        maximum=0.5,
+    )
+    max_train_examples: int = setting(
+        0, "Images taken from the training split, validation included; 0 for all.", minimum=0
+    )
+    max_test_examples: int = setting(0, "Images taken from the test split; 0 for all.", minimum=0)
+    shards: int = setting(4, "TFRecord files per split.", minimum=1, maximum=256)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidationConfig(Settings):
+    """What `pipelines.validate` lets pass."""
+
+    allowed_anomalies: tuple[str, ...] = setting(
+        ("label_conflict",),
+        "Kinds of anomaly that are listed but do not stop the run.",
+        choices=ANOMALY_KINDS,
+    )

@@ -1,0 +1,57 @@
+"""Settings of the compared defences."""
+
+import dataclasses
+
+from sfm_tf.settings import Settings, setting
+
+DEFENCES = (
+    "undefended",
+    "sfm",
+    "feature_squeezing",
+    "tvm",
+    "quilting",
+    "pixel_defend",
+    "sensitivity",
+    "jpeg",
+    "adversarial_training",
+    "sfm_adversarial_training",
+)
+"""Defences that an evaluation can be asked for; see `defences.catalogue`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparedConfig(Settings):
+    """The defences that the masker is compared with, and what `pipelines.fit_defences` fits."""
+
+    feature_squeezing: str = setting(
+        "bit_depth_5+median_2+non_local_means_13_3_2",
+        "Squeezers of feature squeezing (Xu et al. 2018), a chain; its detector looks at each.",
+    )
+    tvm: str = setting(
+        "total_variation_50_30",
+        "Total variation minimisation (Guo et al. 2018): total_variation_DROPPED_WEIGHT, the "
+        "share of dropped values in per cent and the weight in thousandths.",
+    )
+    quilting: str = setting(
+        "quilting_1",
+        "Image quilting (Guo et al. 2018): quilting_NEIGHBOURS, how many nearest patches one is "
+        "drawn from.",
+    )
+    pixel_defend: str = setting(
+        "pixel_defend_16",
+        "PixelDefend (Song et al. 2018): pixel_defend_EPSILON, how far a value may move, in 1/255.",
+    )
+    sensitivity: str = setting(
+        "sensitivity_10",
+        "Completion of sensitive points (Zhao et al. 2021): sensitivity_SHARE, in per cent.",
+    )
+    jpeg: str = setting("jpeg_75", "JPEG compression: jpeg_QUALITY.")
+    quilting_patches: int = setting(
+        20_000, "Patches of training images that quilting chooses from.", minimum=1
+    )
+    pixel_cnn_width: int = setting(32, "Channels of PixelDefend's PixelCNN++.", minimum=4)
+    pixel_cnn_depth: int = setting(4, "Its residual blocks.", minimum=1, maximum=32)
+    pixel_cnn_mixtures: int = setting(5, "Logistics that its pixels are mixed of.", minimum=1)
+    pixel_cnn_epochs: int = setting(20, "Epochs that it is trained.", minimum=1)
+    pixel_cnn_batch_size: int = setting(64, "Images per step of that.", minimum=1)
+    pixel_cnn_learning_rate: float = setting(1e-3, "Peak learning rate of that.", minimum=0.0)

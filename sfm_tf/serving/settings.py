@@ -1,0 +1,31 @@
+"""Settings of the stage `export`."""
+
+import dataclasses
+import re
+
+from sfm_tf.errors import SfmError
+from sfm_tf.settings import Settings, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Settings):
+    """Where `pipelines.export` puts the model that a server loads."""
+
+    serving_dir: str = setting("", "Folder of served models; empty for <workdir>/serving.")
+    model_name: str = setting("sfm_defended", "Name under which the server finds the model.")
+    precision: str = setting(
+        "float32",
+        "Arithmetic of the served model; in bfloat16 its answers differ from those evaluated, by "
+        "what pushed.json says.",
+        choices=("float32", "bfloat16"),
+    )
+    keep_versions: int = setting(0, "Versions kept after a push; 0 keeps all.", minimum=0)
+    allow_not_blessed: bool = setting(False, "Export a model that evaluation did not bless.")
+
+    def __post_init__(self) -> None:
+        """Raises `SfmError` also for a model name that is no plain folder name."""
+        super().__post_init__()
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.model_name):
+            raise SfmError(
+                f"Invalid model_name {self.model_name!r}; expected letters, digits, '_', '-', '.'."
+            )

@@ -1,0 +1,188 @@
+"""The arithmetic of the layers: which dtype policy, and models built under one."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from sfm_tf.errors import SfmError
+from sfm_tf.models.attention_unet import build_masker
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.models.resnet import build_classifier
+from sfm_tf.models.settings import ModelConfig
+from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.records.schema import Schema
+from sfm_tf.records.statistics import STATISTICS_FILE
+from sfm_tf.training.settings import TrainingConfig
+
+
+class Seeds(NamedTuple):
+    """Independent seeds of the parts of a training."""
+
+    classifier: int
+    masker: int
+    order: int
+    source: int
+    source_order: int
+    attack: int
+
+    @classmethod
+    def spawn(cls, seed: int) -> "Seeds":
+        """Returns seeds below 2**31 that follow from `seed` and look unrelated to it."""
+        states = np.random.SeedSequence(seed).generate_state(len(cls._fields))
+        return cls(*(int(state) >> 1 for state in states))
+
+
+class ChannelStatistics(NamedTuple):
+    """Mean and variance of the training images, per channel, for images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+
+def read_channel_statistics(records: pathlib.Path) -> ChannelStatistics:
+    """Returns the statistics of the training images that were computed at ingest.
+
+    Raises:
+        SfmError: If they are missing or damaged.
+    """
+    path = records / STATISTICS_FILE
+    try:
+        statistics = json.loads(path.read_text(encoding="utf-8"))["train"]
+        variance = tuple(float(value) ** 2 for value in statistics["std"])
+        return ChannelStatistics(tuple(map(float, statistics["mean"])), variance)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SfmError(f"Cannot read {path} ({error}); run the ingest again.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+    """Builds the models of a training, under Keras' current dtype policy.
+
+    Attributes:
+        config: Architectures.
+        schema: Shape of the images and their classes.
+        statistics: What the classifiers normalise by.
+        seeds: Of the initial weights.
+    """
+
+    config: ModelConfig
+    schema: Schema
+    statistics: ChannelStatistics
+    seeds: Seeds
+
+    def defended(self) -> DefendedModel:
+        """Returns the model to be trained by Algorithm 1."""
+        masker = build_masker(
+            self.schema.image_shape,
+            self.config.masker_width,
+            self.config.masker_depth,
+            self.seeds.masker,
+            self.config.mask_bias,
+        )
+        preprocessor = parse_preprocessor(self.config.preprocessor, self.config.surrogate)
+        return DefendedModel(self._classifier(self.seeds.classifier), masker, preprocessor)
+
+    def bare(self) -> DefendedModel:
+        """Returns the classifier of `defended`, the same weights, with nothing in front of it."""
+        return DefendedModel(self._classifier(self.seeds.classifier))
+
+    def source(self) -> DefendedModel:
+        """Returns the independent model: same classifier, other weights, nothing in front of it."""
+        return DefendedModel(self._classifier(self.seeds.source))
+
+    def _classifier(self, seed: int) -> keras.Model:
+        return build_classifier(
+            self.config.classifier,
+            self.schema.image_shape,
+            len(self.schema.class_names),
+            self.config.classifier_width,
+            self.statistics.mean,
+            self.statistics.variance,
+            seed,
+        )
+
+
+_MOMENTUM = 0.9
+_WARM_UP_SHARE = 0.05
+"""Share of the steps over which the classifier's learning rate rises to its peak."""
+_MASKER_OPTIMIZERS: Mapping[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "adam": keras.optimizers.Adam,
+    "sgd": keras.optimizers.SGD,
+}
+
+
+def classifier_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
+    """Returns SGD with Nesterov momentum, a linear warm-up and a cosine decay to zero.
+
+    Args:
+        config: Says the peak learning rate.
+        steps: Steps that the classifier will take in all.
+    """
+    warm_up_steps = max(1, round(_WARM_UP_SHARE * steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=max(1, steps - warm_up_steps),
+        warmup_target=config.classifier_learning_rate,
+        warmup_steps=warm_up_steps,
+    )
+    return keras.optimizers.SGD(schedule, momentum=_MOMENTUM, nesterov=True)
+
+
+def masker_optimizer(config: TrainingConfig, replicas: int = 1) -> keras.optimizers.Optimizer:
+    """Returns Adam (Kingma and Ba 2015), or the paper's SGD, at a constant learning rate.
+
+    Gradients are clipped by their norm, where the settings say so: where a mask saturates Eq. 5
+    bends sharply.
+
+    Args:
+        config: Names the optimizer, its rate and the norm.
+        replicas: How many of them each bring that share of the gradient.
+    """
+    norm = config.masker_gradient_norm / replicas
+    make = _MASKER_OPTIMIZERS[config.masker_optimizer]
+    return make(config.masker_learning_rate, global_clipnorm=norm if norm > 0.0 else None)
+
+
+_BFLOAT16_CAPABILITY = (8, 0)
+"""CUDA compute capability of Ampere, the first GPUs that multiply bfloat16 natively."""
+
+
+def resolve_precision(name: str) -> str:
+    """Returns the name of a Keras dtype policy.
+
+    Args:
+        name: A policy's name, or `auto`: `mixed_bfloat16` where every GPU has native bfloat16,
+            else, and without a GPU, `float32`.
+    """
+    if name != "auto":
+        return name
+    gpus = tf.config.list_physical_devices("GPU")
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    native = bool(gpus) and all(found >= _BFLOAT16_CAPABILITY for found in capabilities)
+    return "mixed_bfloat16" if native else "float32"
+
+
+def with_resolved_precision(config: TrainingConfig) -> TrainingConfig:
+    """Returns the settings with what `auto` stands for here: it decides on the weights, too."""
+    return dataclasses.replace(config, mixed_precision=resolve_precision(config.mixed_precision))
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Builds the layers made inside under the policy, and restores the previous one after."""
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)

@@ -1,0 +1,327 @@
+"""Algorithm 1 of Yu et al. 2022 as a Keras training step with two optimizers."""
+
+import enum
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from sfm_tf.errors import SfmError
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.training.losses import SEMANTIC_LOSSES, LossWeights, MaskerLoss, masker_loss
+
+
+class Phase(enum.IntEnum):
+    """Which part a training step changes.
+
+    `BOTH` changes first the classifier, then the masker, which learns from the logits that the
+    former step computed: a third of that phase's forward passes less.
+    """
+
+    CLASSIFIER = 0
+    MASKER = 1
+    BOTH = 2
+
+
+CLASSIFIER_METRICS = ("classification_loss", "accuracy")
+MASKER_METRICS = (
+    "mask_loss",
+    "sparsity",
+    "semantic",
+    "reconstruction",
+    "mask_mean",
+    "mask_spread",
+)
+TRAINING_METRICS = {
+    Phase.CLASSIFIER: CLASSIFIER_METRICS,
+    Phase.MASKER: MASKER_METRICS,
+    Phase.BOTH: CLASSIFIER_METRICS + MASKER_METRICS,
+}
+"""What a training step measures in each phase; its other metrics stay 0."""
+
+
+_SETTINGS = (
+    "sparsity_weight",
+    "semantic_weight",
+    "reconstruction_weight",
+    "loss_reduction",
+    "weight_decay",
+    "semantic_loss",
+    "target_statistics",
+    "preprocess_training",
+)
+
+
+@keras.saving.register_keras_serializable(package="sfm_tf")
+class SparseFeatureMaskerTrainer(keras.Model):
+    """Trains the parts of a `DefendedModel` in turn, as `phase` says.
+
+    Set `phase` before a step: a step that was compiled is of one phase. While one part is trained
+    the other is frozen, the averages of its batch statistics included.
+
+    In a distribution strategy each replica takes its share of a batch, all of one size; what is
+    learnt is what one device would learn from the whole batch.
+
+    Args:
+        defended: Holds classifier F, masker G and pre-processing T. Without a masker only the
+            classifier can be trained, as for an independent source model.
+        sparsity_weight: w1 of Eq. 2.
+        semantic_weight: w2 of Eq. 2.
+        reconstruction_weight: w3 of Eq. 2.
+        loss_reduction: `per_image` or `batch`, see `losses`.
+        weight_decay: Factor of half the squared L2 norm of the classifier's kernels, which is added
+            to its loss; biases and normalisation are not penalised.
+        semantic_loss: `cosine` or `cross_entropy`, see `losses.SEMANTIC_LOSSES`.
+        target_statistics: What normalises the frozen classifier while the masker learns: its
+            averages (`moving`), as in inference, or the statistics of the `batch`.
+        preprocess_training: Whether both parts learn from T(x), as in Algorithm 1, or from x.
+        **options: Further arguments of `keras.Model`.
+    """
+
+    def __init__(
+        self,
+        defended: DefendedModel,
+        *,
+        sparsity_weight: float,
+        semantic_weight: float,
+        reconstruction_weight: float,
+        loss_reduction: str,
+        weight_decay: float,
+        semantic_loss: str = "cosine",
+        target_statistics: str = "moving",
+        preprocess_training: bool = True,
+        **options: Any,
+    ) -> None:
+        """Keeps the parts; they are shared with the caller, not copied."""
+        super().__init__(**{**options, "dtype": "float32"})
+        self.defended = defended
+        self.sparsity_weight = sparsity_weight
+        self.semantic_weight = semantic_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.loss_reduction = loss_reduction
+        self.weight_decay = weight_decay
+        self.semantic_loss = semantic_loss
+        self.target_statistics = target_statistics
+        self.preprocess_training = preprocess_training
+        self.is_pretraining = False
+        self._phase = Phase.CLASSIFIER
+        self.sparsity_share = self.add_weight(
+            name="sparsity_share", shape=(), initializer="ones", trainable=False
+        )
+        names = (*CLASSIFIER_METRICS, *MASKER_METRICS, "bare_accuracy", "defended_accuracy")
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.built = True
+
+    @property
+    def phase(self) -> Phase:
+        """Which part a step changes."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
+        self.train_function = None  # Keras' own, of `fit`, is of one phase like any other.
+
+    def build(self, input_shape: Any) -> None:
+        """Does nothing: the parts come built."""
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the defended model's logits."""
+        return self.defended(images)
+
+    def compile(
+        self,
+        classifier_optimizer: keras.optimizers.Optimizer,
+        masker_optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> None:
+        """Sets and builds the optimizers, scaling their losses where layers compute in float16.
+
+        Args:
+            classifier_optimizer: Changes the classifier; it is `trainer.optimizer`.
+            masker_optimizer: Changes the masker; None where there is none.
+
+        Raises:
+            SfmError: If there is a masker without an optimizer or the reverse.
+        """
+        if (self.defended.masker is None) != (masker_optimizer is None):
+            raise SfmError("A masker and a masker_optimizer are given together or not at all.")
+        # No XLA: it has no kernel for part of T, and on CPUs it is slower than it saves.
+        super().compile(
+            optimizer=self._scaled(classifier_optimizer), auto_scale_loss=False, jit_compile=False
+        )
+        self.optimizer.build(self.defended.classifier.trainable_variables)
+        self.masker_optimizer = None
+        if masker_optimizer is not None:
+            self.masker_optimizer = self._scaled(masker_optimizer)
+            self.masker_optimizer.build(self.defended.masker.trainable_variables)
+
+    def _scaled(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if is_scaled or self.defended.classifier.compute_dtype != "float16":
+            return optimizer
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Takes one step of Algorithm 1 on a batch of `(images, labels)`.
+
+        Args:
+            data: Float32 images in [0, 1] of shape `(batch, height, width, channels)`, and integer
+                labels of shape `(batch,)`.
+
+        Returns:
+            Means since the epoch began; those of the current phase are in `TRAINING_METRICS`.
+        """
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        images = self._learnt_from(images)
+        target_logits = None
+        if self.phase != Phase.MASKER:
+            target_logits = self._train_classifier(images, labels)
+        if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
+            if target_logits is None:
+                target_logits = self._target_logits(images)
+            self._train_masker(images, target_logits, labels)
+        return self._measured()
+
+    def _train_classifier(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Takes one step on the classifier; returns the logits it had before."""
+        with tf.GradientTape() as tape:
+            logits = self.defended.classifier(images, training=True)
+            loss = self._classification_loss(logits, labels) + self._kernel_penalty()
+            loss = self.optimizer.scale_loss(loss)
+        self._descend(self.optimizer, self.defended.classifier, tape, loss)
+        return tf.stop_gradient(logits)
+
+    def _train_masker(self, images: tf.Tensor, target_logits: tf.Tensor, labels: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            loss = self._masker_loss(images, target_logits, labels, training=True).total
+            loss = self.masker_optimizer.scale_loss(loss)
+        self._descend(self.masker_optimizer, self.defended.masker, tape, loss)
+
+    def _learnt_from(self, images: tf.Tensor) -> tf.Tensor:
+        return self.defended.preprocessor(images) if self.preprocess_training else images
+
+    def _measured(self) -> dict[str, tf.Tensor]:
+        return {name: self.trackers[name].result() for name in TRAINING_METRICS[self.phase]}
+
+    def _descend(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        part: keras.Model,
+        tape: tf.GradientTape,
+        scaled_loss: tf.Tensor,
+    ) -> None:
+        """Takes one step on `part`, against the mean of all replicas' gradients."""
+        variables = part.trainable_variables
+        gradients = tape.gradient(scaled_loss, variables)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            # Clipping has to see the whole batch's gradient, and Keras will sum over replicas.
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+            gradients = [gradient / replicas for gradient in gradients]
+        optimizer.apply(gradients, variables)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Measures a batch of `(images, labels)`.
+
+        Returns:
+            Means since the evaluation began: `bare_accuracy` of F(x), `defended_accuracy` of
+            F(T(G(x) * x)), the classification loss and, with a masker, what `MASKER_METRICS` names,
+            measured as in training but in inference mode.
+        """
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        bare_logits = self.defended.classifier(images, training=False)
+        self._track_accuracy("bare_accuracy", bare_logits, labels)
+        self._track_accuracy("defended_accuracy", self.defended(images), labels)
+        images = self._learnt_from(images)
+        target_logits = self.defended.classifier(images, training=False)
+        self._classification_loss(target_logits, labels)
+        measured = ["bare_accuracy", "defended_accuracy", "classification_loss"]
+        if self.defended.masker is not None:
+            self._masker_loss(images, target_logits, labels, training=False)
+            measured += MASKER_METRICS
+        return {name: self.trackers[name].result() for name in measured}
+
+    def _classification_loss(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        self.trackers["classification_loss"].update_state(losses)
+        self._track_accuracy("accuracy", logits, labels)
+        return tf.reduce_mean(losses)
+
+    def _kernel_penalty(self) -> tf.Tensor:
+        variables = self.defended.classifier.trainable_variables
+        kernels = [variable for variable in variables if variable.name == "kernel"]
+        return self.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+
+    def _target_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns F(x), which the semantic loss compares with."""
+        return tf.stop_gradient(self._frozen_logits(images))
+
+    def _frozen_logits(self, images: tf.Tensor) -> tf.Tensor:
+        classifier = self.defended.classifier
+        if self.target_statistics == "moving":
+            return classifier(images, training=False)
+        parameters = (classifier.trainable_variables, classifier.non_trainable_variables)
+        logits, _ = classifier.stateless_call(*parameters, images, training=True)
+        return logits
+
+    def _masker_loss(
+        self, images: tf.Tensor, target_logits: tf.Tensor, labels: tf.Tensor, *, training: bool
+    ) -> MaskerLoss:
+        """Returns Eq. 2 for the images that are masked and the logits that those shall keep."""
+        mask = self.defended.masker(images, training=training)
+        masked_images = mask * images
+        classify = self._frozen_logits if training else self.defended.classifier
+        masked_logits = classify(masked_images)
+        losses = masker_loss(
+            images,
+            masked_images,
+            SEMANTIC_LOSSES[self.semantic_loss](target_logits, masked_logits, labels),
+            LossWeights(
+                self.sparsity_weight * tf.convert_to_tensor(self.sparsity_share),
+                self.semantic_weight,
+                self.reconstruction_weight,
+            ),
+            self.loss_reduction,
+        )
+        measured = (*losses, tf.reduce_mean(mask), tf.math.reduce_std(mask))
+        for name, value in zip(MASKER_METRICS, measured, strict=True):
+            self.trackers[name].update_state(value, sample_weight=tf.shape(images)[0])
+        return losses
+
+    def _track_accuracy(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> None:
+        correct = keras.metrics.sparse_categorical_accuracy(labels, logits)
+        self.trackers[name].update_state(correct)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` rebuilds the trainer from."""
+        return {
+            "name": self.name,
+            "defended": keras.saving.serialize_keras_object(self.defended),
+            **{name: getattr(self, name) for name in _SETTINGS},
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "SparseFeatureMaskerTrainer":
+        """Rebuilds a trainer, without its weights, from what `get_config` returned."""
+        defended = keras.saving.deserialize_keras_object(config["defended"], custom_objects)
+        return cls(**{**config, "defended": defended})
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns both optimizers, which Keras would not save for a `compile` of our own."""
+        return {
+            "classifier_optimizer": keras.optimizers.serialize(self.optimizer),
+            "masker_optimizer": None
+            if self.masker_optimizer is None
+            else keras.optimizers.serialize(self.masker_optimizer),
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles with the optimizers that `get_compile_config` returned."""
+        optimizers = {
+            name: None if value is None else keras.optimizers.deserialize(value)
+            for name, value in config.items()
+        }
+        self.compile(**optimizers)

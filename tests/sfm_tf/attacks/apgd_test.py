@@ -1,0 +1,667 @@
+import functools
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from art.attacks.evasion import AutoProjectedGradientDescent as ArtAutoProjectedGradientDescent
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+from sklearn.datasets import load_digits
+
+from sfm_tf.attacks.apgd import (
+    AutoProjectedGradientDescent,
+    Limits,
+    Pace,
+    Point,
+    adapt,
+    ascend,
+    checkpoint_windows,
+    initial_pace,
+)
+from sfm_tf.attacks.attack import AttackBatch, Evaluation, choose
+from sfm_tf.attacks.norm_balls import BALLS
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
+from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import wrap_classifier
+
+NO_CHECKPOINT = -1
+
+
+def _pace(step_size=0.4, rises=0.0, best_objective=0.0, halved=False):
+    values = (step_size, rises, best_objective)
+    return Pace(*(tf.constant([value]) for value in values), tf.constant([halved]))
+
+
+def _adapt(pace, rose, best_objective, window, rho=0.75):
+    pace, halves = adapt(
+        pace, tf.constant([rose]), tf.constant([best_objective]), window, tf.constant(rho)
+    )
+    return Pace(*(tensor.numpy().item() for tensor in pace)), halves.numpy().item()
+
+
+@pytest.mark.parametrize(
+    ("iterations", "checkpoints"),
+    [
+        # Croce and Hein 2020: 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99 of the iterations.
+        (100, [22, 41, 57, 70, 80, 87, 93, 99]),
+        (1000, [220, 410, 570, 700, 800, 870, 930, 990]),
+        (10, [3, 5, 6, 7, 8, 9, 10]),
+        (1, [1]),
+    ],
+)
+def test_checkpoints_are_those_of_the_paper(iterations, checkpoints):
+    windows = checkpoint_windows(iterations)
+    assert windows.shape == (iterations + 1,)
+    assert windows[0] == 0
+    assert np.flatnonzero(windows > 0).tolist() == checkpoints
+    assert windows[checkpoints].tolist() == np.diff([0, *checkpoints]).tolist()
+    assert (np.delete(windows, [0, *checkpoints]) == NO_CHECKPOINT).all()
+
+
+def test_between_checkpoints_only_rises_are_counted():
+    assert _adapt(_pace(rises=3.0), True, 9.0, NO_CHECKPOINT) == (
+        (pytest.approx(0.4), 4.0, 0.0, False),
+        False,
+    )
+    assert _adapt(_pace(rises=3.0), False, 9.0, NO_CHECKPOINT)[0].rises == 3.0
+
+
+@pytest.mark.parametrize(("rises", "halves"), [(14.0, True), (15.0, False)])
+def test_a_step_is_halved_where_the_loss_rose_too_rarely(rises, halves):
+    """0.75 of 20 steps is 15; the step counted now was no rise."""
+    pace, halved = _adapt(_pace(rises=rises), False, 9.0, 20)
+    assert halved == halves
+    assert pace.step_size == pytest.approx(0.2 if halves else 0.4)
+    assert (pace.rises, pace.best_objective, pace.halved) == (0.0, 9.0, halves)
+
+
+@pytest.mark.parametrize(
+    ("halved_before", "best", "halves"),
+    [(False, 5.0, True), (True, 5.0, False), (False, 5.5, False)],
+)
+def test_a_step_is_halved_where_nothing_changed_since_the_last_checkpoint(
+    halved_before, best, halves
+):
+    pace = _pace(rises=20.0, best_objective=5.0, halved=halved_before)
+    assert _adapt(pace, True, best, 20)[1] == halves
+
+
+def test_the_start_is_a_checkpoint_that_halves_nothing():
+    pace, halves = adapt(
+        initial_pace(tf.constant(0.4), tf.constant([2])),
+        tf.constant([False, False]),
+        tf.constant([-3.0, 2.0]),
+        tf.constant(0),
+        tf.constant(0.75),
+    )
+    assert not halves.numpy().any()
+    np.testing.assert_allclose(pace.step_size, [0.4, 0.4])
+    assert pace.best_objective.numpy().tolist() == [-3.0, 2.0]
+
+
+SHAPE = (2, 2, 1)
+COUNT = 40
+WEIGHTS = np.array([1.0, 2.0, 3.0, -1.5])
+
+
+def _bumps(images):
+    """A sum of waves, with many maxima, so that the way to one depends on every step."""
+    flat = images.reshape(-1, 4)
+    values, slopes = np.sin(12.0 * flat) @ WEIGHTS, 12.0 * np.cos(12.0 * flat) * WEIGHTS
+    return values, slopes.reshape(images.shape)
+
+
+def _evaluate(images):
+    waves = tf.sin(12.0 * tf.reshape(images, (-1, 4)))
+    objective = tf.linalg.matvec(waves, tf.constant(WEIGHTS, tf.float32))
+    slopes = 12.0 * tf.cos(12.0 * images) * WEIGHTS.reshape(SHAPE).astype(np.float32)
+    return Point(images, objective, slopes), Evaluation(objective, tf.zeros_like(objective))
+
+
+def _samples(epsilon, norm):
+    random = np.random.default_rng(2)
+    images = random.uniform(0.0, 1.0, (COUNT, *SHAPE)).astype(np.float32)
+    change = random.uniform(-1.0, 1.0, images.shape)
+    sizes = np.linalg.norm(change.reshape(COUNT, -1), ord=norm, axis=1)
+    starts = images + 0.9 * epsilon * change / sizes[:, None, None, None]
+    return images, np.clip(starts, 0.0, 1.0).astype(np.float32)
+
+
+def _ascend(images, starts, norm, epsilon, iterations, evaluate=_evaluate, first_iteration=0):
+    batch = AttackBatch(tf.constant(images), tf.zeros(len(images), tf.int64), None, None)
+    limits = Limits(
+        tf.constant(epsilon), tf.constant(0.75), tf.constant(checkpoint_windows(iterations))
+    )
+    return ascend(
+        tf.constant(starts), batch, BALLS[norm], limits, evaluate, tf.constant(first_iteration)
+    )
+
+
+def _project(image, center, norm, epsilon):
+    change = image - center
+    if norm == 2:
+        change = change * min(1.0, epsilon / np.linalg.norm(change))
+    return np.clip(center + np.clip(change, -epsilon, epsilon), 0.0, 1.0)
+
+
+def _apgd_by_the_book(center, start, norm, epsilon, checkpoints, iterations):
+    """Algorithm 1 of Croce and Hein 2020 for one image, with the paper's names."""
+
+    def value(image):
+        return float(_bumps(image)[0][0])
+
+    x, f, eta = [start], [value(start)], 2.0 * epsilon
+    x_max, f_max, rises, last_w, last_eta, last_f_max = start, f[0], 0, 0, eta, f[0]
+    for k in range(iterations):
+        gradient = _bumps(x[k])[1]
+        step = np.sign(gradient) if norm == math.inf else gradient / np.linalg.norm(gradient)
+        z = _project(x[k] + eta * step, center, norm, epsilon)
+        moved = z
+        if k > 0:
+            moved = x[k] + 0.75 * (z - x[k]) + 0.25 * (x[k] - x[k - 1])
+        x.append(_project(moved, center, norm, epsilon))
+        f.append(value(x[-1]))
+        rises += f[-1] > f[-2]
+        if f[-1] > f_max:
+            x_max, f_max = x[-1], f[-1]
+        if k + 1 in checkpoints:
+            unchanged = last_eta == eta and last_f_max == f_max
+            last_eta, last_f_max = eta, f_max
+            if rises < 0.75 * (k + 1 - last_w) or unchanged:
+                eta, x[-1], f[-1] = eta / 2.0, x_max, f_max
+            rises, last_w = 0, k + 1
+    return x_max
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.3), (2, 0.5)])
+def test_takes_the_steps_of_the_paper(norm, epsilon):
+    images, starts = _samples(epsilon, norm)
+    checkpoints = (7, 13, 18, 21, 24, 27, 28, 30)
+    expected = [
+        _apgd_by_the_book(center[None], start[None], norm, epsilon, checkpoints, 30)[0]
+        for center, start in zip(images.astype(np.float64), starts, strict=True)
+    ]
+    climb = _ascend(images, starts, norm, epsilon, 30)
+    distances = np.abs(climb.best.images - expected).max(axis=(1, 2, 3))
+    # Where two losses are as good as equal, float32 and float64 may go separate ways.
+    assert np.mean(distances < 1e-3) >= 0.95
+    np.testing.assert_array_equal(climb.top.images, climb.best.images)
+
+
+def test_the_best_images_are_those_that_fool_however_high_others_are():
+    """Fooled is what lies below the top: the best is then the highest of those that fool."""
+    images, starts = _samples(0.3, math.inf)
+    seen = []
+
+    def evaluate(images):
+        point, _ = _evaluate(images)
+        fooled = tf.cast(point.objective < 3.0, tf.float32)
+        seen.append(point.objective.numpy())
+        return point, Evaluation(point.objective, fooled)
+
+    climb = _ascend(images, starts, math.inf, 0.3, 10, evaluate)
+    objectives = np.stack(seen)
+    below = np.where(objectives < 3.0, objectives, -np.inf).max(axis=0)
+    expected = np.where(np.isfinite(below), below, objectives.max(axis=0))
+    assert (expected < objectives.max(axis=0)).any()
+    np.testing.assert_allclose(climb.best.objective, expected, rtol=1e-6)
+
+
+def test_iterations_count_from_the_first_one():
+    images, starts = _samples(0.3, math.inf)
+    first, later = (
+        _ascend(images, starts, math.inf, 0.3, 10, first_iteration=number) for number in (0, 70)
+    )
+    assert first.best.iterations.numpy().min() >= 0
+    assert first.best.iterations.numpy().max() <= 10
+    np.testing.assert_array_equal(later.best.iterations, first.best.iterations + 70)
+
+
+def test_images_whose_first_gradient_is_zero_are_stuck():
+    images, starts = _samples(0.3, math.inf)
+
+    def evaluate(images, is_flat):
+        point, evaluation = _evaluate(images)
+        slopes = tf.where(is_flat[:, None, None, None], 0.0, point.gradient)
+        return point._replace(gradient=slopes), evaluation
+
+    is_flat = np.arange(COUNT) % 3 == 0
+    flat = functools.partial(evaluate, is_flat=tf.constant(is_flat))
+    climb = _ascend(images, starts, math.inf, 0.3, 3, flat)
+    np.testing.assert_array_equal(climb.is_stuck, is_flat)
+    np.testing.assert_allclose(climb.best.images[is_flat], starts[is_flat], atol=1e-6)
+
+
+AUTO_PROJECTED_GRADIENT_SHAPE = (8, 8, 1)
+LOSSES = ["cross_entropy", "dlr", "targeted_dlr"]
+ART_LOSSES = {"cross_entropy": "cross_entropy", "dlr": "difference_logits_ratio"}
+
+
+class Linear(keras.Model):
+    """Logits linear in the pixels; counts how often Python runs it and how many images it sees."""
+
+    def __init__(self, class_count):
+        super().__init__()
+        self.kernel = np.random.default_rng(0).normal(size=(64, class_count)).astype(np.float32)
+        self.calls = 0
+        self.rows = tf.Variable(0)
+
+    def call(self, images):
+        self.calls += 1
+        self.rows.assign_add(tf.shape(images)[0])
+        return tf.reshape(images, (-1, 64)) @ self.kernel
+
+
+class Masked(keras.Model):
+    """The same predictions with logits so far apart that the cross-entropy has no gradient."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def call(self, images):
+        return 1024.0 * self.model(images)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    return (images / 16).reshape(-1, *AUTO_PROJECTED_GRADIENT_SHAPE).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def trained_model(digits):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input(AUTO_PROJECTED_GRADIENT_SHAPE),
+        keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(digits[0][200:], digits[1][200:], batch_size=64, epochs=6, verbose=0)
+    return model
+
+
+def _auto_projected_gradient_samples(model, count=60):
+    """Images well inside [0, 1] with the labels that the model gives them."""
+    images = (
+        np.random.default_rng(1)
+        .uniform(0.3, 0.7, (count, *AUTO_PROJECTED_GRADIENT_SHAPE))
+        .astype(np.float32)
+    )
+    return images, np.asarray(model(images)).argmax(axis=1)
+
+
+# Of so large a batch the smallest bucket holds all images: an attack compiles once.
+def _attack(model, class_count=10, **options):
+    classifier = wrap_classifier(model, class_count, AUTO_PROJECTED_GRADIENT_SHAPE, 100)
+    return AutoProjectedGradientDescent(
+        classifier, **{"epsilon": 0.1, "iterations": 20, "batch_size": 480, **options}
+    )
+
+
+def _accuracy(model, images, labels):
+    return np.mean(np.asarray(model(images)).argmax(axis=1) == labels)
+
+
+def _margins(model, images, labels):
+    logits = np.asarray(model(images), np.float64)
+    label = np.eye(logits.shape[1], dtype=bool)[labels]
+    return logits[label] - np.where(label, -np.inf, logits).max(axis=1)
+
+
+def _norms(change, norm):
+    return np.linalg.norm(change.reshape(len(change), -1).astype(np.float64), norm, axis=1)
+
+
+@pytest.mark.parametrize("iterations", [1, 20])
+def test_finds_the_worst_perturbation_of_a_linear_model(iterations):
+    model = Linear(2)
+    images, labels = _auto_projected_gradient_samples(model)
+    slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
+    moved = _attack(model, 2, epsilon=0.2, iterations=iterations).generate(images, labels)
+    np.testing.assert_allclose(moved, images + 0.2 * np.sign(slope), atol=1e-6)
+
+
+def test_finds_the_worst_perturbation_of_a_linear_model_in_the_l2_ball():
+    model = Linear(2)
+    images, labels = _auto_projected_gradient_samples(model)
+    slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
+    moved = _attack(model, 2, norm=2, epsilon=0.2, iterations=30).generate(images, labels)
+    expected = images + 0.2 * slope / _norms(slope, 2)[:, None, None, None]
+    np.testing.assert_allclose(moved, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_fools_a_linear_model_wherever_it_can_be_fooled(loss):
+    """Class j can win within the ball exactly if z_j + epsilon |w_j - w_y|_1 > z_y."""
+    model = Linear(5)
+    images, labels = _auto_projected_gradient_samples(model, 200)
+    logits = np.asarray(model(images))
+    reach = np.abs(model.kernel[:, :, None] - model.kernel[:, None]).sum(axis=0)
+    gains = logits - logits.max(axis=1, keepdims=True) + 0.03 * reach[labels]
+    gains[np.arange(200), labels] = -np.inf
+    gain = gains.max(axis=1)
+    clear = np.abs(gain) > 0.02
+    assert 30 < np.sum(gain > 0) < 170
+    moved = _attack(model, 5, epsilon=0.03, loss=loss).generate(images, labels)
+    fooled = np.asarray(model(moved)).argmax(axis=1) != labels
+    np.testing.assert_array_equal(fooled[clear], gain[clear] > 0)
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "loss"), [(math.inf, 0.1, "dlr"), (2, 0.5, "cross_entropy")]
+)
+def test_is_as_strong_as_art(trained_model, digits, norm, epsilon, loss):
+    images, labels = digits[0][:50], digits[1][:50]
+    attack = _attack(trained_model, norm=norm, epsilon=epsilon, loss=loss, iterations=12)
+    reference = ArtAutoProjectedGradientDescent(
+        attack.estimator,
+        norm=norm,
+        eps=epsilon,
+        eps_step=2 * epsilon,
+        max_iter=12,
+        nb_random_init=1,
+        batch_size=50,
+        loss_type=ART_LOSSES[loss],
+        verbose=False,
+    )
+    accuracy = _accuracy(trained_model, attack.generate(images, labels), labels)
+    expected = _accuracy(trained_model, reference.generate(images, labels), labels)
+    assert 0.2 < expected < 0.7
+    assert expected - 0.1 <= accuracy <= expected + 0.05
+
+
+def test_is_at_least_as_strong_as_pgd_of_as_many_steps(trained_model, digits):
+    norm, epsilon = 2, 0.5
+    images, labels = digits[0][:60], digits[1][:60]
+    attack = _attack(trained_model, norm=norm, epsilon=epsilon)
+    reference = ProjectedGradientDescent(
+        attack.estimator,
+        norm=norm,
+        epsilon=epsilon,
+        step_size=epsilon / 4,
+        iterations=20,
+        random_start=True,
+        keep_best=True,
+        loss="stable_cross_entropy",
+    )
+    expected = _accuracy(trained_model, reference.generate(images, labels), labels)
+    clean = _accuracy(trained_model, images, labels)
+    accuracies = [clean]
+    for loss in ("cross_entropy", "targeted_dlr"):
+        attack.set_params(loss=loss, target_classes=5)
+        accuracies.append(_accuracy(trained_model, attack.generate(images, labels), labels))
+    assert max(accuracies[1:]) <= expected < clean - 0.2
+    assert accuracies[2] <= accuracies[1]
+
+
+def test_masked_gradients_do_not_stop_it(trained_model, digits):
+    """A model known to be no more robust validates the attack (Carlini et al. 2019)."""
+    images, labels = digits[0][:60], digits[1][:60]
+    masked = Masked(trained_model)
+    attack = _attack(masked, epsilon=0.15, loss="dlr")
+    blinded = ProjectedGradientDescent(
+        attack.estimator, epsilon=0.15, step_size=0.04, iterations=20
+    ).run(images, labels)
+    clean = _accuracy(masked, images, labels)
+    assert blinded.zero_gradient_share > 0.8
+    assert _accuracy(masked, blinded.images, labels) > clean - 0.1
+    outcome = attack.run(images, labels)
+    unmasked = _attack(trained_model, epsilon=0.15, loss="dlr").generate(images, labels)
+    accuracy = _accuracy(masked, outcome.images, labels)
+    assert accuracy == pytest.approx(_accuracy(trained_model, unmasked, labels), abs=0.02)
+    assert accuracy < clean - 0.5
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "loss"), [(math.inf, 0.1, "cross_entropy"), (2, 0.5, "targeted_dlr")]
+)
+def test_stays_in_the_ball_and_its_diagnostics_hold(trained_model, digits, norm, epsilon, loss):
+    images, labels = digits[0][:50], digits[1][:50]
+    outcome = _attack(
+        trained_model,
+        norm=norm,
+        epsilon=epsilon,
+        loss=loss,
+        iterations=10,
+        restarts=2,
+        target_classes=2,
+    ).run(images, labels)
+    assert _norms(outcome.images - images, norm).max() <= epsilon + 1e-6
+    assert outcome.images.min() >= 0.0
+    assert outcome.images.max() <= 1.0
+    logits = np.asarray(trained_model(outcome.images), np.float64)
+    expected = -log_softmax(logits, axis=1)[np.arange(50), labels]
+    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-3, atol=1e-5)
+    runs = 2 * (2 if loss == "targeted_dlr" else 1)
+    assert outcome.iterations.max() <= 10 * runs
+    assert outcome.zero_gradient_share < 0.2
+
+
+def test_images_do_not_depend_on_those_they_are_attacked_with(trained_model, digits):
+    images, labels = digits[0][:40], digits[1][:40]
+    attack = _attack(trained_model, loss="targeted_dlr", iterations=5, target_classes=3)
+    expected = attack.generate(images, labels)
+    rows = np.arange(3, 40, 2)
+    other = attack.run(images[rows], labels[rows], positions=rows).images - expected[rows]
+    # A sign of a gradient next to zero may follow the rounding of the convolution.
+    assert np.mean(np.abs(other).max(axis=(1, 2, 3)) < 1e-5) > 0.9
+
+
+def _advance_all(advance, batch, state, is_finished, batch_size):
+    """What `advance_unfinished` does, without leaving anything out."""
+    return choose(is_finished, state, advance(batch, state))
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.04), (2, 0.25)])
+def test_fooled_images_leave_the_batch_and_nothing_else_changes(monkeypatch, norm, epsilon):
+    model = Linear(5)
+    images, labels = _auto_projected_gradient_samples(model, 64)
+    options = {"epsilon": epsilon, "loss": "targeted_dlr", "iterations": 5, "batch_size": 64}
+    attack = _attack(model, 5, norm=norm, target_classes=4, **options)
+    outcome, rows = attack.run(images, labels), int(model.rows)
+    assert 0.05 < _accuracy(model, outcome.images, labels) < 0.5
+    monkeypatch.setattr("sfm_tf.attacks.apgd.advance_unfinished", _advance_all)
+    model.rows.assign(0)
+    whole = attack.run(images, labels)
+    assert int(model.rows) >= 64 * 4 * 6
+    assert rows < 0.75 * int(model.rows)
+    np.testing.assert_allclose(outcome.images, whole.images, atol=1e-6)
+    np.testing.assert_array_equal(outcome.iterations, whole.iterations)
+
+
+class Alternating(keras.Model):
+    """Draws one of three linear models for each image, by its position; nearly equal logits."""
+
+    kernels = np.random.default_rng(3).normal(scale=1e-3, size=(3, 64, 2)).astype(np.float32)
+
+    def __init__(self, lead=0.0):
+        super().__init__()
+        self.lead = np.array([lead, 0.0], np.float32)
+        self.rows = tf.Variable(0)
+
+    def call(self, images):
+        self.rows.assign_add(tf.shape(images)[0])
+        kernels = tf.gather(self.kernels, tf.range(tf.shape(images)[0]) % 3)
+        return tf.einsum("bi,bij->bj", tf.reshape(images, (-1, 64)), kernels) + self.lead
+
+
+def test_several_looks_climb_the_mean_of_their_losses():
+    """Next to zero the cross-entropy is half the margin, so the worst case is that of the mean."""
+    images, _ = _auto_projected_gradient_samples(Linear(2), 8)
+    attack = _attack(Alternating(), 2, epsilon=0.1, gradient_samples=3, batch_size=8)
+    outcome = attack.run(images, np.zeros(8, int))
+    mean = Alternating.kernels.mean(axis=0)
+    slope = (mean[:, 1] - mean[:, 0]).reshape(AUTO_PROJECTED_GRADIENT_SHAPE)
+    clear = np.abs(slope) > 5e-5
+    assert clear.mean() > 0.9
+    expected = images + 0.1 * np.sign(slope)
+    np.testing.assert_allclose(outcome.images[:, clear], expected[:, clear], atol=1e-6)
+    logits = np.einsum("bi,kij->kbj", outcome.images.reshape(8, 64), Alternating.kernels)
+    losses = -log_softmax(logits.astype(np.float64), axis=2)[..., 0]
+    np.testing.assert_allclose(outcome.loss, losses.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("lead", "runs"), [(1.0, 4), (-1.0, 1)])
+def test_an_image_is_done_with_when_every_look_is_wrong(lead, runs):
+    """With a lead of 1 no look ever is; with -1 each is to begin with."""
+    images, _ = _auto_projected_gradient_samples(Linear(2), 8)
+    model = Alternating(lead)
+    options = {"gradient_samples": 3, "batch_size": 8, "iterations": 5, "restarts": 4}
+    _attack(model, 2, **options).run(images, np.zeros(8, int))
+    check, looks = 8, 2 * 3 * 8
+    assert int(model.rows) == check + looks + runs * 6 * 3 * 8
+
+
+_PROPERTY_ATTACKS = {}
+
+
+def _property_attack(class_count, norm, loss):
+    """One attack for all examples of a kind, so that each is compiled once."""
+    key = (class_count, norm, loss)
+    if key not in _PROPERTY_ATTACKS:
+        model = Linear(class_count)
+        _PROPERTY_ATTACKS[key] = _attack(model, class_count, norm=norm, loss=loss, iterations=4)
+    return _PROPERTY_ATTACKS[key]
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(
+        [(2, math.inf, "cross_entropy"), (4, 2, "targeted_dlr"), (3, math.inf, "dlr")]
+    ),
+    epsilon=st.floats(1e-6, 2.0),
+    seed=st.integers(0, 2**31 - 1),
+    levels=st.sampled_from([1, 2, 255]),
+)
+def test_any_radius_and_images_give_allowed_images_twice_the_same(kind, epsilon, seed, levels):
+    attack = _property_attack(*kind)
+    attack.set_params(epsilon=epsilon, seed=seed)
+    random = np.random.default_rng(seed)
+    images = (random.integers(0, levels + 1, (5, *AUTO_PROJECTED_GRADIENT_SHAPE)) / levels).astype(
+        np.float32
+    )
+    labels = random.integers(0, kind[0], 5)
+    outcome = attack.run(images, labels)
+    assert _norms(outcome.images - images, kind[1]).max() <= epsilon * (1 + 1e-5) + 1e-6
+    assert outcome.images.min() >= 0.0
+    assert outcome.images.max() <= 1.0
+    before, after = (_margins(attack.estimator.model, x, labels) for x in (images, outcome.images))
+    assert np.all(after <= before + 1e-5)
+    np.testing.assert_array_equal(attack.run(images, labels).images, outcome.images)
+
+
+def test_more_runs_never_fool_less(trained_model, digits):
+    images, labels = digits[0][:60], digits[1][:60]
+    attack = _attack(trained_model, loss="dlr", iterations=5)
+    accuracies = []
+    for restarts in (1, 2, 8):
+        attack.set_params(restarts=restarts)
+        outcome = attack.run(images, labels)
+        accuracies.append(_accuracy(trained_model, outcome.images, labels))
+        assert outcome.iterations.max() <= 5 * restarts
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[-1] < accuracies[0]
+    assert outcome.iterations.max() > 10
+
+
+def test_later_runs_leave_fooled_images_alone(trained_model, digits):
+    images, labels = digits[0][:60], digits[1][:60]
+    attack = _attack(trained_model, iterations=5)
+    first = attack.generate(images, labels)
+    attack.set_params(restarts=3)
+    later = attack.run(images, labels)
+    fooled = np.asarray(trained_model(first)).argmax(axis=1) != labels
+    assert 10 < fooled.sum() < 60
+    np.testing.assert_array_equal(later.images[fooled], first[fooled])
+    assert later.iterations[fooled].max() <= 5
+
+
+def test_an_image_that_cannot_be_made_worse_stays_as_it_is():
+    """At the corner of [0, 1] that the label's logit falls towards, every step is a step back."""
+    model = Linear(2)
+    slope = (model.kernel[:, 1] - model.kernel[:, 0]).reshape(1, *AUTO_PROJECTED_GRADIENT_SHAPE)
+    corner = (slope > 0).astype(np.float32)
+    outcome = _attack(model, 2, epsilon=0.05).run(corner, np.array([0]))
+    np.testing.assert_array_equal(outcome.images, corner)
+    assert outcome.iterations.tolist() == [0]
+
+
+def test_random_starts_follow_the_seed(trained_model, digits):
+    images, labels = digits[0][:20], digits[1][:20]
+    attack = _attack(trained_model, iterations=2)
+    first = attack.generate(images, labels)
+    np.testing.assert_array_equal(attack.generate(images, labels), first)
+    attack.set_params(seed=1)
+    assert np.abs(attack.generate(images, labels) - first).max() > 0.01
+
+
+def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
+    images, labels = digits[0][:20], digits[1][:20]
+    mask = np.zeros((1, *AUTO_PROJECTED_GRADIENT_SHAPE))
+    mask[:, :4] = 1
+    for norm in (math.inf, 2):
+        moved = _attack(trained_model, norm=norm).generate(images, labels, mask=mask)
+        np.testing.assert_array_equal(moved[:, 4:], images[:, 4:])
+        assert np.abs(moved[:, :4] - images[:, :4]).max() > 0.05
+
+
+def test_other_numbers_do_not_compile_anew():
+    model = Linear(5)
+    images, labels = _auto_projected_gradient_samples(model, 10)
+    attack = _attack(model, 5)
+    attack.generate(images, labels)
+    calls = model.calls
+    for options in ({"epsilon": 0.2}, {"rho": 0.5}, {"restarts": 2}, {"seed": 3}):
+        attack.set_params(**options)
+        attack.generate(images, labels)
+    assert model.calls == calls
+
+
+def test_takes_exactly_its_own_options():
+    expected = {"norm", "epsilon", "loss", "iterations", "restarts", "target_classes", "rho"}
+    attack = _attack(Linear(10))
+    assert set(attack.attack_params) == expected | {"gradient_samples", "batch_size", "seed"}
+    assert attack.targeted is False
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("loss", "hinge", "one of cross_entropy, dlr, targeted_dlr"),
+        ("restarts", 0, "an integer of at least 1"),
+        ("iterations", 0, "an integer of at least 1"),
+        ("target_classes", 1.5, "an integer of at least 1"),
+        ("rho", 1.5, "a number above 0"),
+        ("gradient_samples", 0, "an integer of at least 1"),
+        ("norm", 1, "'inf', math.inf or 2"),
+    ],
+)
+def test_bad_options_are_refused(option, value, expected):
+    message = f"Invalid {option} {value!r} of AutoProjectedGradientDescent; expected {expected}"
+    with pytest.raises(SfmError, match=message):
+        _attack(Linear(10), **{option: value})
+
+
+@pytest.mark.parametrize(("loss", "fewest"), [("dlr", 3), ("targeted_dlr", 4)])
+def test_a_loss_that_needs_more_classes_is_refused(loss, fewest):
+    message = f"{loss} loss of a model of {fewest - 1} classes; expected at least {fewest}"
+    with pytest.raises(SfmError, match=message):
+        _attack(Linear(fewest - 1), fewest - 1, loss=loss)
+    attack = _attack(Linear(fewest - 1), fewest - 1)
+    with pytest.raises(SfmError, match=message):
+        attack.set_params(epsilon=0.3, loss=loss)
+    assert attack.epsilon == 0.1
+    _attack(Linear(fewest), fewest, loss=loss)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

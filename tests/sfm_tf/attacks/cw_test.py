@@ -1,0 +1,320 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from art.attacks.attack import EvasionAttack
+from art.attacks.evasion import CarliniL2Method
+from sklearn.datasets import load_digits
+
+from sfm_tf.attacks.cw import (
+    PAPER_SETTINGS,
+    STANDARD_SETTINGS,
+    CarliniWagner,
+    adam_step,
+    initial_moments,
+)
+from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import wrap_classifier
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_moves_as_the_optimizer_of_keras(scale):
+    random = np.random.default_rng(0)
+    variable = keras.Variable(np.zeros((3, 4)), dtype="float32")
+    optimizer = keras.optimizers.Adam(0.05, epsilon=1e-8)
+    optimizer.build([variable])
+    points = tf.zeros((3, 4))
+    moments = initial_moments(points)
+    for done in range(20):
+        gradient = tf.constant(scale * random.normal(size=(3, 4)), tf.float32)
+        optimizer.apply([gradient])
+        movement, moments = adam_step(moments, gradient, tf.constant(done), tf.constant(0.05))
+        points += movement
+    assert np.abs(points).max() > 0.05
+    np.testing.assert_allclose(points, variable.numpy(), atol=1e-6)
+
+
+def test_a_gradient_of_zero_moves_nothing():
+    points = tf.zeros((2, 2))
+    movement, _ = adam_step(initial_moments(points), points, tf.constant(0), tf.constant(1.0))
+    np.testing.assert_array_equal(movement, np.zeros((2, 2)))
+
+
+SHAPE = (8, 8, 1)
+SHORT = {"binary_search_steps": 3, "iterations": 20, "initial_constant": 1.0}
+THOROUGH = {"binary_search_steps": 8, "iterations": 200, "initial_constant": 0.1}
+
+
+def _linear_classifier(slopes, offsets=0.0, batch_size=16):
+    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(slopes.shape[1])]
+    model = keras.Sequential(layers)
+    model.set_weights([slopes, np.zeros(slopes.shape[1]) + offsets])
+    return wrap_classifier(model, slopes.shape[1], SHAPE, batch_size)
+
+
+@pytest.fixture(scope="module")
+def binary():
+    """A linear model of two classes and gray images that it gives both."""
+    random = np.random.default_rng(0)
+    images = random.uniform(0.3, 0.7, (16, *SHAPE)).astype(np.float32)
+    classifier = _linear_classifier(random.normal(size=(64, 2)).astype(np.float32))
+    return classifier, images, classifier.predict(images).argmax(axis=1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A trained classifier and 16 digits that it knows."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).reshape(-1, *SHAPE).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input(SHAPE),
+        keras.layers.Conv2D(6, 3, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(images[200:], labels[200:], batch_size=64, epochs=5, verbose=0)
+    classifier = wrap_classifier(model, 10, SHAPE, 16)
+    is_known = classifier.predict(images[:30]).argmax(axis=1) == labels[:30]
+    return classifier, images[:30][is_known][:16], labels[:30][is_known][:16]
+
+
+def _distances(images, adversarial_images):
+    return np.linalg.norm((adversarial_images - images).reshape(len(images), -1), axis=1)
+
+
+def _margins(classifier, images, labels):
+    logits = classifier.predict(images)
+    is_label = np.eye(logits.shape[1], dtype=bool)[labels]
+    return logits[is_label] - np.where(is_label, -np.inf, logits).max(axis=1)
+
+
+def _distances_to_boundary(classifier, images, labels, confidence=0.0):
+    slopes = classifier.model.get_weights()[0]
+    width = np.linalg.norm(slopes[:, 0] - slopes[:, 1])
+    return (_margins(classifier, images, labels) + confidence) / width
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("confidence", [0.0, 2.0])
+@pytest.mark.parametrize(("abort_early", "tolerance"), [(False, 0.02), (True, 0.05)])
+def test_goes_no_further_than_to_the_boundary_of_a_linear_model(
+    binary, confidence, targeted, abort_early, tolerance
+):
+    classifier, images, labels = binary
+    attack = CarliniWagner(
+        classifier,
+        **THOROUGH,
+        confidence=confidence,
+        targeted=targeted,
+        abort_early=abort_early,
+        batch_size=16,
+    )
+    outcome = attack.run(images, 1 - labels if targeted else labels)
+    expected = _distances_to_boundary(classifier, images, labels, confidence)
+    assert outcome.found.all()
+    assert expected.min() > 0.0
+    ratios = _distances(images, outcome.images) / expected
+    assert ratios.min() > 0.9999
+    assert ratios.max() < 1.0 + tolerance
+
+
+@pytest.mark.parametrize("confidence", [0.0, 3.0])
+def test_the_margin_is_at_least_the_confidence(digits, confidence):
+    classifier, images, labels = digits
+    attack = CarliniWagner(classifier, **THOROUGH, confidence=confidence, learning_rate=0.1)
+    outcome = attack.run(images, labels)
+    assert outcome.found.all()
+    margins = _margins(classifier, outcome.images, labels)
+    assert margins.max() < -confidence + 1e-4
+    assert margins.min() > -confidence - 1.0
+
+
+def test_a_targeted_attack_reaches_its_targets(digits):
+    classifier, images, labels = digits
+    targets = (labels + 1 + np.arange(len(labels)) % 9) % 10
+    attack = CarliniWagner(classifier, **THOROUGH, learning_rate=0.1, targeted=True)
+    outcome = attack.run(images, targets)
+    assert outcome.found.all()
+    np.testing.assert_array_equal(classifier.predict(outcome.images).argmax(axis=1), targets)
+    untargeted = CarliniWagner(classifier, **THOROUGH, learning_rate=0.1).run(images, labels)
+    nearest = _distances(images, untargeted.images)
+    assert np.median(_distances(images, outcome.images)) > np.median(nearest)
+
+
+def test_finds_no_less_and_nothing_further_than_art(digits):
+    classifier, images, labels = digits
+    reference = CarliniL2Method(
+        classifier,
+        binary_search_steps=2,
+        max_iter=20,
+        initial_const=1.0,
+        batch_size=16,
+        verbose=False,
+    ).generate(images, labels)
+    settings = {"binary_search_steps": 2, "iterations": 20, "initial_constant": 1.0}
+    outcome = CarliniWagner(classifier, **settings, learning_rate=0.1).run(images, labels)
+    is_found = classifier.predict(reference).argmax(axis=1) != labels
+    assert is_found.mean() > 0.5
+    assert outcome.found.sum() >= is_found.sum()
+    theirs = np.median(_distances(images, reference)[is_found])
+    assert np.median(_distances(images, outcome.images)[outcome.found]) <= theirs
+
+
+def test_finds_the_images_of_foolbox(digits):
+    foolbox = pytest.importorskip("foolbox")
+    classifier, images, labels = digits
+    reference = foolbox.attacks.L2CarliniWagnerAttack(
+        binary_search_steps=3, steps=50, stepsize=0.1, initial_const=1.0, abort_early=False
+    ).run(
+        foolbox.TensorFlowModel(classifier.model, bounds=(0, 1)),
+        tf.constant(images),
+        tf.constant(labels),
+    )
+    settings = {"binary_search_steps": 3, "iterations": 50, "initial_constant": 1.0}
+    outcome = CarliniWagner(classifier, **settings, learning_rate=0.1).run(images, labels)
+    expected = _distances(images, reference.numpy())
+    assert outcome.found.all()
+    np.testing.assert_allclose(
+        np.median(_distances(images, outcome.images)), np.median(expected), rtol=0.01
+    )
+
+
+def test_an_image_without_an_adversarial_one_comes_back_unchanged_and_marked(binary):
+    _, images, _ = binary
+    # The second class wins only where the first pixel is dark.
+    slopes = np.zeros((64, 2), np.float32)
+    slopes[0, 0] = 1.0
+    classifier = _linear_classifier(slopes, np.array([0.0, 0.1]))
+    mask = np.ones_like(images)
+    mask[::2, 0, 0] = 0.0
+    attack = CarliniWagner(classifier, **THOROUGH)
+    outcome = attack.run(images, np.zeros(16, int), mask)
+    np.testing.assert_array_equal(outcome.found, np.arange(16) % 2 == 1)
+    np.testing.assert_array_equal(outcome.iterations[::2], -1)
+    np.testing.assert_array_equal(outcome.zero_gradient, ~outcome.found)
+    np.testing.assert_array_equal(outcome.images[::2], images[::2])
+    expected = images[1::2, 0, 0, 0] - 0.1
+    np.testing.assert_allclose(_distances(images, outcome.images)[1::2], expected, rtol=0.02)
+
+
+def test_an_image_already_adversarial_comes_back_as_it_is(binary):
+    classifier, images, labels = binary
+    outcome = CarliniWagner(classifier, **SHORT).run(images, 1 - labels)
+    np.testing.assert_array_equal(outcome.images, images)
+    np.testing.assert_array_equal(outcome.iterations, 0)
+    assert outcome.found.all()
+    assert outcome.zero_gradient_share == 0.0
+
+
+def test_black_and_white_pixels_stay_in_range(digits):
+    classifier, images, labels = digits
+    assert (images.min(), images.max()) == (0.0, 1.0)
+    outcome = CarliniWagner(classifier, **SHORT, learning_rate=1.0).run(images, labels)
+    assert outcome.found.all()
+    assert outcome.images.min() >= 0.0
+    assert outcome.images.max() <= 1.0
+
+
+def test_the_loss_is_the_cross_entropy_at_the_images(digits):
+    classifier, images, labels = digits
+    outcome = CarliniWagner(classifier, **SHORT, learning_rate=0.1).run(images, labels)
+    logits = classifier.predict(outcome.images).astype(np.float64)
+    expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-4)
+
+
+def test_a_defence_by_bit_depth_alone_falls(digits):
+    """A defence known to be broken validates the attack (Athalye et al. 2018)."""
+    classifier, images, labels = digits
+    defended = DefendedModel(classifier.model, None, parse_preprocessor("bit_depth_4"))
+    attacked = wrap_classifier(defended, 10, SHAPE, 16)
+    outcome = CarliniWagner(attacked, **THOROUGH, learning_rate=0.1).run(images, labels)
+    assert outcome.found.all()
+    assert (attacked.predict(outcome.images).argmax(axis=1) != labels).all()
+
+
+@pytest.mark.parametrize("abort_early", [False, True])
+def test_an_image_depends_on_neither_its_batch_nor_its_position(binary, abort_early):
+    classifier, images, labels = binary
+    attack = CarliniWagner(classifier, **SHORT, abort_early=abort_early, batch_size=16)
+    expected = attack.generate(images, labels)
+    np.testing.assert_array_equal(attack.generate(images, labels), expected)
+    attack.set_params(batch_size=5)
+    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-5)
+    backwards = attack.generate(images[::-1], labels[::-1])[::-1]
+    np.testing.assert_allclose(backwards, expected, atol=1e-5)
+
+
+def test_a_longer_search_finds_nothing_further(digits):
+    classifier, images, labels = digits
+    attack = CarliniWagner(classifier, **SHORT, learning_rate=0.1)
+    short = attack.run(images, labels)
+    attack.set_params(binary_search_steps=6)
+    long = attack.run(images, labels)
+    assert (long.found >= short.found).all()
+    is_found = short.found
+    distances = _distances(images, long.images)[is_found]
+    assert (distances <= _distances(images, short.images)[is_found] + 1e-6).all()
+
+
+def test_another_number_compiles_nothing_anew(binary):
+    classifier, images, labels = binary
+    calls = []
+    logits = CarliniWagner._logits
+
+    class Counted(CarliniWagner):
+        def _logits(self, images):
+            calls.append(images)
+            return logits(self, images)
+
+    attack = Counted(classifier, **SHORT)
+    attack.generate(images, labels)
+    traced = len(calls)
+    assert traced > 0
+    for options in (
+        dict(PAPER_SETTINGS),
+        {"iterations": np.int64(3), "binary_search_steps": 2, "initial_constant": np.float64(5)},
+        {"learning_rate": 1, "confidence": 2, "targeted": True, "abort_early": True},
+    ):
+        attack.set_params(**options)
+        attack.generate(images, labels)
+    assert len(calls) == traced
+
+
+def test_is_an_evasion_attack_of_art_with_its_own_options(binary):
+    attack = CarliniWagner(binary[0], **STANDARD_SETTINGS)
+    assert isinstance(attack, EvasionAttack)
+    assert (attack.binary_search_steps, attack.iterations) == (9, 1000)
+    assert not {"epsilon", "norm", "seed"} & set(attack.attack_params)
+    with pytest.raises(
+        SfmError, match="Unknown option 'epsilon' of CarliniWagner; expected one of"
+    ):
+        attack.set_params(epsilon=0.1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("binary_search_steps", 0, "an integer of at least 1"),
+        ("iterations", 1.5, "an integer of at least 1"),
+        ("initial_constant", 0.0, "a finite number above 0"),
+        ("learning_rate", -1, "a finite number above 0"),
+        ("confidence", -0.5, "a finite number of at least 0"),
+        ("targeted", 1, "True or False"),
+        ("abort_early", None, "True or False"),
+    ],
+)
+def test_bad_options_are_refused(binary, option, value, expected):
+    message = f"Invalid {option} {value} of CarliniWagner; expected {expected}"
+    with pytest.raises(SfmError, match=message):
+        CarliniWagner(binary[0], **{**SHORT, option: value})
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

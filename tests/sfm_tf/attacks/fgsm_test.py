@@ -1,0 +1,148 @@
+import functools
+import math
+
+import keras
+import numpy as np
+import pytest
+from art.attacks.evasion import FastGradientMethod as ArtFastGradientMethod
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfm_tf.attacks.fgsm import FastGradientMethod
+from sfm_tf.errors import SfmError
+from sfm_tf.models.art_classifier import wrap_classifier
+
+SHAPE = (8, 8, 3)
+EPSILON = 8 / 255
+
+
+def _convolutional_classifier():
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input(SHAPE),
+        keras.layers.Conv2D(6, 3, activation="relu"),
+        keras.layers.Conv2D(6, 3, strides=2, activation="tanh"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(5),
+    ]
+    return wrap_classifier(keras.Sequential(layers), 5, SHAPE, 16)
+
+
+def _linear_classifier(kernel):
+    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(2, use_bias=False)]
+    model = keras.Sequential(layers)
+    model.set_weights([kernel])
+    return wrap_classifier(model, 2, SHAPE, 16)
+
+
+def _samples(class_count, low=0.0, high=1.0):
+    random = np.random.default_rng(1)
+    images = random.uniform(low, high, (20, *SHAPE)).astype(np.float32)
+    return images, random.integers(0, class_count, 20)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "stable_cross_entropy"])
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, EPSILON), ("inf", EPSILON), (2, 0.5)])
+def test_makes_the_images_that_art_makes(norm, epsilon, targeted, loss):
+    classifier, (images, labels) = _convolutional_classifier(), _samples(5)
+    reference = ArtFastGradientMethod(
+        classifier, norm=norm, eps=epsilon, targeted=targeted, batch_size=16
+    )
+    attack = FastGradientMethod(
+        classifier, norm=norm, epsilon=epsilon, targeted=targeted, loss=loss, batch_size=16
+    )
+    expected = reference.generate(images, labels)
+    assert np.abs(expected - images).max() > EPSILON / 2
+    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
+
+
+def test_without_labels_makes_the_images_that_art_makes():
+    classifier, (images, _) = _convolutional_classifier(), _samples(5)
+    expected = ArtFastGradientMethod(classifier, eps=EPSILON).generate(images)
+    moved = FastGradientMethod(classifier, epsilon=EPSILON).generate(images)
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_with_a_mask_makes_the_images_that_art_makes():
+    classifier, (images, labels) = _convolutional_classifier(), _samples(5)
+    mask = np.random.default_rng(2).integers(0, 2, images.shape).astype(np.float32)
+    expected = ArtFastGradientMethod(classifier, eps=EPSILON).generate(images, labels, mask=mask)
+    moved = FastGradientMethod(classifier, epsilon=EPSILON).generate(images, labels, mask=mask)
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_finds_the_worst_perturbation_of_a_linear_model(norm, targeted):
+    kernel = np.random.default_rng(0).normal(scale=0.1, size=(192, 2)).astype(np.float32)
+    images, labels = _samples(2, 0.3, 0.7)
+    slope = (kernel[:, 1 - labels] - kernel[:, labels]).T.reshape(images.shape)
+    slope = -slope if targeted else slope
+    worst = {
+        math.inf: np.sign(slope),
+        2: slope / np.linalg.norm(slope.reshape(20, -1), axis=1)[:, None, None, None],
+    }
+    attack = FastGradientMethod(
+        _linear_classifier(kernel), norm=norm, epsilon=0.2, targeted=targeted
+    )
+    expected = images + 0.2 * worst[norm]
+    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
+
+
+@functools.cache
+def _dense_attack(shape, class_count, norm, targeted):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(class_count)]
+    classifier = wrap_classifier(keras.Sequential(layers), class_count, shape, 4)
+    return FastGradientMethod(classifier, norm=norm, epsilon=1, targeted=targeted, batch_size=4)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    # Each compiles once.
+    setting=st.sampled_from(
+        [
+            ((1, 1, 1), 2, math.inf, False),
+            ((2, 9, 3), 12, 2, True),
+            ((9, 4, 1), 5, math.inf, True),
+            ((3, 3, 3), 7, 2, False),
+        ]
+    ),
+    epsilon=st.floats(0.001, 2.0),
+    random_start=st.booleans(),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_results_are_valid_and_repeatable(setting, epsilon, random_start, seed):
+    shape, class_count, norm, _ = setting
+    attack, random = _dense_attack(*setting), np.random.default_rng(seed)
+    images = random.uniform(-0.2, 1.2, (4, *shape)).clip(0, 1).astype(np.float32)
+    mask = random.integers(0, 2, images.shape)
+    labels = random.integers(0, class_count, 4)
+    attack.set_params(epsilon=epsilon, random_start=random_start, seed=seed)
+    moved = attack.generate(images, labels, mask)
+    np.testing.assert_array_equal(attack.generate(images, labels, mask), moved)
+    change = moved.astype(np.float64) - images
+    sizes = np.linalg.norm(change.reshape(4, -1), ord=norm, axis=1)
+    assert sizes.max() <= epsilon + (1e-6 if norm == math.inf else 1e-5)
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    np.testing.assert_array_equal(moved[mask == 0], images[mask == 0])
+
+
+def test_takes_exactly_its_own_options():
+    attack = FastGradientMethod(_convolutional_classifier(), epsilon=EPSILON)
+    expected = {"norm", "epsilon", "targeted", "batch_size", "seed", "random_start", "loss"}
+    assert set(attack.attack_params) == expected
+    with pytest.raises(SfmError, match="Unknown option 'iterations' of FastGradientMethod"):
+        attack.set_params(iterations=3)
+
+
+@pytest.mark.parametrize("epsilon", [0, -0.1, math.nan, "0.1"])
+def test_a_radius_that_is_not_positive_is_refused(epsilon):
+    with pytest.raises(SfmError, match="Invalid epsilon .* expected a finite number above 0"):
+        FastGradientMethod(_convolutional_classifier(), epsilon=epsilon)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,236 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+from sklearn import metrics
+
+from sfm_tf import testing
+from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.audit.detection import (
+    AWARE_ATTACK,
+    DETECTION_FILE,
+    AttackedScores,
+    Detector,
+    area_under_curve,
+    detection_summary,
+    guarded_model,
+    roc_curve,
+    write_detection,
+)
+from sfm_tf.defences.settings import ComparedConfig
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.metrics import wilson_interval
+from sfm_tf.evaluation.samples import Samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
+from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
+
+
+def _scores(levels, seed=0):
+    """Many ties where there are few levels."""
+    random = np.random.default_rng(seed)
+    clean = np.floor(levels * random.beta(1, 4, 57)) / levels
+    adversarial = np.floor(levels * random.beta(2, 3, 83)) / levels
+    return clean.astype(np.float32), adversarial.astype(np.float32)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 10**6])
+def test_curve_and_area_are_those_of_scikit_learn(levels):
+    clean, adversarial = _scores(levels)
+    is_adversarial = np.repeat([0, 1], [len(clean), len(adversarial)])
+    scores = np.concatenate([clean, adversarial])
+    expected = metrics.roc_curve(is_adversarial, scores, drop_intermediate=False)
+    found = roc_curve(clean, adversarial)
+    for rates, expected_rates in zip(found, expected[:2], strict=True):
+        np.testing.assert_allclose(rates, expected_rates, atol=1e-12)
+    area = area_under_curve(*found)
+    assert area == pytest.approx(metrics.roc_auc_score(is_adversarial, scores))
+    pairs = len(clean) * len(adversarial)
+    assert area == pytest.approx(mannwhitneyu(adversarial, clean).statistic / pairs)
+
+
+def test_the_curve_by_hand():
+    false_positives, true_positives = roc_curve(np.array([0.1, 0.5]), np.array([0.5, 0.9, 0.9]))
+    np.testing.assert_allclose(false_positives, [0, 0, 0.5, 1])
+    np.testing.assert_allclose(true_positives, [0, 2 / 3, 1, 1])
+    assert area_under_curve(false_positives, true_positives) == pytest.approx(11 / 12)
+
+
+def test_scores_that_say_nothing_and_scores_that_say_all():
+    same = np.full(4, 0.3)
+    assert area_under_curve(*roc_curve(same, same)) == 0.5
+    assert area_under_curve(*roc_curve(same, same + 0.1)) == 1.0
+    assert area_under_curve(*roc_curve(same, same - 0.1)) == 0.0
+
+
+VALIDATION = np.arange(100) / 100.0
+CLEAN = np.array([0.2, 0.945, 0.3, 0.95])
+
+
+def _attack(correct=(False, False, True, False), **keys):
+    values = {
+        "threat_model": "white_box",
+        "attack": "pgd",
+        "epsilon": 8.0,
+        "scores": np.array([1.5, 0.1, 1.0, 1.2], np.float32),
+        "correct": np.array(correct),
+        "correct_when_clean": np.array([True, True, True, False]),
+    }
+    return AttackedScores(**{**values, **keys})
+
+
+def test_the_threshold_is_of_validation_images_and_the_rate_of_the_evaluated_ones():
+    summary = detection_summary(VALIDATION, CLEAN, [])
+    assert summary["false_positive_rate"] == 0.05
+    assert summary["threshold"] == 0.94
+    assert (summary["validation"]["flagged"], summary["validation"]["examples"]) == (5, 100)
+    low, high = wilson_interval(2, 4)
+    assert summary["clean"] == {
+        "examples": 4,
+        "flagged": 2,
+        "rate": 0.5,
+        "rate_low": low,
+        "rate_high": high,
+    }
+    assert summary["attacked"] == []
+
+
+def test_all_images_and_those_that_became_wrong_are_told_apart():
+    (entry,) = detection_summary(VALIDATION, CLEAN, [_attack()])["attacked"]
+    assert (entry["threat_model"], entry["attack"], entry["epsilon"]) == ("white_box", "pgd", 8.0)
+    assert (entry["all"]["examples"], entry["all"]["flagged"]) == (4, 3)
+    # The third image is still right, the fourth one was wrong before.
+    assert (entry["successful"]["examples"], entry["successful"]["flagged"]) == (2, 1)
+    low, high = wilson_interval(1, 2)
+    assert (entry["successful"]["rate_low"], entry["successful"]["rate_high"]) == (low, high)
+    # 1.5 is above all four clean images, 0.1 above none.
+    assert entry["auc"] == 0.5
+
+
+def test_a_score_at_the_threshold_is_not_flagged():
+    attack = _attack(scores=np.array([0.94, 0.94, 0.9401, 0.9399]))
+    (entry,) = detection_summary(VALIDATION, CLEAN, [attack])["attacked"]
+    assert entry["all"]["flagged"] == 1
+
+
+def test_an_attack_without_success_has_no_curve():
+    summary = detection_summary(VALIDATION, CLEAN, [_attack(correct=(True, True, True, False))])
+    (entry,) = summary["attacked"]
+    assert entry["auc"] is None
+    assert entry["curve"] is None
+    assert entry["successful"] == {
+        "examples": 0,
+        "flagged": 0,
+        "rate": None,
+        "rate_low": None,
+        "rate_high": None,
+    }
+
+
+def test_points_of_the_curve_are_the_best_within_their_false_positive_rate():
+    clean, successful = _scores(20)
+    everywhere = np.ones(len(successful), bool)
+    attack = _attack(scores=successful, correct=~everywhere, correct_when_clean=everywhere)
+    (entry,) = detection_summary(VALIDATION, clean, [attack])["attacked"]
+    curve = entry["curve"]
+    assert curve["false_positive_rates"] == [place / 100 for place in range(101)]
+    thresholds = [-1.0, *clean, *successful]
+    for allowed, rate in zip(*curve.values(), strict=True):
+        allowing = [t for t in thresholds if np.mean(clean > t) <= allowed]
+        assert rate == max(np.mean(successful > t) for t in allowing)
+
+
+def test_a_summary_survives_json():
+    attacks = [_attack(), _attack(epsilon=None, attack="cw"), _attack(correct=(True,) * 4)]
+    summary = detection_summary(VALIDATION.astype(np.float32), CLEAN, attacks, 0.1)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    threshold = json.loads(json.dumps(summary))["threshold"]
+    assert np.sum(VALIDATION.astype(np.float32) > threshold) == 10
+
+
+def test_attacks_of_fewer_images_are_counted_by_their_own_number():
+    few = _attack(
+        **{
+            name: getattr(_attack(), name)[:2]
+            for name in ("scores", "correct", "correct_when_clean")
+        }
+    )
+    (entry,) = detection_summary(VALIDATION, CLEAN, [few])["attacked"]
+    assert (entry["all"]["examples"], entry["successful"]["examples"]) == (2, 2)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(SfmError, match="4 scores of pgd but 3 correct, 4 correct_when_clean"):
+        _attack(correct=(True, False, True))
+    with pytest.raises(SfmError, match=r"Scores of shape \(0,\)"):
+        detection_summary(VALIDATION, np.array([]), [])
+    with pytest.raises(SfmError, match="Scores are NaN or infinite, first in image 1"):
+        roc_curve(np.array([0.0, np.nan]), CLEAN)
+    with pytest.raises(SfmError, match="Invalid false_positive_rate 1.5"):
+        detection_summary(VALIDATION, CLEAN, [], 1.5)
+
+
+CONFIG = EvaluationConfig(num_examples=12, attacks=("fgsm",), epsilons=(16.0,), iterations=2)
+
+
+@pytest.fixture(name="evaluated", scope="module")
+def _evaluated(tmp_path_factory):
+    run_directory = RunDirectory(tmp_path_factory.mktemp("run"))
+    evaluation = testing.make_evaluation(run_directory)
+    records = run_directory.latest("ingest").folder
+    schema = read_schema(records)
+    images, labels = load_split(records, "test", schema, 12)
+    validation_images, _ = load_split(records, "validation", schema)
+    folders = ModelFolders(run_directory.latest("train").folder)
+    models = load_subjects(CONFIG, ComparedConfig(), folders, schema).models
+    store = AdversarialStore(evaluation.folder / "adversarial")
+    return models, Samples(images, labels, 10), validation_images, store
+
+
+def _detect(evaluated, folder, models=None):
+    own, samples, validation_images, store = evaluated
+    detector = Detector("bit_depth_3+median_2", validation_images)
+    return write_detection(
+        detector, models or own, samples, CONFIG, 0, store, folder, lambda *_: None
+    )
+
+
+def test_each_stored_set_of_the_bare_classifier_is_scored_once_and_the_aware_attack(
+    evaluated, tmp_path
+):
+    summary = _detect(evaluated, tmp_path)
+    attacked = [(entry["threat_model"], entry["attack"]) for entry in summary["attacked"]]
+    # Gray and white box of a bare classifier share their images.
+    assert attacked == [("black_box", "fgsm"), ("gray_box", "fgsm"), ("adaptive", AWARE_ATTACK)]
+    assert {entry["all"]["examples"] for entry in summary["attacked"]} == {12}
+    assert summary["clean"]["examples"] == 12
+    assert summary["validation"]["examples"] == len(evaluated[2])
+    assert summary["validation"]["rate"] <= 0.05
+    assert json.loads((tmp_path / DETECTION_FILE).read_text()) == summary
+
+
+def test_the_bare_classifier_is_what_is_guarded(evaluated, tmp_path):
+    models = evaluated[0]
+    assert guarded_model(models) == "undefended"
+    assert guarded_model({"model": models["undefended"]}) == "model"
+    only_masked = {"sfm": models["sfm"]}
+    assert guarded_model(only_masked) is None
+    with pytest.raises(SfmError, match="add undefended to --defences"):
+        _detect(evaluated, tmp_path, only_masked)
+
+
+def test_a_set_that_is_gone_is_told(evaluated, tmp_path):
+    models, samples, validation_images, store = evaluated
+    empty = AdversarialStore(tmp_path / "empty")
+    empty.folder.mkdir()
+    empty.write_index(store.read_index())
+    with pytest.raises(SfmError, match="is gone; run the evaluation with --force"):
+        _detect((models, samples, validation_images, empty), tmp_path)
+    assert not np.any([path.name == DETECTION_FILE for path in tmp_path.iterdir()])
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,255 @@
+import keras
+import numpy as np
+import pytest
+
+from sfm_tf.attacks.attack import perturbation_sizes
+from sfm_tf.audit.probes.attack_strength import (
+    EFFORTS,
+    SQUARE_EXAMPLES,
+    _targets,
+    _with_gaussian_noise,
+    probe_convergence,
+    probe_curve,
+    probe_ladder,
+    probe_noise,
+    probe_other_norm,
+    probe_square,
+    probe_targeted,
+    probe_transfer,
+)
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
+from sfm_tf.audit.probes.probing import Bench, equal_volume_radius, right_images
+from sfm_tf.evaluation.samples import check_samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.defended_model import DefendedModel
+
+SHAPE = (4, 4, 1)
+COUNT = 40
+CONFIG = EvaluationConfig(epsilons=(4.0, 8.0), iterations=12, step_size=4.0)
+
+
+def _kernel(seed):
+    """Weights that add up to nothing, so that grey images lie on the boundary."""
+    kernel = np.random.default_rng(seed).normal(size=(16, 2)).astype(np.float32)
+    return kernel - kernel.mean(axis=0)
+
+
+KERNEL = _kernel(0)
+
+
+def _linear_bench():
+    """A linear model of two classes, always right without an attack."""
+    dense = keras.layers.Dense(2, use_bias=False)
+    classifier = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
+    dense.set_weights([KERNEL])
+    random = np.random.default_rng(1)
+    images = random.uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
+    labels = (images.reshape(COUNT, 16) @ KERNEL).argmax(axis=1)
+    samples = check_samples(images, labels, classifier)
+    subject = DefendedModel(classifier)
+    bench = Bench(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
+    return bench, make_variants(subject).whole
+
+
+@pytest.fixture(scope="module")
+def measured():
+    bench, whole = _linear_bench()
+    ladder = probe_ladder(bench, whole)
+    return bench.samples, ladder, probe_convergence(bench, whole), probe_curve(bench, whole)
+
+
+def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(measured):
+    samples, ladder, _, _ = measured
+    assert [entry["epsilon"] for entry in ladder] == [0.0, 2.0, 4.0, 8.0, 16.0, 127.5]
+    difference = KERNEL[:, 0] - KERNEL[:, 1]
+    margins = np.abs(samples.images.reshape(COUNT, 16) @ difference)
+    for entry in ladder[:-1]:  # In the last ball pixels end at 0 and 1.
+        reach = entry["epsilon"] / 255.0 * np.abs(difference).sum()
+        assert right_images(entry).tolist() == (margins > reach).tolist()
+    assert ladder[0]["correct"] == COUNT > ladder[1]["correct"] > ladder[3]["correct"] > 0
+    assert ladder[-1]["correct"] == 0
+
+
+def test_no_effort_beats_an_attack_that_is_already_exact(measured):
+    _, ladder, convergence, _ = measured
+    assert set(convergence) == {*EFFORTS, "restarts"}
+    for name in ("double_iterations", "more_restarts", "half_step", "double_step"):
+        assert convergence[name]["right"] == ladder[3]["right"], name
+    assert convergence["restarts"] == 4
+    # From a random start one step of the radius seldom reaches a corner of the ball.
+    assert convergence["single_step"]["correct"] > convergence["base"]["correct"]
+
+
+def test_more_restarts_count_the_first():
+    bench, whole = _linear_bench()
+    convergence = probe_convergence(bench, whole)
+    base, more = (right_images(convergence[name]) for name in ("base", "more_restarts"))
+    assert not (more & ~base).any()
+
+
+def test_the_curve_rises_from_the_clean_loss_to_the_attacks(measured):
+    _, ladder, convergence, curve = measured
+    assert [entry["steps"] for entry in curve] == [0, 1, 2, 5, 10, 12]
+    losses = [entry["mean_loss"] for entry in curve]
+    assert losses == sorted(losses)
+    assert curve[0]["success"] == 0.0
+    assert curve[-1]["success"] == pytest.approx(1.0 - convergence["base"]["correct"] / COUNT)
+
+
+WEAKER_ATTACKERS_SHAPE = (4, 4, 1)
+WEAKER_ATTACKERS_COUNT = 60
+WEAKER_ATTACKERS_CONFIG = EvaluationConfig(
+    epsilons=(16.0,), iterations=4, step_size=6.0, attack_batch_size=32, square_queries=30
+)
+
+
+def _weaker_attackers_kernel(seed):
+    """Weights that add up to nothing, so that grey images lie on the boundary."""
+    kernel = np.random.default_rng(seed).normal(size=(16, 2)).astype(np.float32)
+    return kernel - kernel.mean(axis=0)
+
+
+def _linear(seed):
+    dense = keras.layers.Dense(2, use_bias=False)
+    model = keras.Sequential([keras.Input(WEAKER_ATTACKERS_SHAPE), keras.layers.Flatten(), dense])
+    dense.set_weights([_weaker_attackers_kernel(seed)])
+    return model
+
+
+CLASSIFIER, SOURCE = _linear(0), _linear(1)
+MASKER = keras.Sequential(
+    [keras.Input(WEAKER_ATTACKERS_SHAPE), keras.layers.Conv2D(1, 1, activation="sigmoid")]
+)
+
+
+def _bench_and_variants(masker=None):
+    subject = DefendedModel(CLASSIFIER, masker)
+    images = (
+        np.random.default_rng(2)
+        .uniform(0.3, 0.7, (WEAKER_ATTACKERS_COUNT, *WEAKER_ATTACKERS_SHAPE))
+        .astype(np.float32)
+    )
+    labels = np.asarray(subject(images)).argmax(axis=1)
+    samples = check_samples(images, labels, CLASSIFIER)
+    bench = Bench(SwitchedModel(subject), samples, WEAKER_ATTACKERS_CONFIG, 0, lambda *_: None)
+    return bench, subject, make_variants(subject)
+
+
+def test_noise_is_weaker_than_pgd_and_repeatable():
+    bench, _, variants = _bench_and_variants()
+    noise = probe_noise(bench, variants.whole)
+    attacked = bench.right_under_pgd(variants.whole)
+    for name in ("uniform", "gaussian"):
+        assert noise[name]["correct"] > attacked.sum()
+    again, _, other = _bench_and_variants()
+    assert probe_noise(again, other.whole) == noise
+
+
+def test_gaussian_noise_has_the_norm_of_the_attack():
+    bench, _, variants = _bench_and_variants()
+    images, attacked = bench.samples.images, bench.pgd(variants.whole.attacked).images
+    noisy = _with_gaussian_noise(images, attacked, 0)
+    np.testing.assert_allclose(
+        perturbation_sizes(images, noisy, 2.0),
+        perturbation_sizes(images, attacked, 2.0),
+        rtol=0.05,  # A few values are clipped.
+    )
+    assert noisy.dtype == np.float32
+    assert 0.0 <= noisy.min() <= noisy.max() <= 1.0
+
+
+def test_square_is_run_where_gradients_failed():
+    bench, _, variants = _bench_and_variants()
+    left = np.ones(WEAKER_ATTACKERS_COUNT, bool)
+    left[:3] = False
+    square = probe_square(bench, variants.whole, left)
+    assert (square["queries"], square["survivors"]) == (30, WEAKER_ATTACKERS_COUNT - 3)
+    assert square["examples"] == SQUARE_EXAMPLES
+    assert square["correct"] < SQUARE_EXAMPLES
+
+
+def test_square_has_nothing_to_do_where_nothing_is_left():
+    bench, _, variants = _bench_and_variants()
+    square = probe_square(bench, variants.whole, np.zeros(WEAKER_ATTACKERS_COUNT, bool))
+    assert (square["survivors"], square["examples"], square["right"]) == (0, 0, "")
+
+
+def test_images_are_transferred_from_the_source_and_from_the_bare_classifier():
+    bench, subject, variants = _bench_and_variants(MASKER)
+    transfers = probe_transfer(bench, variants, SOURCE)
+    assert [entry["source"] for entry in transfers] == ["independent", "bare"]
+    for entry, model in zip(transfers, (SOURCE, variants.bare.attacked), strict=True):
+        predictions = np.asarray(subject(bench.pgd(model).images)).argmax(axis=1)
+        assert entry["correct"] == (predictions == bench.samples.labels).sum()
+
+
+def test_a_bare_classifier_without_a_source_has_nothing_to_transfer_from():
+    bench, _, variants = _bench_and_variants()
+    assert probe_transfer(bench, variants, None) == []
+
+
+OTHER_GOALS_SHAPE = (4, 4, 1)
+OTHER_GOALS_COUNT = 30
+
+
+def _other_goals_kernel(seed):
+    """Weights that add up to nothing, so that grey images lie on the boundary."""
+    kernel = np.random.default_rng(seed).normal(size=(16, 2)).astype(np.float32)
+    return kernel - kernel.mean(axis=0)
+
+
+OTHER_GOALS_KERNEL = _other_goals_kernel(0)
+
+
+def _bench(norm, epsilon):
+    dense = keras.layers.Dense(2, use_bias=False)
+    classifier = keras.Sequential([keras.Input(OTHER_GOALS_SHAPE), keras.layers.Flatten(), dense])
+    dense.set_weights([OTHER_GOALS_KERNEL])
+    images = (
+        np.random.default_rng(1)
+        .uniform(0.3, 0.7, (OTHER_GOALS_COUNT, *OTHER_GOALS_SHAPE))
+        .astype(np.float32)
+    )
+    labels = (images.reshape(OTHER_GOALS_COUNT, 16) @ OTHER_GOALS_KERNEL).argmax(axis=1)
+    config = EvaluationConfig(norm=norm, epsilons=(epsilon,), iterations=20, step_size=4.0)
+    subject, samples = DefendedModel(classifier), check_samples(images, labels, classifier)
+    bench = Bench(SwitchedModel(subject), samples, config, 0, lambda *_: None)
+    return bench, make_variants(subject).whole
+
+
+def test_with_two_classes_the_target_is_the_other_one():
+    bench, whole = _bench("inf", 8.0)
+    targeted = probe_targeted(bench, whole)
+    assert targeted["reached"] == OTHER_GOALS_COUNT - targeted["correct"] > 0
+    assert targeted["correct"] == bench.right_under_pgd(whole).sum()
+
+
+def test_targets_are_wrong_classes_and_all_of_them():
+    labels = np.repeat(np.arange(4), 50)
+    targets = _targets(labels, 4, 0)
+    assert not (targets == labels).any()
+    assert {(a, b) for a, b in zip(labels, targets, strict=True)} == {
+        (a, b) for a in range(4) for b in range(4) if a != b
+    }
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "other", "dual"), [("inf", 6.0, "2", 2), ("2", 15.0, "inf", 1)]
+)
+def test_a_linear_model_falls_where_the_other_ball_reaches_its_boundary(norm, epsilon, other, dual):
+    bench, whole = _bench(norm, epsilon)
+    found = probe_other_norm(bench, whole)
+    assert found["norm"] == other
+    assert found["epsilon"] == equal_volume_radius(epsilon, norm, 16)
+    difference = OTHER_GOALS_KERNEL[:, 0] - OTHER_GOALS_KERNEL[:, 1]
+    margins = np.abs(bench.samples.images.reshape(OTHER_GOALS_COUNT, 16) @ difference)
+    reach = found["epsilon"] / 255.0 * np.linalg.norm(difference, ord=dual)
+    right = right_images(found)
+    assert 0 < right.sum() < OTHER_GOALS_COUNT
+    assert right[margins > reach].all()
+    # Where the random start still shows in L2, the last per cent is not reached.
+    assert not right[margins < 0.97 * reach].any()
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

@@ -1,0 +1,158 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sfm_tf.audit.probes.parts import (
+    DRAWS,
+    probe_draws,
+    probe_known_breaks,
+    probe_parts,
+    probe_surrogates,
+)
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
+from sfm_tf.audit.probes.probing import Bench, right_images
+from sfm_tf.evaluation.samples import check_samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.operation import Operation
+
+SHAPE = (4, 4, 1)
+COUNT = 20
+CONFIG = EvaluationConfig(epsilons=(100.0,), iterations=5, step_size=30.0)
+
+
+def _model(*layers):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input(SHAPE), *layers])
+
+
+CLASSIFIER = _model(keras.layers.Flatten(), keras.layers.Dense(2, use_bias=False))
+MASKER = _model(keras.layers.Conv2D(1, 1, activation="sigmoid"))
+SQUEEZE = parse_preprocessor("bit_depth_4")
+
+
+def _bench_and_variants(masker, preprocessor):
+    subject = DefendedModel(CLASSIFIER, masker, preprocessor)
+    images = np.random.default_rng(0).uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
+    labels = np.asarray(subject(images)).argmax(axis=1)
+    samples = check_samples(images, labels, CLASSIFIER)
+    bench = Bench(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
+    return bench, make_variants(subject)
+
+
+def test_a_wide_ball_breaks_every_combination_of_the_parts():
+    parts = probe_parts(*_bench_and_variants(MASKER, SQUEEZE))
+    assert [(entry["masker"], entry["preprocessor"]) for entry in parts] == [
+        (False, False),
+        (True, False),
+        (False, True),
+        (True, True),
+    ]
+    assert parts[-1]["clean"]["correct"] == COUNT
+    assert [entry["attacked"]["correct"] for entry in parts] == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("masker", "preprocessor", "listed"),
+    [
+        (None, None, [(False, False)]),
+        (MASKER, None, [(False, False), (True, False)]),
+        (None, SQUEEZE, [(False, False), (False, True)]),
+    ],
+    ids=["bare", "masker", "preprocessor"],
+)
+def test_only_parts_that_are_there_are_listed(masker, preprocessor, listed):
+    bench, variants = _bench_and_variants(masker, preprocessor)
+    parts = probe_parts(bench, variants)
+    assert [(entry["masker"], entry["preprocessor"]) for entry in parts] == listed
+    if preprocessor is None:
+        assert probe_surrogates(bench, variants, "identity") == []
+
+
+def test_a_surrogate_without_a_gradient_is_found_out_by_the_others():
+    blocking = Operation(lambda images: images, lambda images: 0.0 * images, ())
+    blocked = Preprocessor("blocking", "smooth", steps=((blocking, ()),))
+    surrogates = probe_surrogates(*_bench_and_variants(None, blocked), "smooth")
+    found = {entry["surrogate"]: (entry["used"], entry["correct"]) for entry in surrogates}
+    assert set(found) == {"identity", "smooth", "ignored"}
+    assert found["identity"] == found["ignored"] == (False, 0)
+    assert found["smooth"][0]
+    assert found["smooth"][1] > COUNT // 2
+
+
+KNOWN_BREAKS_SHAPE = (4, 4, 1)
+KNOWN_BREAKS_COUNT = 20
+KNOWN_BREAKS_CONFIG = EvaluationConfig(epsilons=(60.0,), iterations=8, step_size=20.0)
+
+
+def _found(kernel):
+    dense = keras.layers.Dense(2, use_bias=False)
+    classifier = keras.Sequential([keras.Input(KNOWN_BREAKS_SHAPE), keras.layers.Flatten(), dense])
+    dense.set_weights([kernel])
+    images = (
+        np.random.default_rng(1)
+        .uniform(0.1, 0.9, (KNOWN_BREAKS_COUNT, *KNOWN_BREAKS_SHAPE))
+        .astype(np.float32)
+    )
+    labels = np.asarray(classifier(images)).argmax(axis=1)
+    subject, samples = DefendedModel(classifier), check_samples(images, labels, classifier)
+    bench = Bench(SwitchedModel(subject), samples, KNOWN_BREAKS_CONFIG, 0, lambda *_: None)
+    return probe_known_breaks(bench, make_variants(subject).whole)
+
+
+def test_broken_defences_are_broken_and_lost_gradients_noticed():
+    kernel = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+    # Grey images lie on the boundary.
+    found = _found(kernel - kernel.mean(axis=0))
+    assert found["bare_clean"]["correct"] == KNOWN_BREAKS_COUNT
+    assert [found[name]["correct"] for name in ("bare", "bit_depth", "scaled")] == [0, 0, 0]
+    assert found["plain_blind_share"] > 0.3
+    assert found["stable_blind_share"] == 0.0
+    assert found["saturated_zero_share"] > 0.9
+
+
+def test_logits_that_never_differ_are_left_as_they_are():
+    found = _found(np.zeros((16, 2), np.float32))
+    assert found["factor"] == 1.0
+
+
+REPEATED_DRAWS_SHAPE = (2, 2, 1)
+REPEATED_DRAWS_CONFIG = EvaluationConfig(
+    epsilons=(1.0,), iterations=1, step_size=1.0, attack_batch_size=7
+)
+
+
+def _all_dark_or_all_bright(images, seeds):
+    """Throws a coin for each image: it is black or white."""
+    coins = tf.map_fn(
+        lambda seed: tf.random.stateless_uniform((), seed), seeds, fn_output_signature=tf.float32
+    )
+    return tf.zeros_like(images) + tf.round(coins)[:, None, None, None]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_each_draw_is_another_one(count):
+    dense = keras.layers.Dense(2, use_bias=False)
+    classifier = keras.Sequential(
+        [keras.Input(REPEATED_DRAWS_SHAPE), keras.layers.Flatten(), dense]
+    )
+    dense.set_weights([np.array([[-1.0, 1.0]] * 4, np.float32)])
+    coin = Operation(_all_dark_or_all_bright, lambda images, seeds: images, (), is_random=True)
+    subject = DefendedModel(classifier, None, Preprocessor("coin", "smooth", steps=((coin, ()),)))
+    images = np.random.default_rng(0).random((count, *REPEATED_DRAWS_SHAPE), dtype=np.float32)
+    samples = check_samples(images, np.ones(count, int), classifier)
+    bench = Bench(SwitchedModel(subject), samples, REPEATED_DRAWS_CONFIG, 0, lambda *_: None)
+    draws = probe_draws(bench, subject, make_variants(subject).whole)
+    for name in ("clean", "attacked"):
+        assert [entry["examples"] for entry in draws[name]] == [count] * DRAWS
+        rights = np.stack([right_images(entry) for entry in draws[name]])
+        if count == 40:
+            # White is class 1, at even odds in every draw, and draws differ.
+            assert 0.3 < rights.mean() < 0.7
+            assert len({row.tobytes() for row in rights}) == DRAWS
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

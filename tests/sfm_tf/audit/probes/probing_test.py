@@ -1,0 +1,189 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from sfm_tf.attacks.attack import CompiledAttack, perturbation_sizes
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
+from sfm_tf.audit.probes.probing import (
+    Bench,
+    answer,
+    equal_volume_radius,
+    huge_radius,
+    ladder_radii,
+    right_images,
+)
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.samples import check_samples
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.defended_model import DefendedModel
+
+
+def test_answers_say_which_images_are_right():
+    entry = answer(np.array([True, False, True]))
+    assert entry == {"examples": 3, "correct": 2, "right": "101"}
+    assert json.loads(json.dumps(entry)) == entry
+    assert right_images(entry).tolist() == [True, False, True]
+
+
+def test_there_may_be_none():
+    assert right_images(answer(np.ones(0, bool))).tolist() == []
+
+
+@pytest.mark.parametrize("change", [{"right": "1x1"}, {"right": "11"}, {"correct": 3}])
+def test_an_entry_that_contradicts_itself_is_refused(change):
+    entry = {**answer(np.array([True, False, True])), **change}
+    with pytest.raises(SfmError, match=r"^Probe of 3 images, . right, holds '.*'; run the eval"):
+        right_images(entry)
+
+
+def test_the_ladder_ends_where_every_image_can_become_grey():
+    assert ladder_radii(8.0, "inf", 3072) == [2.0, 4.0, 8.0, 16.0, 127.5]
+    assert ladder_radii(100.0, "inf", 3072) == [25.0, 50.0, 100.0, 127.5]
+
+
+def test_the_grey_image_is_as_far_in_l2_as_the_root_of_its_values():
+    # From the corner 0 of the cube [0, 1]^d to its centre.
+    assert huge_radius("2", 64) == pytest.approx(255.0 * math.sqrt(64 * 0.5**2))
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "ratio"),
+    # Square and disc, cube and ball: (2 r)^2 = pi R^2 and (2 r)^3 = 4/3 pi R^3.
+    [(1, 1.0), (2, 2.0 / math.sqrt(math.pi)), (3, (6.0 / math.pi) ** (1.0 / 3.0))],
+)
+def test_balls_of_both_norms_have_the_same_volume(dimensions, ratio):
+    assert equal_volume_radius(8.0, "inf", dimensions) == pytest.approx(8.0 * ratio)
+    assert equal_volume_radius(8.0 * ratio, "2", dimensions) == pytest.approx(8.0)
+
+
+def test_eight_of_255_on_cifar10_compare_with_a_known_radius():
+    assert equal_volume_radius(8.0, "inf", 3072) / 255.0 == pytest.approx(0.84, abs=0.01)
+
+
+SHAPE = (4, 4, 1)
+COUNT = 6
+CONFIG = EvaluationConfig(
+    epsilons=(8.0, 16.0), iterations=3, step_size=2.0, robust_accuracy_only=True, restarts=7
+)
+
+
+def _bench(config=CONFIG, progress=lambda *_: None):
+    keras.utils.set_random_seed(0)
+    classifier = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    random = np.random.default_rng(0)
+    images = random.uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
+    samples = check_samples(images, random.integers(0, 3, COUNT), classifier)
+    subject = DefendedModel(classifier)
+    bench = Bench(SwitchedModel(subject), samples, config, 0, progress)
+    return bench, subject, make_variants(subject).whole
+
+
+def test_the_same_attack_is_made_once(monkeypatch):
+    bench, _, whole = _bench()
+    runs, batches = [], CompiledAttack.batches
+
+    def counted(self, *arguments, **named):
+        runs.append(self.epsilon)
+        return batches(self, *arguments, **named)
+
+    monkeypatch.setattr(CompiledAttack, "batches", counted)
+    first = bench.pgd(whole.attacked)
+    assert bench.pgd(whole.attacked, epsilon=16.0) is first
+    other = bench.pgd(whole.attacked, epsilon=8.0)
+    assert bench.pgd(whole.attacked) is first
+    assert runs == pytest.approx([16.0 / 255.0, 8.0 / 255.0])
+    assert perturbation_sizes(bench.samples.images, other.images, np.inf).max() <= 8.001 / 255.0
+
+
+def test_no_attack_is_compiled_twice():
+    bench, _, whole = _bench()
+    classes = (bench.samples.labels + 1) % 3
+    for changes in (
+        {},
+        {"classes": classes},
+        {"norm": 2},
+        {"iterations": 1, "random_start": False},
+        {"classes": classes, "epsilon": 8.0},
+        {"norm": 2, "seed": 1},
+    ):
+        bench.pgd(whole.attacked, **changes)
+    traces = [
+        attack._compiled_climb.experimental_get_tracing_count()
+        for attack in bench._attacks.values()
+    ]
+    assert traces == [1, 1, 1]
+
+
+def test_steps_are_long_enough_to_cross_the_ball_as_in_the_evaluation():
+    bench, *_ = _bench()
+    assert bench.step_size(3.0) == 2.0
+    assert bench.step_size(30.0) == 10.0
+
+
+def test_attacks_are_whole_whatever_the_evaluation_saves(monkeypatch):
+    bench, _, whole = _bench()
+    seen, batches = [], CompiledAttack.batches
+
+    def recorded(self, *arguments, **named):
+        seen.append((self.restarts, self.stop_when_fooled, self.batch_size))
+        assert self.keep_best
+        assert self.random_start
+        return batches(self, *arguments, **named)
+
+    monkeypatch.setattr(CompiledAttack, "batches", recorded)
+    bench.pgd(whole.attacked)
+    assert seen == [(1, False, COUNT)]
+
+
+def test_right_is_by_the_labels():
+    bench, subject, whole = _bench()
+    logits = np.asarray(subject(bench.samples.images))
+    expected = logits.argmax(axis=1) == bench.samples.labels
+    assert bench.right(whole.scored, bench.samples.images).tolist() == expected.tolist()
+    loss = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(COUNT), bench.samples.labels]
+    np.testing.assert_allclose(bench.clean_loss(whole.scored), loss, rtol=1e-4)
+
+
+def test_classes_are_reached_rather_than_left():
+    config = EvaluationConfig(epsilons=(120.0,), iterations=20, step_size=20.0)
+    bench, subject, whole = _bench(config)
+    classes = (bench.samples.labels + 1) % 3
+    made = bench.pgd(whole.attacked, classes=classes).images
+    assert (np.asarray(subject(made)).argmax(axis=1) == classes).all()
+    assert bench.pgd(whole.attacked).images is not made
+
+
+def test_setups_and_other_models_are_told_apart():
+    bench, subject, whole = _bench()
+    scaled = whole.attacked._replace(factor=3.0)
+    logits = np.asarray(subject(bench.samples.images))
+    for target, expected in ((scaled, 3.0 * logits), (whole.attacked, logits), (subject, logits)):
+        found = bench.logits(target, bench.samples.images)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        bench.pgd(subject).images, bench.pgd(whole.attacked).images, atol=1e-6
+    )
+    assert bench.pgd(subject) is not bench.pgd(whole.attacked)
+
+
+def test_an_attack_of_some_images_makes_of_them_what_one_of_all_does():
+    bench, _, whole = _bench()
+    rows = np.array([1, 4])
+    every = bench.run("noise", whole.attacked, np.arange(COUNT))
+    np.testing.assert_array_equal(bench.run("noise", whole.attacked, rows), every[rows])
+
+
+def test_progress_names_the_probe():
+    told = []
+    bench, *_ = _bench(progress=lambda *values: told.append(values))
+    bench.report("PGD at rising radii")
+    assert told == [("audit: PGD at rising radii", 0, COUNT)]
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))

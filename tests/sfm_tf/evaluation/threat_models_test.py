@@ -1,0 +1,220 @@
+import keras
+import numpy as np
+import pytest
+
+from sfm_tf.attacks.adaptive import OBJECTIVES
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.threat_models import (
+    ThreatModel,
+    Use,
+    applies_to,
+    attacked_model,
+    default_attacks,
+    plan_attacks,
+)
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.chain import parse_preprocessor
+
+SHAPE = (2, 2, 1)
+IMAGES = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
+
+
+def _linear(kernel):
+    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, use_bias=False)]
+    model = keras.Sequential(layers)
+    model.set_weights([kernel])
+    return model
+
+
+def _masker():
+    layers = [keras.Input(SHAPE), keras.layers.Conv2D(1, 1, activation="sigmoid")]
+    model = keras.Sequential(layers)
+    model.set_weights([np.full((1, 1, 1, 1), 2.0), np.array([-1.0])])
+    return model
+
+
+KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+SOURCE_KERNEL = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
+MASKED = IMAGES / (1 + np.exp(1 - 2 * IMAGES))
+WHOLE = np.rint(MASKED.reshape(3, 4) * 3) / 3 @ KERNEL
+
+
+@pytest.mark.parametrize(
+    ("threat_model", "expected"),
+    [
+        (ThreatModel.BLACK_BOX, IMAGES.reshape(3, 4) @ SOURCE_KERNEL),
+        (ThreatModel.GRAY_BOX, MASKED.reshape(3, 4) @ KERNEL),
+        (ThreatModel.WHITE_BOX, WHOLE),
+        (ThreatModel.ADAPTIVE, WHOLE),
+        (ThreatModel.UNDEFENDED, IMAGES.reshape(3, 4) @ KERNEL),
+        (ThreatModel.SCORE_BASED, WHOLE),
+        (ThreatModel.DECISION_BASED, WHOLE),
+    ],
+)
+def test_each_attacker_attacks_the_model_it_knows(threat_model, expected):
+    defended = DefendedModel(_linear(KERNEL), _masker(), parse_preprocessor("bit_depth_2"))
+    attacked = attacked_model(threat_model, defended, _linear(SOURCE_KERNEL))
+    np.testing.assert_allclose(attacked(IMAGES), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "threat_model", [ThreatModel.GRAY_BOX, ThreatModel.WHITE_BOX, ThreatModel.UNDEFENDED]
+)
+def test_without_a_defence_the_classifier_is_attacked(threat_model):
+    attacked = attacked_model(threat_model, DefendedModel(_linear(KERNEL)), None)
+    np.testing.assert_allclose(attacked(IMAGES), IMAGES.reshape(3, 4) @ KERNEL, atol=1e-6)
+
+
+def test_black_box_needs_a_source():
+    with pytest.raises(SfmError, match="black-box threat model needs a source model"):
+        attacked_model(ThreatModel.BLACK_BOX, DefendedModel(_linear(KERNEL)), None)
+
+
+def test_adaptive_needs_a_masker():
+    defended = DefendedModel(_linear(KERNEL), None, parse_preprocessor("bit_depth_2"))
+    with pytest.raises(SfmError, match="needs a model with a masker; found one without. Attack it"):
+        attacked_model(ThreatModel.ADAPTIVE, defended, None)
+
+
+@pytest.mark.parametrize(
+    ("has_masker", "spec", "left_out"),
+    [
+        (True, "bit_depth_2", set()),
+        (True, "none", set()),
+        (False, "bit_depth_2", {"adaptive"}),
+        (False, "none", {"adaptive", "undefended"}),
+    ],
+)
+def test_what_has_nothing_to_aim_at_is_left_out(has_masker, spec, left_out):
+    masker = _masker() if has_masker else None
+    defended = DefendedModel(_linear(KERNEL), masker, parse_preprocessor(spec))
+    found = {model.value for model in ThreatModel if not applies_to(model, defended)}
+    assert found == left_out
+
+
+@pytest.mark.parametrize("name", ["black_box", "gray_box", "white_box", "undefended"])
+def test_gradient_attackers_run_the_configured_attacks(name):
+    assert default_attacks(ThreatModel(name), ("mim", "pgd")) == ("mim", "pgd")
+    assert ThreatModel(name).access == "gradient"
+
+
+@pytest.mark.parametrize(
+    ("name", "access", "attacks"),
+    [
+        ("score_based", "scores", ("square",)),
+        ("decision_based", "decisions", ("hop_skip_jump",)),
+        ("adaptive", "adaptive", tuple(f"adaptive_{objective}" for objective in OBJECTIVES)),
+    ],
+)
+def test_the_other_attackers_have_attacks_of_their_own(name, access, attacks):
+    assert default_attacks(ThreatModel(name), ("pgd",)) == attacks
+    assert ThreatModel(name).access == access
+
+
+def test_each_attacker_is_told_in_a_sentence_of_its_own():
+    sentences = {threat_model.attacker_knows for threat_model in ThreatModel}
+    assert len(sentences) == len(ThreatModel)
+    for sentence in sentences:
+        assert sentence.startswith("The attacker knows ")
+        assert sentence.index(".") == len(sentence) - 1
+
+
+def test_the_names_are_those_of_the_settings():
+    choices = EvaluationConfig.__dataclass_fields__["threat_models"].metadata["choices"]
+    assert tuple(threat_model.value for threat_model in ThreatModel) == choices
+
+
+ATTACK_PLAN_SHAPE = (4, 4, 1)
+
+
+def _model(seed, *layers):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input(ATTACK_PLAN_SHAPE), *layers])
+
+
+def _classifier(seed=0):
+    return _model(seed, keras.layers.Flatten(), keras.layers.Dense(3))
+
+
+CLASSIFIER = _classifier()
+DEFENDED = DefendedModel(
+    CLASSIFIER,
+    _model(1, keras.layers.Conv2D(1, 1, activation="sigmoid")),
+    parse_preprocessor("bit_depth_3"),
+)
+MODELS = {"undefended": DefendedModel(CLASSIFIER), "sfm": DEFENDED}
+SOURCE = _classifier(2)
+
+
+def _plan(models=MODELS, source=SOURCE, **settings):
+    plan = plan_attacks(models, source, EvaluationConfig(**settings))
+    return {(a.attack_name, tuple(map(str, a.uses))): a for a in plan}
+
+
+def test_each_attack_on_each_model_is_planned_once():
+    plan = _plan(attacks=("pgd",), threat_models=("black_box", "gray_box", "white_box"))
+    assert list(plan) == [
+        ("pgd", ("undefended black_box", "sfm black_box")),
+        ("pgd", ("undefended gray_box", "undefended white_box")),
+        ("pgd", ("sfm gray_box",)),
+        ("pgd", ("sfm white_box",)),
+    ]
+    source, bare, gray, white = plan.values()
+    assert source.model is SOURCE
+    assert (source.is_scored, bare.is_scored, gray.is_scored, white.is_scored) == (
+        False,
+        True,
+        False,
+        True,
+    )
+
+
+def test_cheap_attacks_come_first():
+    attacks = ("square", "apgd_ce", "cw", "pgd", "fgsm", "noise")
+    plan = _plan(attacks=attacks, threat_models=("white_box",))
+    names = list(dict.fromkeys(name for name, _ in plan))
+    assert names == ["noise", "fgsm", "pgd", "cw", "apgd_ce", "square"]
+
+
+def test_an_attacker_unaware_of_the_defence_attacks_the_bare_classifier():
+    plan = _plan(attacks=("pgd",), threat_models=("white_box", "undefended"))
+    # The same model as the white box of the bare classifier, whose images serve both.
+    assert list(plan) == [
+        ("pgd", ("undefended white_box", "sfm undefended")),
+        ("pgd", ("sfm white_box",)),
+    ]
+    shared = next(iter(plan.values()))
+    assert not shared.is_scored
+
+
+def test_threat_models_with_attacks_of_their_own_run_those():
+    plan = _plan(attacks=("fgsm",), threat_models=("score_based", "decision_based", "adaptive"))
+    names = {name for name, _ in plan}
+    assert {"square", "hop_skip_jump", "adaptive_mask_aware"} <= names
+    assert "fgsm" not in names
+    assert not any("undefended adaptive" in uses for _, uses in plan)
+
+
+def test_a_decision_based_attacker_has_only_the_first_images():
+    plan = _plan(threat_models=("decision_based", "white_box"), decision_examples=7)
+    assert {a.examples for (name, _), a in plan.items() if name == "hop_skip_jump"} == {7}
+    assert {a.examples for (name, _), a in plan.items() if name == "pgd"} == {None}
+
+
+def test_square_of_the_white_box_serves_the_score_based_attacker_too():
+    plan = _plan(attacks=("square",), threat_models=("white_box", "score_based"))
+    assert ("square", ("sfm white_box", "sfm score_based")) in plan
+
+
+def test_a_use_is_told_in_two_words():
+    assert str(Use("sfm", "white_box")) == "sfm white_box"
+
+
+def test_the_black_box_needs_a_source():
+    with pytest.raises(SfmError, match="needs a source model"):
+        _plan(source=None)
+
+
+if __name__ == "__main__":
+    raise SystemExit(pytest.main([__file__]))
