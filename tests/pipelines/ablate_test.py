@@ -81,7 +81,3 @@ def test_needs_validated_records(tmp_path):
     ingest(run_directory, _digits(), False)
     with pytest.raises(SfmError, match="Stage validate has not finished"):
         ablate(run_directory, _digits(), False)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

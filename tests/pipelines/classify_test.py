@@ -127,7 +127,3 @@ def test_every_error_is_one_line(images, tmp_path, arguments, line):
     assert line in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "a.csv").exists()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

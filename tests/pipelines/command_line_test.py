@@ -171,7 +171,3 @@ def test_help_lists_the_flags_under_their_modules(tmp_path):
 )
 def test_describes_errors_in_one_line(error, line):
     assert line in command_line.describe(error)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -167,7 +167,3 @@ def test_adversarial_images_are_shared_by_evaluations_and_made_anew_by_force(tmp
 def test_needs_the_models(tmp_path):
     with pytest.raises(SfmError, match="Stage train has not finished"):
         evaluate(RunDirectory(tmp_path), _digits(), False)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

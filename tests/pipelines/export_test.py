@@ -84,7 +84,3 @@ def test_refuses_a_model_that_was_not_blessed(tmp_path):
     with pytest.raises(SfmError, match="NOT_BLESSED: Clean accuracy .* --allow_not_blessed"):
         export(run_directory, experiments.preset("digits"), False)
     assert not (tmp_path / "serving").exists()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -53,7 +53,3 @@ def test_a_fit_is_found_again_whatever_the_settings_of_the_others(run_directory)
     settings = _digits(defences=("quilting",), quilting_patches=101)
     (other,) = fit_defences(run_directory, settings, False)
     assert other.folder != made.folder
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

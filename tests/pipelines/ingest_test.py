@@ -39,7 +39,3 @@ def test_a_missing_dataset_is_one_quick_line(tmp_path):
         ingest(RunDirectory(tmp_path / "run"), experiment, False)
     assert time.monotonic() - start < 30.0
     assert not list((tmp_path / "run" / "ingest").glob("*/manifest.json"))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

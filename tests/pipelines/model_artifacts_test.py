@@ -72,7 +72,3 @@ def test_a_model_of_ones_own_needs_no_trained_one(run_directory):
     inputs = model_inputs(run_directory, _digits(model="own.keras"))
     assert set(inputs) == {"ingest"}
     assert model_folders(inputs).trained is None
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -20,7 +20,3 @@ def test_shows_what_was_held_back_when_an_error_follows(capfd):
     with pytest.raises(ImportError), hold_back_stderr():
         fail()
     assert capfd.readouterr().err == "libfoo.so is missing\n"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

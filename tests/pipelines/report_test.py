@@ -199,7 +199,3 @@ def test_one_run_alone_is_not_compared(workdirs, tmp_path):
 def test_needs_an_evaluation(tmp_path):
     with pytest.raises(SfmError, match="Stage evaluate has not finished"):
         report(RunDirectory(tmp_path), experiments.preset("digits"), False)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

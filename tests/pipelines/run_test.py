@@ -109,7 +109,3 @@ def test_help_lists_the_flags_of_every_stage(tmp_path):
     assert result.returncode == 0
     for name in ("run", "ingest", "validate", "train", "evaluate", "report", "export"):
         assert f"pipelines.{name}:" in result.stdout
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

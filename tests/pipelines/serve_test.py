@@ -102,7 +102,3 @@ def test_the_program_serves_until_it_is_told_to_stop(tmp_path):
         except urllib.error.URLError:
             return
     raise AssertionError("still answering")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

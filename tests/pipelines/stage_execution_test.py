@@ -76,7 +76,3 @@ def test_says_whether_the_artifact_was_made_or_found(tmp_path, capsys):
     assert "ingest: images 2/2" in first
     assert "ingest: finished in 0.0 s" in first
     assert second.startswith("ingest: found finished")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

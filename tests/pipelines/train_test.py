@@ -132,7 +132,3 @@ def test_tuning_on_other_images_is_refused(trained, tmp_path):
 def test_needs_the_records(tmp_path):
     with pytest.raises(SfmError, match="Stage ingest has not finished"):
         train(RunDirectory(tmp_path), _digits(), False)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

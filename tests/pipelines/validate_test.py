@@ -66,7 +66,3 @@ def test_other_records_than_the_validated_ones_are_not_accepted(tmp_path):
 def test_needs_the_records(tmp_path):
     with pytest.raises(SfmError, match="Stage ingest has not finished"):
         validate(RunDirectory(tmp_path), _digits(), False)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -137,7 +137,3 @@ def test_every_error_is_one_line(serving, arguments, line):
     assert line in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert numbers(serving) == [1, 2, 3]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -148,7 +148,3 @@ def test_without_semantics_the_critical_weight_parts_all_from_nothing(
         sparsity_weight=weight, semantic_weight=0.0, masker_learning_rate=0.02, epochs=5
     )
     assert least < measured["sparsity"] < most
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -99,7 +99,3 @@ def test_each_name_is_there_once_and_can_stand_in_a_list_of_a_flag(names):
 def test_the_least_level_of_the_audit_comes_first():
     assert AUDIT_LEVELS[0] == "not_credible"
     assert AUDIT_LEVELS[-1] == "credible"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -1,5 +1,3 @@
-import pytest
-
 from sfm_tf import testing
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.training.model_files import load_defended_model, load_source_model
@@ -27,7 +25,3 @@ def test_made_up_figures_are_those_that_are_asked_for():
     broken = testing.made_up_rows("white_box", "pgd", 8.0, 1, 4)
     assert not testing.made_up_run("two", [manifest], broken, count=4).blessing.blessed
     assert testing.made_up_inputs().metrics["clean"][0]["accuracy"] == 0.5
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

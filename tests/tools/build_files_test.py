@@ -270,7 +270,3 @@ def test_broken_rule_fails_both_commands(tmp_path, arguments):
 
     with pytest.raises(SystemExit, match="'errors' is below 'pipelines'"):
         build_files.main(arguments, tmp_path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

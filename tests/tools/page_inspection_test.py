@@ -96,7 +96,3 @@ def test_pictures_and_prints_are_written(folder, tmp_path):
     print_page(BROWSER, folder / "compare.html", tmp_path / "p.pdf")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -120,7 +120,3 @@ def test_the_schema_misses_a_key_that_is_gone(folder):
         value = report_value(folder)
         del value[key]
         assert not validator().is_valid(value), key
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -47,7 +47,3 @@ def test_sync_folder_accepts_a_folder_and_refuses_a_missing_one(tmp_path):
     atomic_files.sync_folder(tmp_path)
     with pytest.raises(FileNotFoundError):
         atomic_files.sync_folder(tmp_path / "absent")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -122,7 +122,3 @@ def test_manifest_records_the_inputs(tmp_path):
     assert trained.manifest.inputs == {"ingest": records.manifest.fingerprint}
     assert trained.manifest.config == {"training": {"epochs": 1}}
     assert trained.manifest.wall_seconds >= 0.0
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -83,7 +83,3 @@ def test_code_version_of_the_real_library_reaches_what_is_imported():
     assert {"execution.py", "manifest.py", "atomic_files.py", "errors.py"} <= files
     assert "experiments.py" not in files
     assert not {name for name in files if name.endswith(".j2")}
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -43,7 +43,3 @@ def test_refuses_what_is_not_a_manifest(tmp_path, text):
         (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(SfmError, match=r"Cannot read .*manifest\.json.*Run the stage again"):
         read_manifest(tmp_path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -130,7 +130,3 @@ def test_a_stage_runs_once_at_a_time(tmp_path):
         pass
     with run_directory.exclusive("train"):
         pass
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -303,7 +303,3 @@ def test_bad_options_are_refused(option, value, expected):
     message = f"Invalid {option} {value!r} of AdaptiveGradientDescent; expected {expected}"
     with pytest.raises(SfmError, match=message):
         _attack(**{"objective": "mask_aware", option: value})
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -661,7 +661,3 @@ def test_a_loss_that_needs_more_classes_is_refused(loss, fewest):
         attack.set_params(epsilon=0.3, loss=loss)
     assert attack.epsilon == 0.1
     _attack(Linear(fewest), fewest, loss=loss)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

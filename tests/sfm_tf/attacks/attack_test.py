@@ -579,7 +579,3 @@ def test_takes_the_batched_classifier():
     model = _compiled_attack_classifier().model
     outcome = Shift(wrap_classifier(model, 3, SHAPE, 2), **OPTIONS).run(_images(5))
     assert outcome.images.shape == (5, *SHAPE)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

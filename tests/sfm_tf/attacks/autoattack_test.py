@@ -383,7 +383,3 @@ def test_probabilities_are_refused():
     layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")]
     with pytest.raises(SfmError, match="probabilities; expected logits"):
         _attack(keras.Sequential(layers)).generate(np.zeros((2, *SHAPE)), np.zeros(2, int))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

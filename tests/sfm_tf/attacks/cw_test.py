@@ -314,7 +314,3 @@ def test_bad_options_are_refused(binary, option, value, expected):
     message = f"Invalid {option} {value} of CarliniWagner; expected {expected}"
     with pytest.raises(SfmError, match=message):
         CarliniWagner(binary[0], **{**SHORT, option: value})
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -736,7 +736,3 @@ def test_bad_options_are_refused(linear, option, value, expected):
     message = f"Invalid {option} {value!r} of FastAdaptiveBoundary; expected {expected}"
     with pytest.raises(SfmError, match=message):
         _attack(linear[0], 5, **{option: value})
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -142,7 +142,3 @@ def test_takes_exactly_its_own_options():
 def test_a_radius_that_is_not_positive_is_refused(epsilon):
     with pytest.raises(SfmError, match="Invalid epsilon .* expected a finite number above 0"):
         FastGradientMethod(_convolutional_classifier(), epsilon=epsilon)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

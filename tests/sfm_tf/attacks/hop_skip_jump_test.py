@@ -231,7 +231,3 @@ def test_a_classifier_that_shows_all_queries_at_once_is_refused(binary):
     )
     with pytest.raises(EstimatorError, match="BatchedTensorFlowClassifier"):
         HopSkipJump(classifier)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -248,7 +248,3 @@ def test_bad_options_are_refused(option, value, expected):
         MomentumIterativeMethod(
             wrap_classifier(Wavy(), 3, SHAPE, 16), **{**SETTINGS, option: value}
         )
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -70,7 +70,3 @@ def test_a_sample_depends_on_its_own_seed_alone(order):
     np.testing.assert_array_equal(together[1], alone[0])
     assert np.abs(together[0] - together[1]).max() > 0.01
     assert np.abs(together[2] - together[1]).max() > 0.01
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

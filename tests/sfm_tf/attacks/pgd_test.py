@@ -901,7 +901,3 @@ def test_projected_gradient_bad_options_are_refused(option, value):
     options = {"epsilon": 0.1, "step_size": 0.1, "iterations": 1, option: value}
     with pytest.raises(SfmError, match=f"Invalid {option} {value} of ProjectedGradientDescent"):
         ProjectedGradientDescent(_convolutional_classifier(), **options)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

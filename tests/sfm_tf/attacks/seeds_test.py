@@ -40,7 +40,3 @@ def test_all_numbers_are_uniform_and_differ():
 def test_nothing_is_drawn_where_nothing_is_needed():
     seeds = tf.constant([[1, 0], [1, 1]])
     assert uniforms_by_step(seeds, tf.constant(3), 5, 0).shape == (3, 10, 0)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

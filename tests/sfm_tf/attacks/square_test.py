@@ -539,7 +539,3 @@ def test_bad_options_are_refused(option, value, expected):
     message = f"Invalid {option} {value!r} of SquareAttack; expected {expected}"
     with pytest.raises(SfmError, match=message):
         _attack(Linear(SQUARE_SHAPE), 2, **{option: value})
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

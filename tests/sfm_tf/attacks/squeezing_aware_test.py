@@ -260,7 +260,3 @@ def test_images_that_no_detector_is_known_for_need_squeezers():
         attack.generate(images, labels)
     attack.set_params(squeezers=("median_2",))
     assert attack.generate(images, labels).shape == images.shape
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

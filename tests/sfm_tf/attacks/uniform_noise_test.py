@@ -266,7 +266,3 @@ def test_bad_options_are_refused(option, value, expected):
     message = f"Invalid {option} {value!r} of UniformNoise; expected {expected}"
     with pytest.raises(SfmError, match=message):
         _attack(**{option: value})
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

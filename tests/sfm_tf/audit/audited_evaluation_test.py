@@ -28,7 +28,3 @@ def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
 def test_settings_are_those_the_evaluation_ran_with(tmp_path):
     settings = evaluation_settings(testing.make_evaluation(RunDirectory(tmp_path)))
     assert (settings.num_examples, settings.attacks, settings.epsilons) == (12, ("fgsm",), (16.0,))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

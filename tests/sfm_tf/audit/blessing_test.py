@@ -138,7 +138,3 @@ def test_one_file_holds_the_reasons_and_the_other_is_gone(tmp_path):
     assert (tmp_path / "NOT_BLESSED").read_text() == "It fell.\n"
     write_blessing(tmp_path, Blessing(True, ("All is well.",)))
     assert [path.name for path in tmp_path.iterdir()] == ["BLESSED"]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -230,7 +230,3 @@ def test_a_set_that_is_gone_is_told(evaluated, tmp_path):
     with pytest.raises(SfmError, match="is gone; run the evaluation with --force"):
         _detect((models, samples, validation_images, empty), tmp_path)
     assert not np.any([path.name == DETECTION_FILE for path in tmp_path.iterdir()])
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -89,7 +89,3 @@ def test_only_the_subject_counts():
 
 def test_classes_without_an_image_are_counted():
     assert count_classes(LABELS, 3) == {"0": 2, "1": 2, "2": 0}
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

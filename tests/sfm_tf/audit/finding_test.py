@@ -72,7 +72,3 @@ def test_only_what_the_stronger_attack_leaves_counts():
     stronger = np.array([True, True, False, False])
     weaker = np.array([True, False, True, False])
     assert broken_beyond(stronger, weaker) == 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

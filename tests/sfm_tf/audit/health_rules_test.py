@@ -316,7 +316,3 @@ def test_a_bare_model_has_no_part_to_credit():
 def test_draws_that_agree_pass():
     draws = {"clean": [_answer(90), _answer(91)], "attacked": [_answer(20), _answer(25)]}
     assert rules.judge_draws(_random(**draws)).status == "pass"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

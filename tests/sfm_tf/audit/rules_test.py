@@ -98,7 +98,3 @@ def test_a_surrogate_without_a_gradient_is_caught(trained, tmp_path):
     findings = _findings(DefendedModel(trained[0], None, blocked), trained, tmp_path)
     assert _failed(findings) >= {"gradients", "surrogates", "huge_radius"}
     assert verdict(findings.values()).level == "not_credible"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

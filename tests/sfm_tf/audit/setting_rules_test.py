@@ -309,7 +309,3 @@ def test_a_broken_defence_that_is_attacked_is_marked():
 )
 def test_broken_defences_are_known_by_name_or_in_a_chain(defence, is_broken):
     assert (rules.broken_by(defence) is not None) == is_broken
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -285,7 +285,3 @@ def test_the_parts_of_autoattack_are_as_good_as_it():
 def test_a_black_box_of_the_evaluation_is_a_transfer_too():
     assert rules.judge_transfer(_evidence(transfer=[])).status == "pass"
     assert rules.judge_transfer(_evidence(CLEAN, *WHITE, transfer=[])).status == "not_run"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

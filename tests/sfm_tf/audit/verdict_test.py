@@ -74,7 +74,3 @@ def test_another_version_is_refused(tmp_path):
     path.write_text('{"schema_version": 2}', encoding="utf-8")
     with pytest.raises(SfmError, match=r"has schema_version 2; expected 1\. Run the"):
         read_audit(path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -149,7 +149,3 @@ def test_fingerprint_follows_the_contents(tmp_path):
     assert digest(folder) == before
     os.utime(folder / "top/a.txt", ns=(1, 1))
     assert digest(folder) != before
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -110,7 +110,3 @@ def test_sixteen_bits_are_refused():
     _, encoded = cv2.imencode(".png", np.full((2, 3), 40_000, np.uint16))
     with pytest.raises(SfmError, match=r"Image cat\.png has more than 8 bits"):
         decode_image(encoded.tobytes(), "cat.png")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

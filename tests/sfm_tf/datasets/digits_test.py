@@ -45,7 +45,3 @@ def test_order_is_fixed_and_mixes_classes_and_writers(records):
     assert max(counts.values()) < 40
     indices = [int(record.key.split()[1]) for record in records[:200]]
     assert 700 < np.mean(indices) < 1100
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -181,7 +181,3 @@ def test_no_folder(source):
 def test_empty_folder(tmp_path):
     with pytest.raises(SfmError, match="Found 0 class folders"):
         _open(tmp_path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -366,7 +366,3 @@ def test_real_cifar10(tmp_path):
     schema = ingest(config, 0, tmp_path, _no_progress)
     assert schema.split_sizes["train"] + schema.split_sizes["validation"] == 500
     assert find_anomalies(tmp_path, schema) == []
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -41,7 +41,3 @@ def test_source_is_resized_and_otherwise_kept():
     for split in ("train", "test"):
         (record,) = resized.splits[split]()
         assert (record.key, record.label, record.image.shape) == ("a", 1, (2, 2, 1))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -21,7 +21,3 @@ def test_is_frozen():
     source = ImageSource(("cat",), {"train": _read}, height=2, width=3, channels=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         source.height = 3
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

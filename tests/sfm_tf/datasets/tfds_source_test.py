@@ -272,7 +272,3 @@ def test_real_cifar10():
     assert {record.image.shape for record in first} == {(32, 32, 3)}
     assert {record.label for record in first} == set(range(10))
     assert len({record.key for record in first}) == 500
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -190,7 +190,3 @@ def test_real_archive(tmp_path):
     counts = collections.Counter(record.label for record in source.splits["train"]())
     assert set(counts) == set(range(len(source.class_names)))
     assert min(counts.values()) == max(counts.values())
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

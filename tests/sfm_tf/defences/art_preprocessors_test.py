@@ -149,7 +149,3 @@ def test_art_still_never_asks_for_the_estimated_forward_pass():
     watched = Watched("bit_depth_3")
     _art_classifier(_classifier(), watched).loss_gradient(*_samples())
     assert watched.estimates == 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

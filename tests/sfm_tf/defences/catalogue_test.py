@@ -49,7 +49,3 @@ def test_an_unknown_defence_is_refused_with_those_there_are():
         check_defences(["tmv"], CONFIG)
     with pytest.raises(SfmError, match="Unknown defence 'blur_2'"):
         check_defences(["jpeg+blur_2"], CONFIG)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -180,7 +180,3 @@ def test_bad_input_is_refused():
         squeezing_scores(_classifier(np.full_like(KERNEL, np.nan)), squeezers, IMAGES, 4)
     with pytest.raises(SfmError, match="No squeezers for images of 2 channels; expected 1 or 3"):
         default_squeezers(2)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -77,7 +77,3 @@ def test_a_damaged_file_is_named(tmp_path, name, file):
     (tmp_path / file).write_bytes(b"damaged")
     with pytest.raises(SfmError, match=file):
         fitted_operations({name: tmp_path}, _classifier())
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -233,7 +233,3 @@ def test_rejects_another_model():
     inputs = keras.Input((4, 4, 1))
     with pytest.raises(SfmError, match="is no PixelCNN"):
         pixel_defend_operation(keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

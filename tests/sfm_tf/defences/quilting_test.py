@@ -555,7 +555,3 @@ def test_operation_rejects_patches_of_another_size():
 def test_rejects_what_does_not_fit(function, shape, neighbours, message):
     with pytest.raises(SfmError, match=message):
         function(tf.zeros(shape), _seeds(1), neighbours, _quilting_database(9, 3))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -327,7 +327,3 @@ def test_survives_an_export_and_takes_any_batch(tmp_path):
     np.testing.assert_allclose(serve(images), module.serve(images), atol=1e-5)
     # Another batch size; an empty one is `serving.signatures`' to answer, for oneDNN cannot.
     np.testing.assert_allclose(serve(images[:1]), module.serve(images[:1]), atol=1e-5)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -312,7 +312,3 @@ def test_progress_counts_images(tmp_path):
     steps = []
     _execution(tmp_path, _attack(), lambda *step: steps.append(step)).outcome()
     assert steps == [("shift", done, COUNT) for done in (0, 4, 8, 10)]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -117,7 +117,3 @@ def test_cheap_attacks_rank_before_dear_ones():
 def test_an_unknown_attack_lists_the_known_ones():
     with pytest.raises(SfmError, match="Unknown attack 'pdg'; expected one of noise, fgsm, pgd"):
         build_attack("pdg", _classifier(), 8 / 255, EvaluationConfig(), 0)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

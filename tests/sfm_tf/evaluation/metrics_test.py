@@ -409,7 +409,3 @@ def test_without_an_attack_there_are_clean_accuracies_only():
 def test_json_can_hold_it():
     found = break_down(RESULTS, "sfm", NAMES)
     assert json.loads(json.dumps(found)) == found
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

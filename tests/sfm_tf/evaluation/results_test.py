@@ -95,7 +95,3 @@ def test_an_unreadable_file_is_reported(tmp_path, content):
 
 def test_no_value_may_be_missing():
     assert not any(field.nullable for field in SCHEMA)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

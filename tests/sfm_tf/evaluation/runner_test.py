@@ -592,7 +592,3 @@ def test_a_model_in_lower_precision_is_refused(models, tmp_path):
     layers = [keras.layers.Flatten(), keras.layers.Dense(3, dtype="mixed_bfloat16", name="half")]
     with pytest.raises(SfmError, match="Model source computes layer 'half' in bfloat16"):
         _evaluate(models, tmp_path, source=_runner_model(0, *layers))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

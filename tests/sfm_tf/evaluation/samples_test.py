@@ -62,7 +62,3 @@ def test_a_wrapped_model_is_shown_no_more_than_the_batch_size():
 def test_what_does_not_fit_the_classifier_is_refused(images, labels, message):
     with pytest.raises(SfmError, match=message):
         check_samples(images, np.array(labels), _classifier())
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

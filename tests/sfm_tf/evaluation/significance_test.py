@@ -151,7 +151,3 @@ def test_the_listed_pairs_are_corrected_together(entries):
 def test_one_defence_has_nobody_to_differ_from():
     alone = join_results([rows("sfm", "none", "clean", 0.0, [0, 0, 0, 1])])
     assert paired_differences(alone, "sfm") == []
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

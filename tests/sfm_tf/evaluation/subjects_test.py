@@ -187,7 +187,3 @@ def test_a_missing_model_is_refused_before_any_work(tmp_path):
 def test_there_has_to_be_some_model(trained):
     with pytest.raises(SfmError, match="train one or give --model"):
         load_subjects(EvaluationConfig(), ComparedConfig(), ModelFolders(None), trained[2])
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -214,7 +214,3 @@ def test_a_use_is_told_in_two_words():
 def test_the_black_box_needs_a_source():
     with pytest.raises(SfmError, match="needs a source model"):
         _plan(source=None)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -171,7 +171,3 @@ def test_preprocessors_can_be_given_to_the_batched_classifier():
 def test_counts_below_one_are_refused(class_count, batch_size):
     with pytest.raises(SfmError, match="expected at least 1"):
         wrap_classifier(CountingModel(), class_count, SHAPE, batch_size)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -113,7 +113,3 @@ def test_survives_saving_and_loading(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "masker.keras", safe_mode=True)
     images = _images((2, 8, 8, 1))
     np.testing.assert_allclose(loaded(images).numpy(), model(images).numpy(), atol=1e-6)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

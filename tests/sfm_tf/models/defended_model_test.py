@@ -200,7 +200,3 @@ def test_a_model_that_cannot_be_rebuilt_is_refused():
     layers = [keras.Input(SHAPE), Own(1), keras.layers.Flatten(), keras.layers.Dense(3)]
     with pytest.raises(SfmError, match="cannot be copied to compute in bfloat16"):
         in_precision(keras.Sequential(layers), "bfloat16")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

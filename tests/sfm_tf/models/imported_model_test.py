@@ -176,7 +176,3 @@ def test_code_in_a_keras_file_is_not_run(tmp_path):
     keras.Sequential(layers).save(tmp_path / "model.keras")
     with pytest.raises(SfmError, match="safe mode"):
         load_classifier(tmp_path / "model.keras", SHAPE, 3)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

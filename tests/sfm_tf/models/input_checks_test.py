@@ -93,7 +93,3 @@ def test_logits_pass(logits):
 def test_what_are_no_logits_is_refused(logits, message):
     with pytest.raises(SfmError, match=message):
         check_logits(np.array(logits, np.float32), 3)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -178,7 +178,3 @@ def test_too_few_classes_are_refused():
 
 def test_enough_classes_pass():
     check_class_count("dlr", 3, 3)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -188,7 +188,3 @@ def test_one_graph_serves_any_epsilon_and_batch():
         assert decoded.max() <= 255
     decode(levels[:1], 16)
     assert decode.experimental_get_tracing_count() == 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -251,7 +251,3 @@ def test_survives_saving_and_loading_in_safe_mode(tmp_path):
 def test_takes_images_of_a_single_pixel():
     model = build_pixel_cnn((1, 1, 1), 4, 1, 2)
     np.testing.assert_array_equal(*model(np.array([[[[0.0]]], [[[1.0]]]], np.float32)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -121,7 +121,3 @@ def test_survives_saving_and_loading(tmp_path):
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(SfmError, match=r"'resnet34'; .* resnet18, resnet20, resnet50\."):
         build_classifier("resnet34", (8, 8, 1), 10)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

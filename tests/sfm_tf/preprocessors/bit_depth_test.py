@@ -61,7 +61,3 @@ def test_smooth_gradient_is_the_slope_and_never_vanishes(bits):
     np.testing.assert_allclose(gradient, numerical / (2 * step), atol=1e-6)
     assert gradient.min() >= 0.5
     assert gradient.max() <= 1.5
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

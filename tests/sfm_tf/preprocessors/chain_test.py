@@ -142,7 +142,3 @@ def test_unknown_surrogate_lists_the_known_ones():
         SfmError, match="Unknown surrogate 'mean'; expected one of identity, smooth"
     ):
         parse_preprocessor("median_2", "mean")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -59,7 +59,3 @@ def test_seeds_of_similar_images_look_random():
     assert seeds.min() >= 0
     # Four standard deviations of a fair coin thrown 2,000 times.
     assert abs((seeds % 2).mean(axis=0) - 0.5).max() < 4 * 0.5 / np.sqrt(2000)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -158,7 +158,3 @@ def test_block_transform_is_the_cosine_transform_of_opencv():
     block = np.random.default_rng(0).random((8, 8))
     coefficients = (_block_transform() @ block.reshape(-1)).reshape(8, 8)
     np.testing.assert_allclose(coefficients, cv2.dct(block), atol=1e-12)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -89,7 +89,3 @@ def test_gradient_of_the_mean_is_its_numerical_derivative(window):
     )
     np.testing.assert_allclose(theoretical[0], numerical[0], atol=1e-6)
     assert (theoretical[0].sum(axis=0) > 0).all()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

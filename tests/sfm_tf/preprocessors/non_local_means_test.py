@@ -272,7 +272,3 @@ def test_smooth_gradient_is_finite_on_black_and_white(channels):
     gradient = tape.gradient(smooth, images).numpy()
     assert np.isfinite(gradient).all()
     assert (np.abs(gradient) > 0).any()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

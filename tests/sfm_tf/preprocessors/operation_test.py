@@ -137,7 +137,3 @@ def test_a_parameter_says_what_it_allows():
     window, reach = OPERATION.parameters
     assert window.describe() == "window a number from 2 to 7"
     assert reach.describe() == "reach an odd number from 3 to 9"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

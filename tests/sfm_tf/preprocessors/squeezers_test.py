@@ -29,7 +29,3 @@ def test_the_distance_is_that_of_the_squeezer_that_moves_the_prediction_most():
 def test_images_of_two_channels_have_no_default_squeezers():
     with pytest.raises(SfmError, match="No squeezers for images of 2 channels; expected 1 or 3"):
         default_squeezers(2)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

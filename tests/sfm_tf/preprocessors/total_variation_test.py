@@ -370,7 +370,3 @@ def test_saved_model_gives_the_same_values(tmp_path):
     for batch in (0, 1, 5):
         images, seeds = _smooth_images(5, 32, 3)[:batch], _seeds(batch)
         np.testing.assert_array_equal(restored.serve(images, seeds), module.serve(images, seeds))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

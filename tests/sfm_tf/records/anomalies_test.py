@@ -202,7 +202,3 @@ def test_listing_is_capped_and_counted(tmp_path):
     assert [anomaly.index for anomaly in anomalies] == [*range(100), None]
     assert anomalies[-1].kind == "wrong_shape"
     assert anomalies[-1].message == "30 more of kind 'wrong_shape' are not listed."
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

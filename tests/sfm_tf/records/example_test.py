@@ -111,7 +111,3 @@ def test_digest_is_of_pixels_and_shape():
     assert pixel_digest(image) == expected
     assert pixel_digest(np.asfortranarray(image)) == expected
     assert pixel_digest(image.reshape(7, 5, 3)) != expected
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -65,7 +65,3 @@ def test_damaged_file_is_named(tmp_path, data):
     (tmp_path / "schema.json").write_bytes(data)
     with pytest.raises(SfmError, match="Cannot read .*schema.json"):
         read_schema(tmp_path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -70,7 +70,3 @@ def test_label_that_is_no_class(tmp_path, label):
     _write(tmp_path, "train", np.zeros((2, 2, 2, 1), np.uint8), [0, label])
     with pytest.raises(SfmError, match=rf"has label {label}; expected 0 to 1\."):
         compute_statistics(tmp_path, Schema(2, 2, 1, ("a", "b"), {"train": 2}))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -259,7 +259,3 @@ def test_wrong_shape_is_named(tmp_path):
     schema = Schema(4, 4, 1, ("a",), {"train": _COUNT})
     with pytest.raises(SfmError, match=r"Record 0 of shard .*train-00000-of-00003"):
         load_split(tmp_path, "train", schema)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

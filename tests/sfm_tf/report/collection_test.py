@@ -278,7 +278,3 @@ def test_probes_and_audit_are_read_where_they_are_stored(copied):
     inputs = collect_inputs("digits", made_from, evaluation, ReportConfig())
     assert inputs.probes == {"ladder": []}
     assert inputs.audit == audit
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

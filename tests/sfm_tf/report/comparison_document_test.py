@@ -85,7 +85,3 @@ def test_the_returned_value_is_the_one_that_is_written(folder, tmp_path):
     assert value == json.loads((folder / "compare.json").read_text("utf-8"))
     for name in ("compare.json", "compare.md", "compare.html"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

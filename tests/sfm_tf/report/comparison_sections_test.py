@@ -238,7 +238,3 @@ def test_the_summary_tells_the_worst_case_of_each_group():
         "standard deviation of 30.0 points, from 20.0% to 80.0%."
     )
     assert list(seed_sentences(())) == []
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

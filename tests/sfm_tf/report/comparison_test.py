@@ -201,7 +201,3 @@ def test_what_cannot_be_compared_is_refused_in_one_line(other, message):
     with pytest.raises(SfmError, match=f"Cannot compare first with second: {message}") as raised:
         check_runs([FIRST, other])
     assert "\n" not in str(raised.value)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

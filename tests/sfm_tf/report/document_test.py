@@ -416,7 +416,3 @@ def test_the_same_inputs_give_the_same_files(folder, tmp_path):
     assert len(names) == 15
     for name in names:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -343,7 +343,3 @@ def test_a_deleted_set_says_what_to_do(tmp_path):
     store.path(SETS[0].name).unlink()
     with pytest.raises(SfmError, match="is gone; run the evaluation with --force"):
         example_images.strongest_knowledge(store, "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, 4)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -537,7 +537,3 @@ def test_the_curve_is_drawn_in_steps_from_the_left_to_the_upper_right():
     across, up = (points - points[0]).T / np.array([[1.0], [-1.0]])
     np.testing.assert_allclose(across / across[-1], [0, 0.5, 0.5, 1, 1], atol=1e-4)
     np.testing.assert_allclose(up / up[-1], [0, 0, 0.5, 0.5, 1], atol=1e-4)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

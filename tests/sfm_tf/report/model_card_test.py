@@ -6,7 +6,6 @@ import json
 import re
 
 import numpy as np
-import pytest
 
 from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
@@ -214,7 +213,3 @@ def test_a_stored_evaluation_has_all_that_a_card_shows(tmp_path):
     made = table(text["Versions and fingerprints"], "What made it")
     for artifact in (records, models, evaluation):
         assert made[artifact.manifest.stage][0] == artifact.manifest.fingerprint
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -160,7 +160,3 @@ def test_costs_on_other_datasets_stand_without_the_papers():
 
 def test_nothing_measured_gives_no_cost_table():
     assert cost_table("cifar10", [], {}) is None
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

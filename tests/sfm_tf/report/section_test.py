@@ -1,12 +1,6 @@
-import pytest
-
 from sfm_tf.report.section import Section
 
 
 def test_a_section_is_a_heading_until_it_is_given_more():
     section = Section("Cost")
     assert (section.paragraphs, section.tables, section.figures) == ((), (), ())
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -661,7 +661,3 @@ def test_everything_that_was_measured_is_shown_and_every_figure_has_a_name_of_it
     assert list(sections)[:2] == ["Worst case", "Audit"]
     shown = ("Differences between defences", "Classes", "Worst failures", "What the defence does")
     assert all(sections[title].tables for title in shown)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -155,7 +155,3 @@ def test_gradients_that_16_bits_lose_are_told():
 def test_the_papers_threat_models_are_shown_run_or_not():
     shown = statements.shown_threat_models(EvaluationConfig(threat_models=("adaptive",)))
     assert list(shown.values()) == ["black box", "gray box", "white box", "adaptive"]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

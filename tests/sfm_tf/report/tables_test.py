@@ -1,5 +1,3 @@
-import pytest
-
 from sfm_tf.audit.detection import AWARE_ATTACK
 from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS
 from sfm_tf.report import tables
@@ -294,7 +292,3 @@ def test_the_largest_radius_of_each_attack_is_its_own_if_it_finds_one():
         entry("white_box", "cw", 16.0),
     ]
     assert largest_radii(entries) == [entries[1], entries[2], entries[4]]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

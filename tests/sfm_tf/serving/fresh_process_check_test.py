@@ -127,7 +127,3 @@ def test_the_script_cannot_import_the_library(tmp_path):
         check=False,
     )
     assert "import of sfm_tf halted" in process.stderr
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -211,7 +211,3 @@ def test_status_has_the_versions(channel):
     request.model_spec.name, request.model_spec.version.value = "toy", 9
     with pytest.raises(grpc.RpcError, match="Could not find version 9 of model toy"):
         ask(request, timeout=20)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -328,7 +328,3 @@ def test_a_request_that_fails_does_not_fail_its_neighbours():
     assert isinstance(bad, RequestError)
     assert bad.code is Code.INVALID_ARGUMENT
     assert "too bright" in str(bad)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -416,7 +416,3 @@ def test_a_model_goes_to_an_object_store_without_configuration(tmp_path, evaluat
     assert seen == ["gs://bucket/models/model"]
     assert pushed.folder == "gs://bucket/models/model/7"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved_model"]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

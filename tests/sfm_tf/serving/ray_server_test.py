@@ -380,7 +380,3 @@ def test_a_mode_that_was_chosen_is_kept():
     assert environment["RAY_AUTH_MODE"] == "disabled"
     assert environment["RAY_USAGE_STATS_ENABLED"] == "1"
     assert "RAY_AUTH_TOKEN" not in environment
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -385,7 +385,3 @@ def test_a_body_without_end_is_not_read_for_ever():
     with pytest.raises(RequestError, match="larger"):
         asyncio.run(read_body(None, endless(), 10))
     assert 1 < len(taken) < 10
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

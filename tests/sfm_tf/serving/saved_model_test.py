@@ -171,7 +171,3 @@ def test_every_image_needs_a_label(images, labels):
         compare_precision(
             two_scores(), "bfloat16", np.ones((images, 1, 1, 1), np.float32), np.zeros(labels)
         )
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

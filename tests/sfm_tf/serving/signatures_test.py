@@ -421,7 +421,3 @@ def test_names_types_and_shapes_leave_the_batch_open(loaded):
         )
         for name, function in loaded.signatures.items()
     } == SPECS
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

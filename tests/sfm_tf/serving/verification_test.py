@@ -453,7 +453,3 @@ def test_the_process_has_more_time_for_more_images(
                 **options,
             )
     assert limits == [606.0, 666.0, 5.0]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

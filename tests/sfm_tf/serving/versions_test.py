@@ -671,7 +671,3 @@ def test_removing_the_whole_folder_starts_again_at_one(versions_staged, tmp_path
     versions.publish(versions_staged, versions_folder)
     shutil.rmtree(versions_folder)
     assert versions.publish(versions_staged, versions_folder) == 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

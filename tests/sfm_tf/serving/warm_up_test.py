@@ -126,7 +126,3 @@ def test_without_the_messages_the_error_says_what_to_install(saved_model, monkey
     monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
     with pytest.raises(SfmError, match="install them with `pip install --no-deps tensorflow-serv"):
         warm_up.write_warm_up_requests(saved_model, "digits", (1,))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

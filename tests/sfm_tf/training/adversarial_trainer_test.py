@@ -423,7 +423,3 @@ def test_method_that_does_not_exist_is_refused(method):
     message = rf"Unknown adversarial training '{method}'; expected one of pgd, trades\."
     with pytest.raises(SfmError, match=message):
         _training(method)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -206,7 +206,3 @@ def test_shares_of_all_devices_are_the_whole_batches(processes):
         for position, values in enumerate(expected):
             joined = np.concatenate([share[position] for share in shares])
             np.testing.assert_array_equal(joined, values)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -224,7 +224,3 @@ def test_other_models_are_refused(tmp_path):
     _save_epochs(tmp_path, 1)
     with pytest.raises(SfmError, match="holds other models"):
         Checkpoints(tmp_path, _SETTINGS).restore(_trainer(units=4))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -219,7 +219,3 @@ def test_batch_that_devices_cannot_share_is_refused():
         check_shares(_TwoDevices, TrainingConfig(loss_reduction="batch"))
     with pytest.raises(SfmError, match="jit_compile compiles for one device, not 2"):
         check_shares(_TwoDevices, TrainingConfig(jit_compile=True))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

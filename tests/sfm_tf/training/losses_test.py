@@ -201,7 +201,3 @@ def test_ramp_begins_at_half_the_critical_weight_or_where_it_stays(weight, share
 def test_weight_below_the_critical_one_is_warned_of():
     assert _ratios(sparsity_weight=0.2).warning().startswith("sparsity_weight 0.2 is 0.80 of the")
     assert _ratios(sparsity_weight=0.26).warning() == ""
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -191,7 +191,3 @@ def test_previous_policy_returns_after_an_exception():
     with pytest.raises(RuntimeError):
         fail()
     assert keras.config.dtype_policy().name == "float32"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

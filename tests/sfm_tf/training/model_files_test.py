@@ -223,7 +223,3 @@ def test_model_with_code_in_it_is_refused(saved):
     _loading_model(lambda_layer).save(saved[0] / "source.keras")
     with pytest.raises(SfmError, match=r"Cannot read .*source.keras"):
         load_source_model(saved[0])
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -99,7 +99,3 @@ def test_trained_model_loads_in_safe_mode_without_its_loss(tmp_path, finished):
 def test_loss_that_is_no_number_stops_naming_its_step():
     with pytest.raises(SfmError, match=r"became nan in step \d+ of epoch 1; lower its learning"):
         _fit(epochs=1, learning_rate=1e30)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

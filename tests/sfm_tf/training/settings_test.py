@@ -27,7 +27,3 @@ from sfm_tf.training.settings import TrainingConfig, TrainingExecutionConfig
 def test_refuses_values_outside_the_declared_limits(section, values, message):
     with pytest.raises(SfmError, match=message):
         section(**values)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -340,7 +340,3 @@ def test_masker_without_optimizer_is_refused():
     trainer = _trainer()
     with pytest.raises(SfmError, match="together or not at all"):
         trainer.compile(keras.optimizers.SGD())
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -64,7 +63,3 @@ def test_steps_of_the_second_epoch_are_profiled(tmp_path):
         for _ in range(3):
             logs.profile_step(2)
         assert list(tmp_path.rglob("*.xplane.pb"))
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -533,7 +533,3 @@ def test_loss_that_diverges_stops_naming_its_step(tmp_path):
     with pytest.raises(SfmError, match=message):
         _fitting(tmp_path, rate=1e38).run()
     assert not (tmp_path / "checkpoint").exists()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -625,7 +625,3 @@ def test_training_without_a_method_is_refused(adversarial_training_records, tmp_
             adversarial_training_records, tmp_path / "new", adversarial_training="none"
         )
     assert not (tmp_path / "new").exists()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -106,7 +106,3 @@ def test_a_source_model_is_trained_where_there_is_none(study, trials, tmp_path, 
 
 def test_every_name_that_can_be_asked_for_is_there():
     assert tuple(ABLATION_KINDS) == ABLATIONS
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -94,7 +94,3 @@ def test_figure_3_has_the_other_weights_of_the_winner(tmp_path):
         (0.3, 0.7),
     ]
     assert {point["examples"] for point in curve} == {100}
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -252,7 +252,3 @@ def test_an_address_in_use_is_said_in_words(monkeypatch):
         monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
         with pytest.raises(SfmError, match="The chief cannot serve the search .*free the port"):
             search(config(), EPOCHS, 0, Role.CHIEF, Bench().run)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -30,7 +30,3 @@ def test_presets_try_the_weights_that_they_train_with(name):
     assert experiment.training.semantic_weight in experiment.tuning.tried_semantic_weights
     tried = experiment.tuning.tried_reconstruction_weights
     assert experiment.training.reconstruction_weight in tried
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -263,7 +263,3 @@ def test_training_on_adversarial_images_tells_no_trials_apart():
     )
     assert comparable(other) == comparable(TRIAL_CONFIG) == TRIAL_CONFIG
     assert comparable(dataclasses.replace(TRIAL_CONFIG, epochs=2)) != TRIAL_CONFIG
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -124,7 +124,3 @@ def test_a_chief_that_does_not_find_its_workers_trials_says_why(tuning, tmp_path
     elsewhere = dataclasses.replace(tuning, store=tmp_path / "elsewhere")
     with pytest.raises(SfmError, match="No worker left its trial in .*elsewhere.*the chief's"):
         elsewhere.write([Assignment(weights, 1)], tmp_path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -249,7 +249,3 @@ def test_a_linear_model_falls_where_the_other_ball_reaches_its_boundary(norm, ep
     assert right[margins > reach].all()
     # Where the random start still shows in L2, the last per cent is not reached.
     assert not right[margins < 0.97 * reach].any()
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -152,7 +152,3 @@ def test_each_draw_is_another_one(count):
             # White is class 1, at even odds in every draw, and draws differ.
             assert 0.3 < rights.mean() < 0.7
             assert len({row.tobytes() for row in rights}) == DRAWS
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -140,7 +140,3 @@ def test_the_attacker_has_other_draws():
         switched.switch(Setup(False, name))
         np.testing.assert_allclose(switched.model(IMAGES), model(IMAGES), atol=1e-6)
     assert np.abs(np.asarray(subject(IMAGES) - subject.for_attacker()(IMAGES))).max() > 1e-3
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

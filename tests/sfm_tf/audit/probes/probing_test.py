@@ -183,7 +183,3 @@ def test_progress_names_the_probe():
     bench, *_ = _bench(progress=lambda *values: told.append(values))
     bench.report("PGD at rising radii")
     assert told == [("audit: PGD at rising radii", 0, COUNT)]
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -119,7 +119,3 @@ def test_the_plain_loss_is_blind_from_a_smaller_margin_on(margin, plain, stable)
     logits, labels = np.array([[margin, 0.0, -1.0]]), np.array([0])
     assert logit_blindness(logits, labels, "cross_entropy") == plain
     assert logit_blindness(logits, labels, "stable_cross_entropy") == stable
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

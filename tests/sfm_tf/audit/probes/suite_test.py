@@ -131,7 +131,3 @@ def test_the_same_arguments_give_the_same_figures(models):
     # A bare model needs no source.
     assert found["surrogates"] == found["transfer"] == []
     assert len(found["parts"]) == 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

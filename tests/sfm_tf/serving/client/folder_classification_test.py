@@ -219,7 +219,3 @@ def test_refuses_other_files_of_class_names(tmp_path, text):
     path.write_text(text)
     with pytest.raises(SfmError, match="class names"):
         read_class_names(path)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -292,7 +292,3 @@ def test_a_missing_package_is_told(monkeypatch):
     monkeypatch.setattr(grpc_client.importlib, "import_module", fail)
     with pytest.raises(SfmError, match="gRPC needs the package of grpc; install it with"):
         GrpcClient("127.0.0.1:8500", "m")
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -472,7 +472,3 @@ def test_describes_the_model():
 def test_model_client_refuses_senseless_settings(settings, message):
     with pytest.raises(SfmError, match=message):
         _Recorder(**settings)
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))

@@ -419,7 +419,3 @@ def test_needs_no_tensorflow():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
-
-
-if __name__ == "__main__":
-    raise SystemExit(pytest.main([__file__]))
