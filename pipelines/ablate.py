@@ -1,15 +1,17 @@
-"""Trains without one of the parts of the method at a time, and scores what that leaves.
+"""Trains the model with one part of the method left out at a time, and scores each training.
 
     python -m pipelines.ablate --workdir=runs/cifar10
     python -m pipelines.ablate --workdir=runs/cifar10 --ablations=frozen_target --ablation_epochs=10
 
-Beside the complete training: no semantic loss, no reconstruction loss, cross-entropy in place of
-the cosine distance, a target that is frozen after its pre-training, and no pre-processing T in
-training (Yu et al. 2022, sections 4.2, 4.3, 5.2 and 6.6). Reads the records that
-`pipelines.validate` passed and, where `pipelines.train` has run on them, its source model for the
-black box; else one is trained. Scores are those of `pipelines.tune`: validation images, PGD at the
-smallest of --epsilons. Writes into <workdir>/ablate/<fingerprint>/ ablations.json and for each
-training a folder with its models. A run that was interrupted does no finished training again.
+It compares the complete training with five others: no semantic loss, no reconstruction loss,
+cross-entropy in place of the cosine distance, a classifier that is frozen after its pre-training,
+and no pre-processing T in training (Yu et al. 2022, sections 4.2, 4.3, 5.2 and 6.6).
+
+Reads the records that `pipelines.validate` passed. The black box starts from the source model of
+`pipelines.train` if that stage has run on these records; otherwise a source model is trained. The
+scores are those of `pipelines.tune`: accuracy on validation images, clean and under PGD at the
+smallest of --epsilons. Writes <workdir>/ablate/<fingerprint>/: ablations.json and, for each
+training, a folder of models. An interrupted run continues; finished trainings are not repeated.
 """
 
 import pathlib

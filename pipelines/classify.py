@@ -4,9 +4,9 @@
     python -m pipelines.classify --images=photos --output=answers.json --protocol=grpc \\
         --server=10.0.0.7:8500 --model_name=sfm_defended --class_names=class_names.json
 
-Asks a server that speaks TensorFlow Serving's protocols. Every PNG and JPEG file in the folder, and
-in the folders in it, gets a row: one that cannot be read or decoded has its reason there. The
-output is written when all rows are there.
+The server must speak TensorFlow Serving's REST or gRPC protocol. Every PNG and JPEG file in the
+folder and its subfolders gets one row. A file that cannot be read or decoded gets a row with the
+reason. The output file is written once, when all rows are complete.
 """
 
 import pathlib
@@ -42,22 +42,22 @@ def define_flags() -> None:
     for name, default, words in (
         ("images", None, "Folder of PNG and JPEG files."),
         ("output", None, "File to write; ends in .csv or .json."),
-        ("server", None, f"Address of the server; by default {servers}."),
-        ("model_name", "sfm_defended", "Name under which the server finds the model."),
-        ("class_names", None, "JSON list of class names; without it, classes are numbers."),
+        ("server", None, f"Address of the server. The default is {servers}."),
+        ("model_name", "sfm_defended", "Name of the model on the server."),
+        ("class_names", None, "JSON list of class names. Without it, classes are numbers."),
     ):
         flags.DEFINE_string(name, default, words, module_name=MODULE)
-    flags.DEFINE_enum(
-        "protocol", "rest", list(CLIENTS), "How to ask the server.", module_name=MODULE
+    flags.DEFINE_enum("protocol", "rest", list(CLIENTS), "Protocol to use.", module_name=MODULE)
+    flags.DEFINE_integer(
+        "version", None, "Model version. The default is the latest.", module_name=MODULE
     )
     flags.DEFINE_integer(
-        "version", None, "Version to ask; by default the server's latest.", module_name=MODULE
+        "batch_size", 32, "Largest number of images in a request.", module_name=MODULE
     )
-    flags.DEFINE_integer("batch_size", 32, "Most images in one request.", module_name=MODULE)
     flags.DEFINE_float(
         "deadline_seconds",
         60.0,
-        "Time for a request, its repetitions included.",
+        "Time limit for one request, retries included.",
         module_name=MODULE,
     )
     flags.mark_flags_as_required(["images", "output"])

@@ -22,12 +22,12 @@ _EXPERIMENT = flags.DEFINE_enum(
     "experiment",
     None,
     list(experiments.EXPERIMENTS),
-    "Preset that settings start from; by default the one that owns --workdir, else "
-    f"{_DEFAULT_EXPERIMENT}.",
+    "Preset of all settings. The default is the preset that --workdir was made with, or "
+    f"{_DEFAULT_EXPERIMENT} for a new one.",
     module_name=_MODULE,
 )
 _SEED = flags.DEFINE_integer(
-    "seed", None, "Seed of every random choice; by default the preset's.", module_name=_MODULE
+    "seed", None, "Seed of all random choices. The preset has the default.", module_name=_MODULE
 )
 _DEFINERS = {
     bool: flags.DEFINE_bool,
@@ -64,7 +64,7 @@ def _define(field: dataclasses.Field, module_name: str) -> None:
     _DEFINERS[type(field.default)](
         field.name,
         None,
-        f"{field.metadata['help']}{listed} By default the preset's.",
+        f"{field.metadata['help']}{listed} The preset has the default.",
         module_name=module_name,
     )
 
@@ -107,17 +107,17 @@ _COMMAND_LINE_MODULE = "pipelines (all stages)"
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Working directory; by default runs/<experiment>.",
+    "Working directory. The default is runs/<experiment>.",
     module_name=_COMMAND_LINE_MODULE,
 )
 _FORCE = flags.DEFINE_bool(
     "force",
     False,
-    "Do the work again even where its artifact is there.",
+    "Repeat the work even if it is finished already.",
     module_name=_COMMAND_LINE_MODULE,
 )
 _DEBUG = flags.DEFINE_bool(
-    "debug", False, "Show the traceback of an error as well.", module_name=_COMMAND_LINE_MODULE
+    "debug", False, "Also print the traceback of an error.", module_name=_COMMAND_LINE_MODULE
 )
 
 Verb = Callable[[RunDirectory, Experiment, bool], object]
@@ -166,7 +166,7 @@ def start_tool(module_names: Sequence[str], tool: Callable[[], object]) -> None:
 
 def _refuse(arguments: Sequence[str]) -> None:
     if arguments:
-        raise SfmError(f"Unexpected argument {arguments[0]!r}; settings are given as --name=value.")
+        raise SfmError(f"Unexpected argument {arguments[0]!r}; write settings as --name=value.")
 
 
 def _start(headings: Sequence[str], work: Callable[[Sequence[str]], object]) -> None:
@@ -205,7 +205,7 @@ def _run(argv: Sequence[str], work: Callable[[Sequence[str]], object]) -> int:
     try:
         work(argv[1:])
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished stages are kept; run again to go on.", file=sys.stderr)
+        print("\nInterrupted. Finished stages are kept; run again to continue.", file=sys.stderr)
         return _EXIT_INTERRUPTED
     except Exception as error:  # The outermost frame: nothing above could report it better.
         if _DEBUG.value:
@@ -232,11 +232,11 @@ def describe(error: Exception) -> str:
     if isinstance(error, SfmError):
         return message
     if _is_full_disk(error):
-        return f"No space left on the disk ({message}); free some and run again."
+        return f"No space left on the disk ({message}); free some space and run again."
     if isinstance(error, OSError):
-        return f"{message}; finished stages are kept. Mend it and run again."
+        return f"{message}; finished stages are kept. Correct the cause and run again."
     kind = type(error).__name__
-    return f"Unexpected {kind}: {message}. This is a defect: rerun with --debug and report it."
+    return f"Unexpected {kind}: {message}. This is a bug: run again with --debug and report it."
 
 
 def _is_full_disk(error: Exception) -> bool:

@@ -1,16 +1,17 @@
-"""Attacks the trained models, scores them on what the attacks make, and blesses them or not.
+"""Attacks the trained models, measures their accuracy under attack, and decides the blessing.
 
     python -m pipelines.evaluate --workdir=runs/cifar10 --attacks=fgsm,pgd --epsilons=4,8,16
     python -m pipelines.evaluate --workdir=runs/cifar10 --defences=all
     python -m pipelines.evaluate --workdir=runs/cifar10 --model=my_classifier.keras
 
-TFX counterpart: Evaluator. Reads the models of `pipelines.train`, or a classifier of your own, and
-the ingested test images they have not seen; for --defences, what `pipelines.fit_defences` fitted
-and `pipelines.train --adversarial_training` trained. Writes into <workdir>/evaluate/<fingerprint>/
-results.parquet (a row per image, defence, threat model, attack and radius), the adversarial images,
-metrics.json, and BLESSED or NOT_BLESSED with the reasons. A run that was interrupted does no
-finished batch again, and adversarial images that another evaluation made are used again; --force
-deletes them all first.
+TFX counterpart: Evaluator. Reads the ingested test images and either the models of
+`pipelines.train` or your own classifier (--model). Some of the --defences also need
+`pipelines.fit_defences` or `pipelines.train --adversarial_training` to have run.
+
+Writes <workdir>/evaluate/<fingerprint>/: results.parquet (one row per image, defence, threat model,
+attack and radius), the adversarial images, metrics.json, costs.json, audit.json, and a file BLESSED
+or NOT_BLESSED with the reasons. An interrupted run continues after its last finished batch.
+Adversarial images of earlier evaluations are reused; --force deletes all of them first.
 """
 
 import dataclasses
@@ -103,8 +104,8 @@ def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> Evalu
     defences = without_the_untrained(expand(config.defences), ADVERSARIAL_STAGE in inputs)
     if ALL in config.defences and len(defences) < len(expand(config.defences)):
         print(
-            "evaluate: no classifier was trained on adversarial images, so those defences are left "
-            "out; `pipelines.train --adversarial_training=trades` trains them.",
+            "evaluate: the adversarially trained defences are left out, because none is there; "
+            "`python -m pipelines.train --adversarial_training=trades` trains them.",
             file=sys.stderr,
         )
     config = dataclasses.replace(config, defences=defences)
@@ -112,8 +113,8 @@ def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> Evalu
     if "train" in inputs or config.source_model or black_box not in config.threat_models:
         return config
     print(
-        "evaluate: there is no model to start the black box from, so it is left out; "
-        "--source_model names one.",
+        "evaluate: the black box is left out, because there is no source model; give one with "
+        "--source_model.",
         file=sys.stderr,
     )
     kept = tuple(name for name in config.threat_models if name != black_box)

@@ -1,12 +1,13 @@
-"""Puts a blessed model where a server finds it, after a fresh process answered as evaluated.
+"""Exports a blessed model as a SavedModel, checks it in a fresh process, and pushes it.
 
     python -m pipelines.export --workdir=runs/cifar10 --serving_dir=models --model_name=cifar10
 
-TFX counterparts: InfraValidator and Pusher. Reads the model that the latest evaluation was about
-and blessed: the masker's or, where that was not among --defences, the first one named. Writes
-<serving_dir>/<model_name>/<version>/, a SavedModel of the whole defended pipeline with its model
-card and manifest, and into <workdir>/export/<fingerprint>/ how its answers compared with those of
-the evaluated model, its latency and its memory.
+TFX counterparts: InfraValidator and Pusher. Exports the model that the latest evaluation blessed:
+SFM-Defence or, if that was not among --defences, the first defence named there.
+
+Writes <serving_dir>/<model_name>/<version>/: a SavedModel of the whole defended pipeline with its
+model card and manifest. Writes <workdir>/export/<fingerprint>/pushed.json: the comparison of the
+served answers with the evaluated ones, the latency and the memory.
 """
 
 import dataclasses

@@ -1,11 +1,12 @@
-"""Fits the compared defences that learn from training images: quilting and PixelDefend.
+"""Fits the two compared defences that learn from training images: quilting and PixelDefend.
 
     python -m pipelines.fit_defences --workdir=runs/cifar10
     python -m pipelines.fit_defences --workdir=runs/cifar10 --defences=quilting
 
-TFX counterpart: Trainer. Reads the ingested training images. Writes into
-<workdir>/fit_quilting/<fingerprint>/ patches.npz and into <workdir>/fit_pixel_defend/<fingerprint>/
-pixel_cnn.keras, each on its own, so that one is not fitted again for the other's settings.
+TFX counterpart: Trainer. Reads the ingested training images. Writes
+<workdir>/fit_quilting/<fingerprint>/patches.npz and
+<workdir>/fit_pixel_defend/<fingerprint>/pixel_cnn.keras. These are two artifacts, so that a change
+of one defence's settings does not fit the other again.
 """
 
 import pathlib

@@ -1,9 +1,9 @@
-"""Turns a dataset into sharded TFRecords with its schema and statistics.
+"""Converts a dataset to sharded TFRecords with a schema and statistics.
 
     python -m pipelines.ingest --experiment=cifar10 --data_dir=data/tfds --workdir=runs/cifar10
 
-TFX counterparts: ExampleGen, StatisticsGen, SchemaGen. Writes into <workdir>/ingest/<fingerprint>/
-the splits train, validation (carved from train) and test, schema.json and statistics.json.
+TFX counterparts: ExampleGen, StatisticsGen, SchemaGen. Writes <workdir>/ingest/<fingerprint>/: the
+splits train, validation (taken from the training images) and test, schema.json and statistics.json.
 """
 
 import pathlib

@@ -42,8 +42,8 @@ def _of_one_ingest(inputs: dict[str, Artifact]) -> dict[str, Artifact]:
     for stage, artifact in inputs.items():
         if artifact.manifest.inputs.get("ingest", records) != records:
             raise SfmError(
-                f"{artifact.folder} learnt from another ingest than {inputs['ingest'].folder}; run "
-                f"stage {stage} again."
+                f"{artifact.folder} was trained on other records than {inputs['ingest'].folder}; "
+                f"run stage {stage} again."
             )
     return inputs
 

@@ -1,19 +1,19 @@
-"""Turns a stored evaluation into a report for people and for programs.
+"""Writes the report of a finished evaluation: a web page, Markdown and JSON.
 
     python -m pipelines.report --workdir=runs/cifar10
 
-Reads the evaluation of `pipelines.evaluate` and the artifacts it was made from, and what
-`pipelines.tune` and `pipelines.ablate` left last if it is of the same records; measures nothing
-itself. Writes into <workdir>/report/<fingerprint>/ report.html (one file, no network), report.md,
+Reads the latest evaluation and the artifacts it was made from. Results of `pipelines.tune` and
+`pipelines.ablate` are included if they are of the same records. This stage measures nothing itself.
+Writes <workdir>/report/<fingerprint>/: report.html (one file that needs no network), report.md,
 report.json and the figures as PNG and SVG.
 
     python -m pipelines.report --compare RUN_A RUN_B ...
     python -m pipelines.report --compare=RUN_A,RUN_B --format=json
 
-Compares the latest evaluations of working directories image by image, which have to be of the same
-images. Writes compare.html, compare.md and compare.json into comparison/, or where --workdir is
-given into <workdir>/report/comparison/, and prints what to look at. --format=json prints the
-report's or the comparison's JSON instead.
+With --compare it compares the latest evaluations of two or more working directories image by image.
+All must have evaluated the same images. Writes compare.html, compare.md and compare.json into
+comparison/, or into <workdir>/report/comparison/ if --workdir is given. --format=json prints the
+JSON document instead of a summary.
 """
 
 import pathlib
@@ -106,11 +106,11 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "compare",
         None,
-        "Working directories whose latest evaluations are compared; more may follow as arguments.",
+        "Working directories to compare. More can follow as arguments.",
         module_name=MODULE,
     )
     flags.DEFINE_enum(
-        "format", "text", ["text", "json"], "What is printed at the end.", module_name=MODULE
+        "format", "text", ["text", "json"], "Format of the printed result.", module_name=MODULE
     )
 
 

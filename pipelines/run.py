@@ -1,10 +1,10 @@
-"""Runs the stages in order, skipping each one whose work is there already.
+"""Runs the stages in order and skips those that are finished already.
 
     python -m pipelines.run --experiment=digits
     python -m pipelines.run --workdir=runs/cifar10 --from=evaluate --until=report
 
-TFX counterpart: the pipeline runner. Ends with the table of accuracies, the report, the exported
-model and the command that serves it. With --force the stages that run do their work again.
+TFX counterpart: the pipeline runner. At the end it prints the accuracies, where the report and the
+exported model are, and the command that serves the model. --force repeats finished stages, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -98,8 +98,8 @@ def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Non
         )
     if experiment.training_execution.strategy == "multi_worker":
         raise SfmError(
-            "The other stages run on one machine; start `python -m pipelines.train "
-            "--strategy=multi_worker` on each worker and then this without it."
+            "Only the train stage runs on several machines. Start `python -m pipelines.train "
+            "--strategy=multi_worker` on each worker first, then run this without --strategy."
         )
     _refuse_flags_of([*names[:first], *names[last + 1 :]])
     # Said now rather than after the ingest.
@@ -117,8 +117,8 @@ def _refuse_flags_of(left_out: Sequence[str]) -> None:
         for flag in by_module.get(f"pipelines.{name}", ()):
             if flag.present:
                 raise SfmError(
-                    f"--{flag.name} is of stage {name}, which --from={_FROM.value} "
-                    f"--until={_UNTIL.value} leaves out; take it away or run that stage too."
+                    f"--{flag.name} is a setting of stage {name}, which does not run with "
+                    f"--from={_FROM.value} --until={_UNTIL.value}; leave it out or run that stage."
                 )
 
 

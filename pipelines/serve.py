@@ -3,12 +3,13 @@
     python -m pipelines.serve --workdir=runs/cifar10
     python -m pipelines.serve --model_dir=models/cifar10 --rest_port=8501 --grpc_port=8500
 
-Serves what the workdir exported last, or the model in each folder of --model_dir, under the
-folder's name; the newest version always, also one that is pushed meanwhile. Needs the packages of
-requirements-ray.txt. Only this machine can reach it, unless --host says otherwise; then it answers
-anyone who can reach that address, without asking who they are. It runs until Ctrl-C or SIGTERM.
+Serves the model that --workdir exported last, or the model in each folder of --model_dir under the
+name of its folder. It always serves the newest version and loads a new version when one is pushed.
+It needs the packages of requirements-ray.txt and runs until Ctrl-C or SIGTERM.
 
-A SavedModel is a program, and so may do as it likes: serve none that you do not trust.
+By default only this machine can reach the server. With another --host it answers everyone who can
+reach that address; there is no authentication. A SavedModel is a program: serve only models that
+you trust.
 """
 
 import asyncio
@@ -30,11 +31,11 @@ MODULE = "pipelines.serve"
 _MODEL_DIR = flags.DEFINE_list(
     "model_dir",
     [],
-    "Folders of models, each with its versions in it; by default what --workdir exported last.",
+    "Folders of models, each with its versions in it. The default is the last export of --workdir.",
     module_name=MODULE,
 )
 _HOST = flags.DEFINE_string(
-    "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all.", module_name=MODULE
+    "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all interfaces.", module_name=MODULE
 )
 _REST_PORT = flags.DEFINE_integer("rest_port", 8501, "Port of REST.", 1, 65535, module_name=MODULE)
 _GRPC_PORT = flags.DEFINE_integer("grpc_port", 8500, "Port of gRPC.", 1, 65535, module_name=MODULE)
@@ -60,7 +61,7 @@ def find_models(workdir: str | None, model_dirs: Sequence[str]) -> dict[str, pat
     models = {folder.name: folder for folder in folders}
     if len(models) < len(folders):
         raise SfmError(
-            f"Two folders of one name in --model_dir={','.join(model_dirs)}; rename one."
+            f"Two folders in --model_dir={','.join(model_dirs)} have the same name; rename one."
         )
     return models
 

@@ -1,20 +1,21 @@
-"""Trains the classifier, the masker, and the independent model that black-box attacks start from.
+"""Trains the classifier, the masker, and the independent source model of black-box attacks.
 
     python -m pipelines.train --workdir=runs/cifar10 --epochs=50
     python -m pipelines.train --workdir=runs/cifar10 --tuned
     python -m pipelines.train --workdir=runs/cifar10 --adversarial_training=trades
 
-TFX counterpart: Trainer. Reads the records that `pipelines.validate` passed. Writes into
-<workdir>/train/<fingerprint>/ classifier.keras, masker.keras, source.keras, defence.json,
+TFX counterpart: Trainer. Reads the records that `pipelines.validate` passed. Writes
+<workdir>/train/<fingerprint>/: classifier.keras, masker.keras, source.keras, defence.json,
 history.json, loss_weights.json, timing.json, checkpoints and TensorBoard logs (tensorboard --logdir
-<workdir>/train). With --adversarial_training it then trains, besides, a classifier on adversarial
-images and another with a masker, into <workdir>/train_adversarially/<fingerprint>/. After an
-interruption it goes on after the last checkpoint, to the same weights; --checkpoint_steps saves
-within epochs.
+<workdir>/train). --adversarial_training also trains a classifier, and a classifier with a masker,
+on adversarial images; these go to <workdir>/train_adversarially/<fingerprint>/.
 
---strategy=mirrored takes all GPUs of the machine. With --strategy=multi_worker the same command
-runs on every machine that the environment variable TF_CONFIG lists, with a --workdir that all of
-them see; the first worker writes, and when one fails all are started again.
+An interrupted training continues after its last checkpoint and ends with the same weights. By
+default there is a checkpoint after each epoch; --checkpoint_steps adds some within epochs.
+
+--strategy=mirrored uses all GPUs of the machine. For --strategy=multi_worker, start the same
+command on every machine that the environment variable TF_CONFIG lists, with a --workdir that all of
+them can reach. The first worker writes the artifact. If a worker fails, start all of them again.
 """
 
 import dataclasses
@@ -94,8 +95,8 @@ def _tuning_of(run_directory: RunDirectory, records: Artifact) -> Artifact:
     tuning = run_directory.latest("tune")
     if tuning.manifest.inputs["ingest"] != records.manifest.fingerprint:
         raise SfmError(
-            f"The tuning in {tuning.folder} was made on other images than those of {records.folder}"
-            "; run `python -m pipelines.tune` again, or train without --tuned."
+            f"The tuning in {tuning.folder} used other images than {records.folder}; run "
+            "`python -m pipelines.tune` again, or train without --tuned."
         )
     return tuning
 

@@ -1,28 +1,30 @@
-"""Searches for the weights of the masker's loss, scoring each trial on validation images.
+"""Searches for the best weights of the masker's loss on validation images.
 
     python -m pipelines.tune --workdir=runs/cifar10 --tried_sparsity_weights=0.02,0.03,0.04
     python -m pipelines.tune --workdir=runs/cifar10 --tuner=bayesian --max_trials=10
 
-TFX counterpart: Tuner, with KerasTuner in it. Each trial trains classifier and masker on the
-records that `pipelines.validate` passed, and is scored by PGD at the smallest of --epsilons: what
-wins has the largest sum of clean accuracy and that in the black box (Yu et al. 2022, section 6.2).
-Writes into <workdir>/tune/<fingerprint>/ best.json, the weights that won, and trials.json, all
-trials. Finished trials are kept in <workdir>/tune/trials/ and never done again, by whatever
-tuning; one that was interrupted goes on behind its last finished epoch. --force deletes them.
+TFX counterpart: Tuner; the search itself is KerasTuner's. Each trial trains classifier and masker
+on the records that `pipelines.validate` passed. The best trial has the largest sum of clean
+accuracy and black-box accuracy, under PGD at the smallest of --epsilons (Yu et al. 2022, section
+6.2).
 
-Several processes, on one machine or on several that share --workdir, can share the trials by
-KerasTuner's own protocol. Start the chief first; it trains nothing, hands the trials out and writes
-the artifact. Workers start with the same flags (--mixed_precision among them where devices differ),
-write no artifact and end when nothing is left:
+Writes <workdir>/tune/<fingerprint>/: best.json with the weights of the best trial, and trials.json
+with all trials. Finished trials are kept in <workdir>/tune/trials/, and later searches reuse them.
+An interrupted trial continues after its last finished epoch. --force deletes all kept trials.
+
+Several processes can share the trials by KerasTuner's own protocol, on one machine or on several
+that share --workdir. Start the chief first: it trains nothing, hands out the trials and writes the
+artifact. Then start the workers with the same flags; give --mixed_precision if their devices
+differ. Workers write no artifact and end when no trial is left:
 
     export KERASTUNER_ORACLE_IP=127.0.0.1 KERASTUNER_ORACLE_PORT=8000
     KERASTUNER_TUNER_ID=chief   python -m pipelines.tune --workdir=runs/cifar10 &
     KERASTUNER_TUNER_ID=worker0 CUDA_VISIBLE_DEVICES=0 python -m pipelines.tune --workdir=... &
     KERASTUNER_TUNER_ID=worker1 CUDA_VISIBLE_DEVICES=1 python -m pipelines.tune --workdir=... &
 
-The chief waits for the trials of a worker that died; start that one again under its own name. If
-the chief dies, start it again, and then the workers: what they finished is kept. The protocol is
-neither encrypted nor authenticated, so the address belongs into a network of your own.
+If a worker dies, start it again under the same name; the chief waits for it. If the chief dies,
+start it again and then the workers; finished trials are kept. The protocol is neither encrypted nor
+authenticated, so use an address in a private network.
 """
 
 import importlib.metadata
@@ -66,7 +68,7 @@ def tune(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Ar
         tuning = _tuning(run_directory, records, experiment, progress)
         best = tuning.write(tuning.run(role), folder)
         if best["collapse"]:
-            print(f"tune: warning: of the best trial, too: {best['collapse']}", file=sys.stderr)
+            print(f"tune: warning: the best trial, too: {best['collapse']}", file=sys.stderr)
 
     execution = Execution(
         stage="tune",

@@ -1,10 +1,11 @@
-"""Checks the records before anything is trained on them, and stops the run on an anomaly.
+"""Checks the records before training, and stops the run at an anomaly.
 
     python -m pipelines.validate --workdir=runs/cifar10
 
-TFX counterpart: ExampleValidator. Reads the records of `pipelines.ingest`; writes anomalies.json
-into <workdir>/validate/<fingerprint>/. An empty class, a wrong shape, an unreadable image or a test
-image among the training ones ends it with an error that names shard, index and label.
+TFX counterpart: ExampleValidator. Reads the records of `pipelines.ingest`. Writes
+<workdir>/validate/<fingerprint>/anomalies.json. An anomaly is, for example, an empty class, an
+image of another shape, an unreadable image, or a test image that is also a training image. The
+error names the shard, index and label. --allowed_anomalies lets kinds of anomalies pass.
 """
 
 import dataclasses
@@ -68,9 +69,9 @@ def stop_on_anomaly(validation: Artifact) -> None:
         if first[name] not in ("", None)
     )
     raise SfmError(
-        f"Anomalies in the records: {len(found)}, the first one {first['kind']} ({place}): "
-        f"{first['message']} All are in {path}. Mend the dataset and ingest it again, or let the "
-        f"kind pass with --allowed_anomalies={first['kind']}."
+        f"Anomalies in the records: {len(found)}. The first is {first['kind']} ({place}): "
+        f"{first['message']} The full list is in {path}. Correct the dataset and ingest it again, "
+        f"or allow this kind with --allowed_anomalies={first['kind']}."
     )
 
 

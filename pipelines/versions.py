@@ -1,12 +1,12 @@
-"""Lists the pushed versions of a model, deletes old ones, or goes back to an older one.
+"""Lists the pushed versions of a model, deletes old versions, or rolls back to an older one.
 
     python -m pipelines.versions --workdir=runs/cifar10
     python -m pipelines.versions --serving_dir=models --model_name=cifar10 --keep=3
     python -m pipelines.versions --serving_dir=gs://bucket/models --rollback_to=4
 
-Works on what the workdir exported last, or on a model in --serving_dir. A server loads the highest
-version, and a number is never used twice: going back pushes a copy of the older version under a new
-number. With both --rollback_to and --keep, the copy is made first.
+Works on the last export of --workdir, or on a model in --serving_dir. A server loads the highest
+version number, and no number is used twice. A rollback therefore pushes a copy of the older version
+under a new number. If both --rollback_to and --keep are given, the rollback comes first.
 """
 
 import pathlib
@@ -37,24 +37,24 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "serving_dir",
         None,
-        "Folder of served models, or an address such as gs://bucket/models; by default that of "
-        "what --workdir exported last.",
+        "Folder of served models, or an address such as gs://bucket/models. The default is the "
+        "folder of the last export of --workdir.",
         module_name=MODULE,
     )
     flags.DEFINE_string(
         "model_name",
         None,
-        "The model in --serving_dir; by default the only one there.",
+        "Name of the model in --serving_dir; not needed if there is only one.",
         module_name=MODULE,
     )
     flags.DEFINE_bool(
-        "list", False, "List the versions; so does giving none of these.", module_name=MODULE
+        "list", False, "List the versions. This is also the default.", module_name=MODULE
     )
     flags.DEFINE_integer(
-        "keep", None, "Delete all but so many of the newest versions.", module_name=MODULE
+        "keep", None, "Keep this many newest versions; delete the others.", module_name=MODULE
     )
     flags.DEFINE_integer(
-        "rollback_to", None, "Make this version the one a server loads.", module_name=MODULE
+        "rollback_to", None, "Version that a server is to load again.", module_name=MODULE
     )
 
 
@@ -121,7 +121,8 @@ def manage(folder: str, keep: int | None, rollback_to: int | None) -> str:
     """
     words = []
     if rollback_to is not None:
-        words.append(f"Back at version {rollback_to}, served as {rollback(folder, rollback_to)}.")
+        copy = rollback(folder, rollback_to)
+        words.append(f"Rolled back to version {rollback_to}; its copy is version {copy}.")
     if keep is not None:
         deleted = ", ".join(map(str, keep_newest(folder, keep)))
         words.append(f"Deleted: {deleted or 'nothing'}.")

@@ -59,7 +59,7 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(run_directory, n
 
 def test_what_learnt_from_another_ingest_is_refused(run_directory):
     other = _leave(run_directory, "fit_quilting", {"ingest": _leave(run_directory, "ingest")})
-    with pytest.raises(SfmError, match="learnt from another ingest"):
+    with pytest.raises(SfmError, match="was trained on other records"):
         model_inputs(run_directory, _digits(defences=("quilting",)))
     same = {"ingest": run_directory.input_of(run_directory.latest("train"), "ingest")}
     made = _leave(run_directory, "fit_quilting", same)

@@ -92,7 +92,7 @@ def test_runs_every_stage_and_then_finds_them_finished(tmp_path):
     [
         (["--from=report", "--until=train"], "Error: --from=report comes after --until=train"),
         (["--from=evaluate"], "Error: Stage train has not finished in"),
-        (["--from=evaluate", "--epochs=5"], "Error: --epochs is of stage train, which --from=eval"),
+        (["--from=evaluate", "--epochs=5"], "Error: --epochs is a setting of stage train, which"),
         (["--preprocessor=blur_3"], "Error: Unknown"),
         (["--epochs=0"], "Error: Invalid epochs 0; expected at least 1."),
     ],

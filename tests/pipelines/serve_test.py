@@ -44,7 +44,7 @@ def test_a_workdir_stands_for_the_model_it_exported_last(tmp_path, monkeypatch):
     [
         (None, [], "Give either --workdir or --model_dir"),
         ("runs/a", ["models/a"], "Give either --workdir or --model_dir"),
-        (None, ["x/a", "y/a"], "Two folders of one name"),
+        (None, ["x/a", "y/a"], "have the same name"),
         ("/absent", [], "Stage export has not finished in /absent"),
     ],
 )

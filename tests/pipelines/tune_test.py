@@ -52,7 +52,7 @@ def test_leaves_an_artifact_and_does_no_finished_search_again(run_directory, sea
     records = run_directory.latest("ingest")
     assert artifact.manifest.inputs == {"ingest": records.manifest.fingerprint}
     assert artifact.manifest.config["scoring"]["epsilons"] == [16.0]
-    assert "warning: of the best trial, too: The mask collapsed to ones." in capsys.readouterr().err
+    assert "warning: the best trial, too: The mask collapsed to ones." in capsys.readouterr().err
     again = tune(run_directory, _digits(cw_searches=9, adversarial_epochs=3), False)
     assert again.manifest == artifact.manifest
     assert tune(run_directory, _digits(trial_epochs=3), False).manifest != artifact.manifest

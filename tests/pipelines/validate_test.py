@@ -35,7 +35,7 @@ def test_a_leaked_image_stops_the_run_naming_its_place_each_time(tmp_path):
     run_directory = RunDirectory(tmp_path)
     _leak_a_training_image(ingest(run_directory, _digits(), False).folder)
     message = (
-        r"Anomalies in the records: 1, the first one leakage "
+        r"Anomalies in the records: 1\. The first is leakage "
         r"\(shard test-00000-of-00001.*index 0, label \d\)"
     )
     for _ in range(2):

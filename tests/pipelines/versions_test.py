@@ -47,7 +47,7 @@ def test_a_row_tells_what_is_known_of_a_version():
 def test_rolls_back_before_it_deletes(serving):
     text = versions.manage(str(serving / "digits"), 2, 1)
     assert text.splitlines()[:3] == [
-        "Back at version 1, served as 4.",
+        "Rolled back to version 1; its copy is version 4.",
         "Deleted: 1, 2.",
         f"Versions in {serving / 'digits'}:",
     ]
@@ -114,7 +114,9 @@ def test_the_program_does_as_its_flags_say(serving):
     assert (listed.returncode, listed.stderr) == (0, "")
     assert [line.split()[0] for line in listed.stdout.splitlines()[2:]] == ["1", "2", "3"]
     changed = run(f"--serving_dir={serving}", "--rollback_to=2", "--keep=1")
-    assert changed.stdout.startswith("Back at version 2, served as 4.\nDeleted: 1, 2, 3.\n")
+    assert changed.stdout.startswith(
+        "Rolled back to version 2; its copy is version 4.\nDeleted: 1, 2, 3.\n"
+    )
     assert numbers(serving) == [4]
 
 
