@@ -42,7 +42,9 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
     choices, minimum, maximum = metadata["choices"], metadata["minimum"], metadata["maximum"]
     items = value if isinstance(value, tuple) else (value,)
     if len(set(items)) != len(items):
-        raise SfmError(f"Invalid {name} {', '.join(map(str, items))}; expected each only once.")
+        raise SfmError(
+            f"Invalid {name} {', '.join(map(str, items))}; expected each value only once."
+        )
     for item in items:
         if isinstance(item, float) and not math.isfinite(item):
             raise SfmError(f"Invalid {name} {item!r}; expected a finite number.")

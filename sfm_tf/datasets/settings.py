@@ -28,14 +28,14 @@ class DataConfig(Settings):
         choices=("digits", "cifar10", "svhn_cropped", "tiny_imagenet", "image_folder"),
     )
     data_dir: str = setting(
-        "", "Folder with data prepared by TensorFlow Datasets; empty for its own default."
+        "", "Folder of TensorFlow Datasets; empty for the default of that library."
     )
     source: str = setting(
-        "", "Archive or folder with the raw images (tiny_imagenet: zip or folder; image_folder)."
+        "", "Zip file (tiny_imagenet) or folder (tiny_imagenet, image_folder) with the raw images."
     )
     image_size: int = setting(
         0,
-        "Height and width in pixels that images are resized to; 0 keeps them.",
+        "Height and width in pixels to which images are resized; 0 keeps their size.",
         minimum=0,
         maximum=1024,
     )
@@ -44,12 +44,12 @@ class DataConfig(Settings):
     )
     test_fraction: float = setting(
         0.2,
-        "Share set aside for testing where a dataset has no test split.",
+        "Share of the images set aside for testing if the dataset has no test split.",
         minimum=0.01,
         maximum=0.5,
     )
     max_train_examples: int = setting(
-        0, "Images taken from the training split, validation included; 0 for all.", minimum=0
+        0, "Images taken from the training split, validation images included; 0 for all.", minimum=0
     )
     max_test_examples: int = setting(0, "Images taken from the test split; 0 for all.", minimum=0)
     shards: int = setting(4, "TFRecord files per split.", minimum=1, maximum=256)
@@ -61,6 +61,6 @@ class ValidationConfig(Settings):
 
     allowed_anomalies: tuple[str, ...] = setting(
         ("label_conflict",),
-        "Kinds of anomaly that are listed but do not stop the run.",
+        "Kinds of anomalies that are listed but do not stop the run.",
         choices=ANOMALY_KINDS,
     )

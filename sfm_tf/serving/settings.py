@@ -12,15 +12,15 @@ class ExportConfig(Settings):
     """Where `pipelines.export` puts the model that a server loads."""
 
     serving_dir: str = setting("", "Folder of served models; empty for <workdir>/serving.")
-    model_name: str = setting("sfm_defended", "Name under which the server finds the model.")
+    model_name: str = setting("sfm_defended", "Name of the model on the server.")
     precision: str = setting(
         "float32",
-        "Arithmetic of the served model; in bfloat16 its answers differ from those evaluated, by "
-        "what pushed.json says.",
+        "Precision of the served model. In bfloat16 its answers differ from the evaluated ones; "
+        "pushed.json says by how much.",
         choices=("float32", "bfloat16"),
     )
-    keep_versions: int = setting(0, "Versions kept after a push; 0 keeps all.", minimum=0)
-    allow_not_blessed: bool = setting(False, "Export a model that evaluation did not bless.")
+    keep_versions: int = setting(0, "Number of versions kept after a push; 0 keeps all.", minimum=0)
+    allow_not_blessed: bool = setting(False, "Export the model even if it is NOT_BLESSED.")
 
     def __post_init__(self) -> None:
         """Raises `SfmError` also for a model name that is no plain folder name."""

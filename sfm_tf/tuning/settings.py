@@ -25,8 +25,8 @@ class TuningConfig(Settings):
     )
     tried_sparsity_weights: tuple[float, ...] = setting(
         (0.01, 0.02, 0.03, 0.04, 0.05, 0.06),
-        "Values of w1 that grid tries; the other tuners try any between the first and the last of "
-        "them by size.",
+        "Values of w1 for the grid. The other tuners choose between the smallest and the largest "
+        "of them.",
         minimum=0.0,
     )
     tried_semantic_weights: tuple[float, ...] = setting(
@@ -37,18 +37,22 @@ class TuningConfig(Settings):
     )
     max_trials: int = setting(
         0,
-        "Most trials; 0 for as many as there are combinations of the weights, and for as many as "
-        "hyperband wants.",
+        "Largest number of trials; 0 for the number of combinations of the weights, or for "
+        "hyperband's own number.",
         minimum=0,
     )
     trial_epochs: int = setting(
-        0, "Alternating epochs of a trial, of hyperband's longest; 0 for --epochs.", minimum=0
+        0,
+        "Alternating epochs of a trial (hyperband: of the longest trial); 0 for --epochs.",
+        minimum=0,
     )
     tuning_examples: int = setting(
-        1000, "Validation images that trials are scored on, the first ones; 0 for all.", minimum=0
+        1000,
+        "Number of validation images for the scores, counted from the first one; 0 for all.",
+        minimum=0,
     )
     tune_gray_box: bool = setting(
-        True, "Score the gray box too, which Figure 3 shows and the choice leaves aside."
+        True, "Also measure the gray box, as Figure 3 shows it; it does not affect the choice."
     )
 
 
@@ -57,11 +61,13 @@ class AblationConfig(Settings):
     """What `pipelines.ablate` takes out of the training, one thing at a time."""
 
     ablations: tuple[str, ...] = setting(
-        ABLATIONS, "What is taken out, each in a training of its own.", choices=ABLATIONS
+        ABLATIONS, "Parts to leave out, each in a training of its own.", choices=ABLATIONS
     )
     ablation_epochs: int = setting(
-        0, "Alternating epochs of each of these trainings; 0 for --epochs.", minimum=0
+        0, "Alternating epochs of each training; 0 for --epochs.", minimum=0
     )
     ablation_examples: int = setting(
-        1000, "Validation images that they are scored on, the first ones; 0 for all.", minimum=0
+        1000,
+        "Number of validation images for the scores, counted from the first one; 0 for all.",
+        minimum=0,
     )

@@ -34,7 +34,7 @@ def test_a_declaration_carries_help_and_limits():
         ({"heat": math.nan}, "Invalid heat nan; expected a finite number"),
         ({"mode": "steam"}, "Unknown mode 'steam'; expected one of fan, grill"),
         ({"racks": (1, 0)}, "Invalid racks 0; expected at least 1"),
-        ({"racks": (3, 3)}, "Invalid racks 3, 3; expected each only once"),
+        ({"racks": (3, 3)}, "Invalid racks 3, 3; expected each value only once"),
     ],
 )
 def test_a_value_outside_its_limits_is_refused(values, message):

@@ -14,7 +14,7 @@ from sfm_tf.tuning.settings import AblationConfig, TuningConfig
             {"tried_sparsity_weights": (0.1, -0.1)},
             "Invalid tried_sparsity_weights -0.1; expected at least 0",
         ),
-        (TuningConfig, {"tried_semantic_weights": (1.0, 1.0)}, "expected each only once"),
+        (TuningConfig, {"tried_semantic_weights": (1.0, 1.0)}, "expected each value only once"),
         (AblationConfig, {"ablations": ("no_masker",)}, "Unknown ablations 'no_masker'; expected"),
     ],
 )
