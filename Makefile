@@ -52,15 +52,14 @@ serve: ray ## Serve what WORKDIR exported, by default runs/digits, on 127.0.0.1.
 bench-serving: ray ## Load and abuse that server (about 30 minutes).
 	$(VENV_PYTHON) -m benchmarks.serving --workdir=$(or $(WORKDIR),runs/digits) $(FLAGS)
 
-lint: dev ## Check the style, the layers and the BUILD files.
+lint: dev ## Check the style and the layers.
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m ruff check
-	$(VENV_PYTHON) -m tools.build_files --check
+	.venv/bin/lint-imports --no-logo
 
-format: dev ## Rewrite the style and the BUILD files.
+format: dev ## Rewrite the style.
 	$(VENV_PYTHON) -m ruff format
 	$(VENV_PYTHON) -m ruff check --fix
-	$(VENV_PYTHON) -m tools.build_files
 
 lock: dev ## Pin every package again, with hashes, from requirements*.txt.
 	$(VENV_PYTHON) -m pip install -qq --disable-pip-version-check uv==0.13.9
@@ -74,7 +73,7 @@ bazel: dev ## Build every target and run all tests with Bazel 4 (Debian's bazel-
 	PATH="$$PWD/.venv/bin:$$PATH" bazel test //tests/...
 
 clean: ## Remove .venv and caches; runs/ is kept.
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/runtime.stamp: requirements.lock $(VENV_CREATED)
