@@ -18,7 +18,7 @@ JSON document instead of a summary.
 
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -26,35 +26,21 @@ from absl import flags
 from pipelines import command_line
 from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf import experiments
+from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.audit.audited_evaluation import METRICS_FILE
+from sfm_tf.evaluation.attack_catalogue import attack_rank
+from sfm_tf.evaluation.metrics import ALL_THREATS, WORST_CASE, Condition
+from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
 from sfm_tf.experiments import Experiment
 from sfm_tf.report.collection import collect_inputs, find_studies
 from sfm_tf.report.comparison import collect_runs
 from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
-from sfm_tf.report.report_inputs import changed_flags
-
-
-def reproduction_command(experiment: str, manifests: Sequence[Manifest]) -> str:
-    """Returns the command line that makes artifacts and all they were made from.
-
-    Args:
-        experiment: Name of the preset that the settings started from.
-        manifests: Manifests of the artifacts, the last stage's at the end; its seed is given.
-    """
-    preset = experiments.preset(experiment)
-    flags = [f"--experiment={experiment}", f"--seed={manifests[-1].seed}"]
-    flags += [
-        flag
-        for manifest in manifests
-        for section, values in manifest.config.items()
-        for flag in changed_flags(config_values(getattr(preset, section)), values)
-    ]
-    return shlex.join(["python", "-m", "pipelines.run", *flags])
-
+from sfm_tf.report.report_inputs import RowCommand
 
 MODULE = "pipelines.report"
 command_line.define_flags(["report"], MODULE)
@@ -68,8 +54,11 @@ def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("tables and figures", 0, 1)
-        preset = experiments.preset(experiment.name)
-        collected = collect_inputs(experiment.name, inputs, evaluation, experiment.report, preset)
+        metrics = read_json(evaluation.folder / METRICS_FILE)
+        commands = row_commands(experiments.preset(experiment.name), evaluation.manifest, metrics)
+        collected = collect_inputs(
+            experiment.name, inputs, evaluation, experiment.report, tuple(commands)
+        )
         build_report(collected, folder)
         progress.update("tables and figures", 1, 1)
 
@@ -99,6 +88,111 @@ def compare(workdirs: Sequence[str], folder: pathlib.Path) -> dict[str, Any]:
     runs = collect_runs(workdirs, [RunDirectory(pathlib.Path(each)) for each in workdirs])
     folder.mkdir(parents=True, exist_ok=True)
     return build_comparison(runs, folder)
+
+
+_PLACES = ("data_dir", "source", "model", "source_model")
+"""Settings that name files of this machine; a command shows their names in capitals instead."""
+
+
+def reproduction_command(experiment: str, manifests: Sequence[Manifest]) -> str:
+    """Returns the command line that makes artifacts and all they were made from.
+
+    Args:
+        experiment: Name of the preset that the settings started from.
+        manifests: Manifests of the artifacts, the last stage's at the end; its seed is given.
+    """
+    preset = experiments.preset(experiment)
+    flags = [f"--experiment={experiment}", f"--seed={manifests[-1].seed}"]
+    flags += [
+        flag
+        for manifest in manifests
+        for section, values in manifest.config.items()
+        for flag in changed_flags(config_values(getattr(preset, section)), values)
+    ]
+    return shlex.join(["python", "-m", "pipelines.run", *flags])
+
+
+def row_commands(
+    preset: Experiment, manifest: Manifest, metrics: Mapping[str, Any]
+) -> Iterator[RowCommand]:
+    """Yields a command for each row under attack: that of all attackers, then by threat model.
+
+    Where attacks only went on with what the others left (`robust_accuracy_only`), a row depends on
+    those before it, so its command runs them too.
+
+    Args:
+        preset: What the settings of the evaluation started from.
+        manifest: Of the evaluation.
+        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+    """
+    order = [ALL_THREATS, *manifest.config["evaluation"]["threat_models"]]
+    for condition in sorted(_conditions(metrics), key=lambda each: order.index(each.threat_model)):
+        yield RowCommand(*condition, command=_command(preset, manifest, condition))
+
+
+def _conditions(metrics: Mapping[str, Any]) -> list[Condition]:
+    """Returns the rows in order of first appearance; those of several defences are one."""
+    worst_cases = ({**entry, "attack": WORST_CASE} for entry in metrics["worst_case"])
+    any_radius = ({**entry, "epsilon": None} for entry in metrics["minimum_norm"])
+    rows = (*metrics["under_attack"], *any_radius, *worst_cases)
+    return list(dict.fromkeys(Condition(*map(row.get, Condition._fields)) for row in rows))
+
+
+def _command(preset: Experiment, manifest: Manifest, condition: Condition) -> str:
+    settings = manifest.config["evaluation"]
+    asked = {**settings, **_narrowed(settings, condition)}
+    return shlex.join(
+        [
+            "python",
+            "-m",
+            "pipelines.evaluate",
+            "--workdir=WORKDIR",
+            f"--experiment={preset.name}",
+            f"--seed={manifest.seed}",
+            *changed_flags(config_values(preset.evaluation), asked),
+            *changed_flags(config_values(preset.compared), manifest.config.get("compared", {})),
+        ]
+    )
+
+
+def _narrowed(settings: Mapping[str, Any], condition: Condition) -> dict[str, list[Any]]:
+    """Returns what of the settings is to be one row's only."""
+    narrowed: dict[str, list[Any]] = {}
+    if condition.epsilon is not None:
+        narrowed["epsilons"] = [condition.epsilon]
+    if condition.threat_model == ALL_THREATS:
+        return narrowed
+    # Which images are left to an attack depends on all who share it, so none can be left out.
+    if not settings["robust_accuracy_only"]:
+        narrowed["threat_models"] = [condition.threat_model]
+    if condition.attack in default_attacks(ThreatModel(condition.threat_model), ()):
+        return narrowed  # An attack that belongs to the threat model is not asked for by name.
+    if condition.attack != WORST_CASE:
+        narrowed["attacks"] = _needed_attacks(settings, condition.attack)
+    return narrowed
+
+
+def _needed_attacks(settings: Mapping[str, Any], attack: str) -> list[str]:
+    if not settings["robust_accuracy_only"]:
+        return [attack]
+    rank = attack_rank(attack)
+    return [name for name in settings["attacks"] if attack_rank(name) <= rank]
+
+
+def changed_flags(preset: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a flag for each setting that is not the preset's; others are of another version."""
+    for name, default in preset.items():
+        value = values.get(name, default)
+        if value != default:
+            yield f"--{name}={name.upper() if name in _PLACES else _written(value)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_written, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def define_flags() -> None:

@@ -8,10 +8,10 @@ golden test compares them with what they were.
 
 import argparse
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.finding import Finding, Status
@@ -20,11 +20,10 @@ from sfm_tf.evaluation import results
 from sfm_tf.evaluation.metrics import break_down, summarise
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.significance import paired_differences
-from sfm_tf.experiments import Experiment
 from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
-from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs, row_commands
+from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs, RowCommand
 
 CLASSES = ("cat", "dog", "ship", "truck")
 COUNT = 40
@@ -123,7 +122,6 @@ def sample_inputs() -> ReportInputs:
         "training": {"classification_loss": 1.0, "mask_loss": 0.5},
         "validation": {"bare_accuracy": 0.9, "defended_accuracy": 0.85},
     }
-    evaluated = _manifest("evaluate", {"evaluation": config_values(EVALUATION)})
     shifted = np.clip(ramp + np.float32(16.0 / 255.0), 0.0, 1.0)
     return ReportInputs(
         experiment="sample",
@@ -154,8 +152,17 @@ def sample_inputs() -> ReportInputs:
         audit=_audit(),
         paired=paired_differences(rows, "sfm"),
         breakdown=break_down(rows, "sfm", CLASSES),
-        commands=tuple(row_commands(Experiment(name="sample"), evaluated, metrics)),
+        commands=tuple(_commands()),
     )
+
+
+def _commands() -> Iterator[RowCommand]:
+    program = "python -m pipelines.evaluate --workdir=WORKDIR --experiment=sample --seed=0"
+    yield RowCommand("all", "worst_case", None, program)
+    for threat_model in EVALUATION.threat_models:
+        words = f"{program} --threat_models={threat_model}"
+        yield RowCommand(threat_model, "worst_case", None, words)
+        yield RowCommand(threat_model, "pgd", 8.0, f"{words} --attacks=pgd --epsilons=8")
 
 
 def _audit() -> Audit:

@@ -27,7 +27,6 @@ from sfm_tf.evaluation.metrics import break_down
 from sfm_tf.evaluation.results import DEFENDED, read_results
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.significance import paired_differences
-from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
 from sfm_tf.records.tfrecords import load_split
@@ -41,7 +40,7 @@ from sfm_tf.report.example_images import (
     perturbations,
     strongest_knowledge,
 )
-from sfm_tf.report.report_inputs import Audit, Gallery, ReportInputs, row_commands
+from sfm_tf.report.report_inputs import Audit, Gallery, ReportInputs, RowCommand
 from sfm_tf.report.settings import ReportConfig
 from sfm_tf.training.model_files import HISTORY_FILE, TIMING_FILE, load_defended_model
 from sfm_tf.tuning.ablations import read_ablations
@@ -158,7 +157,7 @@ def collect_inputs(
     inputs: Mapping[str, Artifact],
     evaluation: Artifact,
     config: ReportConfig,
-    preset: Experiment | None = None,
+    commands: Sequence[RowCommand] = (),
 ) -> ReportInputs:
     """Returns the inputs of the report on one evaluation.
 
@@ -168,8 +167,7 @@ def collect_inputs(
             it is of the user's own model, that of `train`; and what `studies.find_studies` found.
         evaluation: Artifact of the evaluate stage.
         config: How many images the figures show.
-        preset: What the settings of the evaluation started from; None leaves out the commands that
-            run rows of it again.
+        commands: What runs each row of the evaluation again.
 
     Raises:
         SfmError: If a file of an artifact is missing or damaged.
@@ -193,7 +191,7 @@ def collect_inputs(
         training_seconds=training_seconds(inputs, [e["defence"] for e in metrics["clean"]]),
         audit=_audit(folder),
         probes=_optional(folder / PROBES_FILE),
-        commands=tuple(row_commands(preset, evaluation.manifest, metrics)) if preset else (),
+        commands=commands,
         **study_fields(inputs, evaluated.images[: evaluated.shown]),
         **_defence_fields(models, evaluated),
         **_result_fields(folder, evaluated),

@@ -400,7 +400,7 @@ def epsilon_curves(
         "for the worst case per image, with 95% Wilson bands."
     )
     figure = _panels(panels, "ε in 1/255", _radius_axes)
-    return render_figure(figure, name, caption, f"{caption} {_spoken(panels, 'ε')}")
+    return render_figure(figure, name, caption, f"{caption} {_curve_figures_spoken(panels, 'ε')}")
 
 
 def _attack_lines(metrics: Mapping[str, Any], threat_model: str) -> dict[str, list[Point]]:
@@ -447,7 +447,7 @@ def ladder_curve(name: str, ladder: Sequence[Mapping[str, Any]]) -> ReportFigure
         _logarithmic(axes, [point.place for point in points])
 
     figure = _panels(panels, "ε in 1/255", set_up)
-    return render_figure(figure, name, caption, f"{caption} {_spoken(panels, 'ε')}")
+    return render_figure(figure, name, caption, f"{caption} {_curve_figures_spoken(panels, 'ε')}")
 
 
 def _counted(place: float, count: int, examples: int) -> Point:
@@ -489,7 +489,7 @@ def loss_curves(
         axes.legend(frameon=False, fontsize=7)
     _share_axis(axes)
     axes.set_ylabel("")
-    spoken = f"{_spoken({'Success': wrong}, 'steps')} Median loss: " + ", ".join(
+    spoken = f"{_curve_figures_spoken({'Success': wrong}, 'steps')} Median loss: " + ", ".join(
         f"{point.share:.3g} at {point.place:g}" for point in losses["median loss"]
     )
     return render_figure(figure, name, caption, f"{caption} {spoken}.")
@@ -533,7 +533,7 @@ def tuning_curves(name: str, tuning: Sequence[Mapping[str, Any]]) -> ReportFigur
         _logarithmic(axes, weights)
 
     figure = _panels(panels, "w₁", set_up)
-    return render_figure(figure, name, caption, f"{caption} {_spoken(panels, 'w₁')}")
+    return render_figure(figure, name, caption, f"{caption} {_curve_figures_spoken(panels, 'w₁')}")
 
 
 def _tuned(entry: Mapping[str, Any], key: str) -> Point:
@@ -685,7 +685,7 @@ def class_chart(name: str, classes: Sequence[Mapping[str, Any]]) -> ReportFigure
     )
     if len(shown) < len(classes):
         caption = f"{caption} Shown are the {len(shown)} classes with the lowest worst case."
-    return render_figure(figure, name, caption, f"{caption} {_spoken(shown)}")
+    return render_figure(figure, name, caption, f"{caption} {_breakdown_figures_spoken(shown)}")
 
 
 def _breakdown_figures_draw_bars(
@@ -818,7 +818,8 @@ def roc_figure(
         "test images flagged by mistake, for every threshold; dots: the threshold in use, which "
         f"flags {per_cent(summary['clean']['rate'])} of the clean images; grey diagonal: chance."
     )
-    return render_figure(_draw(panels, summary), name, caption, f"{caption} {_spoken(panels)}")
+    spoken = f"{caption} {_detection_figure_spoken(panels)}"
+    return render_figure(_draw(panels, summary), name, caption, spoken)
 
 
 def _draw(panels: Mapping[str, Sequence[Mapping[str, Any]]], summary: Mapping[str, Any]) -> Figure:

@@ -1,26 +1,18 @@
 """What a report is made of."""
 
 import dataclasses
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.blessing import Blessing
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.attack_catalogue import attack_rank
-from sfm_tf.evaluation.metrics import ALL_THREATS, WORST_CASE, Condition
+from sfm_tf.evaluation.metrics import Condition
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
-from sfm_tf.experiments import Experiment
-
-_PLACES = ("data_dir", "source", "model", "source_model")
-"""Settings that name files of the machine at hand, which go out to nobody."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,89 +35,6 @@ class RowCommand:
     def condition(self) -> Condition:
         """What is done to the images."""
         return Condition(self.threat_model, self.attack, self.epsilon)
-
-
-def row_commands(
-    preset: Experiment, manifest: Manifest, metrics: Mapping[str, Any]
-) -> Iterator[RowCommand]:
-    """Yields a command for each row under attack: that of all attackers, then by threat model.
-
-    Where attacks only went on with what the others left (`robust_accuracy_only`), a row depends on
-    those before it, so its command runs them too.
-
-    Args:
-        preset: What the settings of the evaluation started from.
-        manifest: Of the evaluation.
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
-    """
-    order = [ALL_THREATS, *manifest.config["evaluation"]["threat_models"]]
-    for condition in sorted(_conditions(metrics), key=lambda each: order.index(each.threat_model)):
-        yield RowCommand(*condition, command=_command(preset, manifest, condition))
-
-
-def _conditions(metrics: Mapping[str, Any]) -> list[Condition]:
-    """Returns the rows in order of first appearance; those of several defences are one."""
-    worst_cases = ({**entry, "attack": WORST_CASE} for entry in metrics["worst_case"])
-    any_radius = ({**entry, "epsilon": None} for entry in metrics["minimum_norm"])
-    rows = (*metrics["under_attack"], *any_radius, *worst_cases)
-    return list(dict.fromkeys(Condition(*map(row.get, Condition._fields)) for row in rows))
-
-
-def _command(preset: Experiment, manifest: Manifest, condition: Condition) -> str:
-    settings = manifest.config["evaluation"]
-    asked = {**settings, **_narrowed(settings, condition)}
-    return shlex.join(
-        [
-            "python",
-            "-m",
-            "pipelines.evaluate",
-            "--workdir=WORKDIR",
-            f"--experiment={preset.name}",
-            f"--seed={manifest.seed}",
-            *changed_flags(config_values(preset.evaluation), asked),
-            *changed_flags(config_values(preset.compared), manifest.config.get("compared", {})),
-        ]
-    )
-
-
-def _narrowed(settings: Mapping[str, Any], condition: Condition) -> dict[str, list[Any]]:
-    """Returns what of the settings is to be one row's only."""
-    narrowed: dict[str, list[Any]] = {}
-    if condition.epsilon is not None:
-        narrowed["epsilons"] = [condition.epsilon]
-    if condition.threat_model == ALL_THREATS:
-        return narrowed
-    # Which images are left to an attack depends on all who share it, so none can be left out.
-    if not settings["robust_accuracy_only"]:
-        narrowed["threat_models"] = [condition.threat_model]
-    if condition.attack in default_attacks(ThreatModel(condition.threat_model), ()):
-        return narrowed  # An attack that belongs to the threat model is not asked for by name.
-    if condition.attack != WORST_CASE:
-        narrowed["attacks"] = _needed_attacks(settings, condition.attack)
-    return narrowed
-
-
-def _needed_attacks(settings: Mapping[str, Any], attack: str) -> list[str]:
-    if not settings["robust_accuracy_only"]:
-        return [attack]
-    rank = attack_rank(attack)
-    return [name for name in settings["attacks"] if attack_rank(name) <= rank]
-
-
-def changed_flags(preset: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yields a flag for each setting that is not the preset's; others are of another version."""
-    for name, default in preset.items():
-        value = values.get(name, default)
-        if value != default:
-            yield f"--{name}={name.upper() if name in _PLACES else _written(value)}"
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(_written, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,8 +158,7 @@ class ReportInputs:
             their names in words; `complete` may be among them, the one they are compared with.
         ablation_scores: What `sfm_tf.tuning.ablations.AblationStudy.run` returned; empty where it
             was not run.
-        commands: What measures each row under attack again; empty where it is not known from which
-            preset the settings started.
+        commands: What measures each row under attack again; may be empty.
     """
 
     experiment: str

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 from pipelines import command_line, evaluate
 from pipelines import report as program
-from pipelines.report import compare, report, reproduction_command
+from pipelines.report import compare, report, reproduction_command, row_commands
 from sfm_tf import experiments, testing
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
@@ -20,7 +20,11 @@ from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.audited_evaluation import evaluation_settings
+from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.experiments import Experiment
+from sfm_tf.report.report_inputs import RowCommand
 
 
 def manifests(values: dict[str, Any]) -> list[Manifest]:
@@ -83,6 +87,152 @@ def test_a_setting_that_later_versions_do_not_have_is_left_out():
     assert "gone" not in reproduction_command("digits", older)
 
 
+PRESET = experiments.preset("digits")
+EVALUATION = dataclasses.replace(
+    PRESET.evaluation,
+    num_examples=356,
+    attacks=("fgsm", "pgd", "cw"),
+    threat_models=("black_box", "white_box", "adaptive"),
+    epsilons=(8.0, 0.1),
+    defences=("undefended", "jpeg+median_2"),
+    cw_learning_rate=1e-6,
+    restarts=3,
+)
+COMPARED = dataclasses.replace(PRESET.compared, jpeg="jpeg_50")
+
+
+def entry(threat_model: str, epsilon: float | None, **more: Any) -> dict[str, Any]:
+    return {"threat_model": threat_model, "epsilon": epsilon, **more}
+
+
+METRICS = {
+    "under_attack": [
+        entry(name, epsilon, attack=attack, defence=defence)
+        for defence in ("undefended", "sfm")
+        for name, attack in (
+            ("white_box", "pgd"),
+            ("black_box", "fgsm"),
+            ("adaptive", "adaptive_mask_stage"),
+        )
+        for epsilon in (8.0, 0.1)
+    ],
+    "minimum_norm": [{"threat_model": "white_box", "attack": "cw", "defence": "sfm"}],
+    "worst_case": [
+        entry("white_box", 8.0, defence="sfm"),
+        entry("white_box", None, defence="sfm"),
+        entry("all", None, defence="sfm"),
+    ],
+}
+
+
+def commands(
+    evaluation: EvaluationConfig = EVALUATION, compared: ComparedConfig = COMPARED, seed: int = 7
+) -> dict[tuple, RowCommand]:
+    config = {"evaluation": config_values(evaluation), "compared": config_values(compared)}
+    manifest = Manifest(
+        stage="evaluate",
+        fingerprint="0" * 64,
+        config=config,
+        seed=seed,
+        inputs={},
+        content="00",
+        code_version="0" * 64,
+        package_versions={},
+        started="",
+        wall_seconds=1.0,
+    )
+    return {tuple(each.condition): each for each in row_commands(PRESET, manifest, METRICS)}
+
+
+def flags_of(command: str) -> dict[str, str]:
+    """Returns the flags of a command by name, as a shell would pass them on."""
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", evaluate.MODULE]
+    return dict(word.removeprefix("--").split("=", 1) for word in words[3:])
+
+
+def asked(command: str) -> Experiment:
+    """Returns what `pipelines.evaluate` makes of the flags of a command."""
+    with flagsaver.as_parsed(**flags_of(command)):
+        return command_line.experiment_from_flags(None)
+
+
+@pytest.mark.parametrize(
+    ("row", "narrowed"),
+    [
+        (
+            ("white_box", "pgd", 8.0),
+            {"threat_models": ("white_box",), "attacks": ("pgd",), "epsilons": (8.0,)},
+        ),
+        (
+            ("black_box", "fgsm", 0.1),
+            {"threat_models": ("black_box",), "attacks": ("fgsm",), "epsilons": (0.1,)},
+        ),
+        (
+            ("adaptive", "adaptive_mask_stage", 8.0),
+            {"threat_models": ("adaptive",), "epsilons": (8.0,)},
+        ),
+        (("white_box", "cw", None), {"threat_models": ("white_box",), "attacks": ("cw",)}),
+        (
+            ("white_box", "worst_case", 8.0),
+            {"threat_models": ("white_box",), "epsilons": (8.0,)},
+        ),
+        (("white_box", "worst_case", None), {"threat_models": ("white_box",)}),
+        (("all", "worst_case", None), {}),
+    ],
+)
+def test_a_command_has_the_settings_of_the_evaluation_but_for_its_row(row, narrowed):
+    command = commands()[row].command
+    found = asked(command)
+    assert found.evaluation == dataclasses.replace(EVALUATION, **narrowed)
+    assert (found.compared, found.name, found.seed) == (COMPARED, "digits", 7)
+    assert flags_of(command)["workdir"] == "WORKDIR"
+
+
+def test_every_row_has_one_command_for_all_defences_and_all_attackers_come_first():
+    rows = list(commands())
+    assert rows[0] == ("all", "worst_case", None)
+    assert [threat_model for threat_model, _, _ in rows] == [
+        "all",
+        *["black_box"] * 2,
+        *["white_box"] * 5,
+        *["adaptive"] * 2,
+    ]
+
+
+def test_what_is_the_presets_is_not_repeated():
+    metrics_row = ("all", "worst_case", None)
+    evaluation = dataclasses.replace(
+        PRESET.evaluation, threat_models=("black_box", "white_box", "adaptive")
+    )
+    command = commands(evaluation, PRESET.compared, seed=0)[metrics_row].command
+    assert command == (
+        "python -m pipelines.evaluate --workdir=WORKDIR --experiment=digits --seed=0 "
+        "--threat_models=black_box,white_box,adaptive"
+    )
+
+
+def test_a_row_that_depends_on_those_before_it_has_them_run_too():
+    evaluation = dataclasses.replace(
+        EVALUATION, robust_accuracy_only=True, attacks=("apgd_ce", "fgsm", "pgd")
+    )
+    command = commands(evaluation)[("white_box", "pgd", 8.0)].command
+    # The cheap come first whatever their order among the settings; APGD comes after PGD.
+    expected = dataclasses.replace(evaluation, attacks=("fgsm", "pgd"), epsilons=(8.0,))
+    assert asked(command).evaluation == expected
+
+
+def test_words_are_quoted_for_a_shell_and_folders_of_this_machine_are_not_told():
+    evaluation = dataclasses.replace(EVALUATION, model="/home/ann/my model.keras")
+    compared = dataclasses.replace(COMPARED, jpeg="jpeg_5; echo `id` 'x'")
+    command = commands(evaluation, compared)[("all", "worst_case", None)].command
+    assert "ann" not in command
+    given = flags_of(command)
+    assert given["model"] == "MODEL"
+    assert given["jpeg"] == "jpeg_5; echo `id` 'x'"
+    assert "'--jpeg=jpeg_5; echo `id` '" in command
+
+
 def test_reports_on_the_latest_evaluation(tmp_path):
     run_directory = RunDirectory(tmp_path)
     evaluation = testing.make_evaluation(run_directory)
@@ -94,21 +244,15 @@ def test_reports_on_the_latest_evaluation(tmp_path):
     assert artifact.manifest.inputs["evaluate"] == evaluation.manifest.fingerprint
 
 
-def test_a_rows_command_has_flags_that_the_program_takes_and_the_rows_settings(workdirs):
+def test_the_report_has_a_command_for_each_row_under_attack(workdirs):
     run_directory = RunDirectory(pathlib.Path(workdirs[0]))
     artifact = report(run_directory, experiments.preset("digits"), False)
-    commands = json.loads((artifact.folder / "report.json").read_text())["commands"]
-    (row,) = (e for e in commands if (e["threat_model"], e["attack"]) == ("white_box", "fgsm"))
-    words = shlex.split(row["command"])
-    assert words[:3] == ["python", "-m", evaluate.MODULE]
-    given = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
-    with flagsaver.as_parsed(**given):
-        asked = command_line.experiment_from_flags(None)
+    rows = json.loads((artifact.folder / "report.json").read_text())["commands"]
+    (row,) = (e for e in rows if (e["threat_model"], e["attack"]) == ("white_box", "fgsm"))
     settings = evaluation_settings(run_directory.latest("evaluate"))
-    assert asked.evaluation == dataclasses.replace(
+    assert asked(row["command"]).evaluation == dataclasses.replace(
         settings, threat_models=("white_box",), attacks=("fgsm",), epsilons=(16.0,)
     )
-    assert (asked.name, asked.seed) == ("digits", 0)
 
 
 def test_a_tuning_of_the_same_records_is_part_of_the_report(tmp_path):

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sfm_tf import experiments, testing
+from sfm_tf import testing
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.manifest import Manifest
@@ -251,17 +251,6 @@ def test_a_failure_is_shown_as_the_attack_left_it(inputs):
     ):
         size = 255 * np.abs(adversarial.astype(float) - image).max()
         assert size == pytest.approx(failure["size"], abs=0.01)
-
-
-def test_rows_have_commands_where_the_preset_is_known(artifacts, inputs):
-    assert inputs.commands == ()
-    preset = experiments.preset("digits")
-    commands = collect_inputs("digits", *artifacts, ReportConfig(), preset).commands
-    assert [tuple(each.condition) for each in commands][:2] == [
-        ("all", "worst_case", None),
-        ("black_box", "fgsm", 16.0),
-    ]
-    assert all("--experiment=digits --seed=0 --num_examples=12" in e.command for e in commands)
 
 
 def test_probes_and_audit_are_read_where_they_are_stored(copied):
