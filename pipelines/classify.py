@@ -24,7 +24,7 @@ from sfm_tf.serving.client.folder_classification import (
     write_rows,
 )
 from sfm_tf.serving.client.grpc_client import GrpcClient
-from sfm_tf.serving.client.model_client import ModelClient, RetryPolicy
+from sfm_tf.serving.client.model_client import ModelClient
 from sfm_tf.serving.client.rest_client import RestClient
 
 MODULE = "pipelines.classify"
@@ -104,7 +104,7 @@ def main() -> None:
         values.model_name,
         values.version,
         values.batch_size,
-        RetryPolicy(deadline_seconds=values.deadline_seconds),
+        deadline_seconds=values.deadline_seconds,
     )
     output = pathlib.Path(values.output)
     class_names = pathlib.Path(values.class_names) if values.class_names else None

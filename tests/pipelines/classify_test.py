@@ -107,23 +107,13 @@ def test_the_program_needs_no_working_directory(images, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--model_name=x"], "answered 404 Not Found: Servable not found for request: Latest(x)"),
-        (["--server=here"], "Invalid server 'here'; expected one like 'http://127.0.0.1:8501'."),
-        (["--images=/gone"], "Cannot read '/gone': No such file or directory."),
-        (["--output=a.txt"], "Invalid output 'a.txt'; expected a name in .csv or .json."),
-        (["--batch_size=0"], "Invalid batch_size 0; expected 1 to 1024."),
-        (["--workdirs=x"], "Unknown flag --workdirs; expected one of --batch_size, --class_names"),
-    ],
-)
-def test_every_error_is_one_line(images, tmp_path, arguments, line):
+def test_an_error_is_one_line(images, tmp_path):
     with _server() as address:
         settings = [f"--server={address}", f"--images={images}", f"--output={tmp_path / 'a.csv'}"]
-        result = _run(*settings, "--model_name=m", *arguments)
+        result = _run(*settings, "--model_name=x")
     assert result.returncode == 2
-    assert result.stderr.startswith("Error: ")
-    assert line in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr == (
+        f"Error: The server {address} answered 404 Not Found: "
+        "Servable not found for request: Latest(x)\n"
+    )
     assert not (tmp_path / "a.csv").exists()

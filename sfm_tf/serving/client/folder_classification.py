@@ -6,14 +6,13 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.errors import SfmError
 from sfm_tf.serving.client.model_client import (
     CLASSIFIED,
-    Answer,
     ModelClient,
     UnsendableFileError,
     batches,
@@ -39,13 +38,6 @@ class FileRow:
     status: str
     class_id: int | None = None
     probabilities: tuple[float, ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-    path: pathlib.Path
-    content: bytes | None
-    problem: str = ""
 
 
 def find_images(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -98,45 +90,33 @@ def classify_folder(
     check_batch_size(batch_size)
     paths = find_images(folder)
     rows: list[FileRow] = []
-    for files in batches(map(_read, paths), batch_size, lambda file: len(file.content or b"")):
-        rows += _classify(client, folder, files)
+    for contents in batches(map(_read, paths), batch_size, len):
+        answers = iter(client.classify_bytes(each for each in contents if isinstance(each, bytes)))
+        for content in contents:
+            name = paths[len(rows)].relative_to(folder).as_posix()
+            name = os.fsencode(name).decode("utf-8", "backslashreplace")
+            if isinstance(content, str):
+                rows.append(FileRow(name, content))
+                continue
+            answer = next(answers)
+            scores = (answer.class_id, answer.probabilities)
+            is_classified = answer.status == CLASSIFIED
+            rows.append(FileRow(name, answer.status_words, *(scores if is_classified else ())))
         progress(len(rows), len(paths))
     return rows
 
 
-def _read(path: pathlib.Path) -> _File:
+def _read(path: pathlib.Path) -> bytes | str:
+    """Returns the content of a file, or in words why it is not sent."""
     try:
-        return _File(path, read_image_file(path))
+        return read_image_file(path)
     except UnsendableFileError as error:
-        return _File(path, None, f"not sent: {error.reason}")
-
-
-def _classify(
-    client: ModelClient, folder: pathlib.Path, files: Sequence[_File]
-) -> Iterator[FileRow]:
-    contents = [file.content for file in files if file.content is not None]
-    answers = iter(client.classify_bytes(contents))
-    for file in files:
-        name = _name(file.path.relative_to(folder))
-        if file.content is None:
-            yield FileRow(name, file.problem)
-        else:
-            yield _row(name, next(answers))
-
-
-def _name(path: pathlib.Path) -> str:
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
-
-
-def _row(name: str, answer: Answer) -> FileRow:
-    if answer.status != CLASSIFIED:
-        return FileRow(name, answer.status_words)
-    return FileRow(name, answer.status_words, answer.class_id, answer.probabilities)
+        return f"not sent: {error.reason}"
 
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet run a cell; the last four are = + - @ of full width, and the apostrophe
-is here so that whoever takes one off the front of a cell always gets the text back."""
+"""What makes a spreadsheet run a cell; the last four are = + - @ of full width. The apostrophe is
+here so that taking one off the front of a cell always gives the text back."""
 
 _COLUMNS = ("file", "status", "class_id", "class_name", "probability")
 

@@ -5,15 +5,21 @@ import dataclasses
 import math
 import os
 import pathlib
-import random
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from sfm_tf.errors import SfmError
+
+FIRST_WAIT_SECONDS = 0.2
+"""About how long a client waits before it sends a request again; each further wait is longer."""
+
+LONGEST_WAIT_SECONDS = 5.0
+
+LARGEST_ANSWER = 256 * 2**20
+"""Bytes of an answer; 32 explained images of 224x224x3 are up to 225 MB of JSON."""
 
 LONGEST_MESSAGE = 500
 """Characters kept of a server's message; TensorFlow Serving repeats a whole bad request in it."""
@@ -25,16 +31,12 @@ class ServerError(SfmError):
     Attributes:
         code: HTTP status, such as "404", or gRPC status, such as "NOT_FOUND"; empty if no answer
             came.
-        retryable: Whether the same request can succeed later.
-        wait_seconds: How long the server asks to wait before that; 0 if it does not say.
     """
 
-    def __init__(
-        self, message: str, code: str = "", retryable: bool = False, wait_seconds: float = 0.0
-    ) -> None:
-        """Keeps the message as one line."""
+    def __init__(self, message: str, code: str = "") -> None:
+        """Keeps the message, which must be one line."""
         super().__init__(message)
-        self.code, self.retryable, self.wait_seconds = code, retryable, wait_seconds
+        self.code = code
 
 
 def one_line(text: str) -> str:
@@ -46,80 +48,6 @@ def one_line(text: str) -> str:
     printable = "".join(letter if letter.isprintable() else " " for letter in text)
     line = " ".join(printable.split())
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."
-
-
-Result = TypeVar("Result")
-
-_LEAST_SECONDS = 0.001  # A pause can last longer than asked, past the deadline.
-
-
-@dataclasses.dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how long one request is tried.
-
-    The pause before a repetition doubles from `first_wait_seconds` to `longest_wait_seconds`. A
-    random half of it is left out, so that clients that failed together do not return together.
-
-    Attributes:
-        attempts: How often a request is sent at most; 1 never repeats it.
-        first_wait_seconds: Longest pause before the first repetition.
-        longest_wait_seconds: Longest pause before any repetition; a server that asks for a longer
-            one gets it.
-        deadline_seconds: Time for a request with all its repetitions and pauses.
-    """
-
-    attempts: int = 5
-    first_wait_seconds: float = 0.2
-    longest_wait_seconds: float = 5.0
-    deadline_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        """Raises `SfmError` unless the numbers make sense."""
-        if self.attempts < 1 or not self.deadline_seconds > 0:
-            raise SfmError(
-                f"Invalid attempts={self.attempts}, deadline_seconds={self.deadline_seconds}; "
-                "expected at least 1 attempt and more than 0 seconds."
-            )
-
-
-DEFAULT_POLICY = RetryPolicy()
-"""Five attempts within a minute."""
-
-
-def with_retries(attempt: Callable[[float], Result], policy: RetryPolicy) -> Result:
-    """Returns what `attempt` returns, repeating it while its errors are retryable.
-
-    Args:
-        attempt: Sends the request once; is given the seconds left to the deadline.
-        policy: How often and how long.
-
-    Raises:
-        ServerError: If an error is not retryable, or attempts or time are used up.
-    """
-    start = time.monotonic()
-    number = 0
-    while True:
-        number += 1
-        try:
-            left = policy.deadline_seconds - (time.monotonic() - start)
-            return attempt(max(left, _LEAST_SECONDS))
-        except ServerError as error:
-            if not error.retryable:
-                raise
-            wait = max(error.wait_seconds, _pause(number, policy))
-            elapsed = time.monotonic() - start
-            if number == policy.attempts or elapsed + wait >= policy.deadline_seconds:
-                raise ServerError(
-                    f"{error} (Gave up after {elapsed:.1f} of {policy.deadline_seconds:g} seconds "
-                    f"and {number} of {policy.attempts} attempts.)",
-                    code=error.code,
-                ) from error
-        time.sleep(wait)
-
-
-def _pause(number: int, policy: RetryPolicy) -> float:
-    longest = min(policy.longest_wait_seconds, policy.first_wait_seconds * 2 ** (number - 1))
-    return longest * (1 - random.random() / 2)
 
 
 CLASSIFIED = 0
@@ -187,6 +115,23 @@ class Explanation:
     defended_png: bytes
 
 
+_INTEGERS, _NUMBERS, _FILES = "iu", "fiu", "O"
+_OUTPUTS = {
+    "class_id": (_INTEGERS, 1),
+    "status": (_INTEGERS, 1),
+    "logits": (_NUMBERS, 2),
+    "probabilities": (_NUMBERS, 2),
+    "mask": (_NUMBERS, 4),
+    "masked_image": (_NUMBERS, 4),
+    "defended_image": (_NUMBERS, 4),
+    # TensorFlow Serving's REST interface spoils bytes in outputs that are not named so.
+    "mask_png_bytes": (_FILES, 1),
+    "masked_png_bytes": (_FILES, 1),
+    "defended_png_bytes": (_FILES, 1),
+}
+"""The kind of NumPy dtype and the rank of each output."""
+
+
 def read_answers(outputs: Outputs, count: int) -> list[Answer]:
     """Returns the answers in the outputs of `serving_default` or `predict_bytes`.
 
@@ -197,12 +142,12 @@ def read_answers(outputs: Outputs, count: int) -> list[Answer]:
     Raises:
         SfmError: If an output is missing, holds a NaN or does not fit the others.
     """
-    probabilities = _floats(outputs, "probabilities", count, rank=2)
-    logits = _floats(outputs, "logits", count, rank=2)
-    class_ids = _integers(outputs, "class_id", count)
+    probabilities, logits, class_ids = (
+        _output(outputs, name, count) for name in ("probabilities", "logits", "class_id")
+    )
     statuses = np.zeros(count, np.int64)
     if "status" in outputs:
-        statuses = _integers(outputs, "status", count)
+        statuses = _output(outputs, "status", count)
     if logits.shape != probabilities.shape:
         raise _malformed(f"{logits.shape[1]} logits and {probabilities.shape[1]} probabilities")
     if np.any(probabilities < 0) or np.any(probabilities > 1 + ROUNDING):
@@ -210,7 +155,7 @@ def read_answers(outputs: Outputs, count: int) -> list[Answer]:
     lowest = np.where(statuses == CLASSIFIED, 0, NO_CLASS)
     highest = np.where(statuses == CLASSIFIED, probabilities.shape[1] - 1, NO_CLASS)
     if np.any(class_ids < lowest) or np.any(class_ids > highest):
-        raise _malformed("a class_id that is none of the classes, or does not fit its status")
+        raise _malformed("a class_id that is not one of the classes, or does not fit its status")
     columns = (class_ids, probabilities, logits, statuses)
     return [
         Answer(class_id, tuple(chances), tuple(scores), status)
@@ -230,60 +175,36 @@ def read_explanations(outputs: Outputs, count: int) -> list[Explanation]:
     Raises:
         SfmError: If an output is missing, holds a NaN or has another shape.
     """
-    class_ids = _integers(outputs, "class_id", count).tolist()
-    images = [
-        _floats(outputs, name, count, rank=4) for name in ("mask", "masked_image", "defended_image")
+    class_ids = _output(outputs, "class_id", count).tolist()
+    others = [
+        _output(outputs, name, count)
+        for name, (kind, _) in _OUTPUTS.items()
+        if name.startswith(("mask", "defended"))
     ]
-    # TensorFlow Serving's REST interface spoils bytes in outputs that are not named so.
-    names = ("mask_png_bytes", "masked_png_bytes", "defended_png_bytes")
-    files = [_files(outputs, name, count) for name in names]
-    return [Explanation(*values) for values in zip(class_ids, *images, *files, strict=True)]
+    return [Explanation(*values) for values in zip(class_ids, *others, strict=True)]
 
 
-def _floats(outputs: Outputs, name: str, count: int, rank: int) -> np.ndarray:
-    values = _array(outputs, name, count, "fiu")
-    if values.ndim != rank:
-        raise _malformed(f"{name} of rank {values.ndim} instead of {rank}")
-    values = values.astype(np.float32)
-    if not np.all(np.isfinite(values)):
-        raise _malformed(f"a value of {name} that is not finite")
-    return values
-
-
-def _integers(outputs: Outputs, name: str, count: int) -> np.ndarray:
-    values = _array(outputs, name, count, "iu")
-    if values.ndim != 1:
-        raise _malformed(f"{name} of rank {values.ndim} instead of 1")
-    return values.astype(np.int64)
-
-
-def _array(outputs: Outputs, name: str, count: int, kinds: str) -> np.ndarray:
-    """Returns an output as an array whose dtype is of one of NumPy's `kinds`."""
-    items = _items(outputs, name, count)
+def _output(outputs: Outputs, name: str, count: int) -> np.ndarray:
+    """Returns an output as float32, as int64, or as an object array of bytes."""
+    kinds, rank = _OUTPUTS[name]
+    if name not in outputs:
+        raise _malformed(f"no {name}, only {', '.join(sorted(outputs)) or 'nothing'}")
     try:
-        values = np.asarray(items)
+        values = np.asarray(outputs[name], dtype=object if kinds == _FILES else None)
     except ValueError as error:
         raise _malformed(f"{name} whose rows differ in length") from error
     if values.dtype.kind not in kinds:
-        raise _malformed(f"{name} that is not numbers of its kind")
+        raise _malformed(f"{name} of type {values.dtype}")
+    if values.ndim != rank or len(values) != count:
+        raise _malformed(f"{name} of shape {values.shape} for {count} images")
+    if kinds == _FILES:
+        if not all(isinstance(value, bytes) for value in values):
+            raise _malformed(f"{name} that is not bytes")
+        return values
+    values = values.astype(np.int64 if kinds == _INTEGERS else np.float32)
+    if not np.all(np.isfinite(values)):
+        raise _malformed(f"a value of {name} that is not finite")
     return values
-
-
-def _files(outputs: Outputs, name: str, count: int) -> list[bytes]:
-    items = list(_items(outputs, name, count))
-    if not all(isinstance(item, bytes) for item in items):
-        raise _malformed(f"{name} that is not bytes")
-    return items
-
-
-def _items(outputs: Outputs, name: str, count: int) -> Sequence[Any] | np.ndarray:
-    if name not in outputs:
-        raise _malformed(f"no {name}, only {', '.join(sorted(outputs)) or 'nothing'}")
-    items = outputs[name]
-    found = len(items) if getattr(items, "ndim", 1) else 0
-    if found != count:
-        raise _malformed(f"{found} of {name} for {count} images")
-    return items
 
 
 def _malformed(found: str) -> SfmError:
@@ -304,7 +225,6 @@ BYTES_PER_VALUE = 24
 
 LARGEST_BATCH = 1024
 """Images in one request."""
-
 
 Item = TypeVar("Item")
 
@@ -347,7 +267,7 @@ def checked_images(images: np.ndarray) -> np.ndarray:
 
 
 def read_image_file(path: pathlib.Path) -> bytes:
-    """Returns the bytes of an image file; whether they are an image, the server finds out.
+    """Returns the bytes of an image file; the server finds out whether they are an image.
 
     Args:
         path: A file of at most `LARGEST_FILE` bytes.
@@ -373,12 +293,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def checked_content(content: bytes) -> bytes:
-    """Returns the bytes of an image file unless they are more than `LARGEST_FILE`.
-
-    Raises:
-        SfmError: If they are.
-    """
+def _checked_content(content: bytes) -> bytes:
     if len(content) > LARGEST_FILE:
         raise SfmError(f"Cannot send {len(content):,} bytes; expected at most {LARGEST_FILE:,}.")
     return content
@@ -424,141 +339,41 @@ class VersionStatus:
     error_message: str
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorDescription:
-    """An input or output of a signature.
-
-    Attributes:
-        dtype: TensorFlow's name, such as "DT_FLOAT".
-        shape: Sizes, -1 where one is free; None if not even their number is fixed.
-    """
-
-    dtype: str
-    shape: tuple[int, ...] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class SignatureDescription:
-    """What a signature takes and gives, by name."""
-
-    inputs: Mapping[str, TensorDescription]
-    outputs: Mapping[str, TensorDescription]
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelMetadata:
-    """A served model.
-
-    Attributes:
-        name: Name the server knows it by.
-        version: Version the server answers with.
-        signatures: Its signatures, by name.
-    """
-
-    name: str
-    version: int
-    signatures: Mapping[str, SignatureDescription]
-
-
-def read_status(message: Any) -> tuple[VersionStatus, ...]:
-    """Returns the versions in a `GetModelStatusResponse`.
-
-    Args:
-        message: The message as JSON, as TensorFlow Serving's REST interface writes it.
-
-    Raises:
-        SfmError: If it is not such a message.
-    """
-    try:
-        return tuple(
-            VersionStatus(
-                int(entry["version"]),
-                str(entry["state"]),
-                str(entry.get("status", {}).get("error_message", "")),
-            )
-            for entry in message["model_version_status"]
-        )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _model_description_malformed("status", error) from error
-
-
-def read_metadata(message: Any) -> ModelMetadata:
-    """Returns the model in a `GetModelMetadataResponse`.
-
-    Args:
-        message: The message as JSON, as TensorFlow Serving's REST interface writes it.
-
-    Raises:
-        SfmError: If it is not such a message.
-    """
-    try:
-        signatures = message["metadata"]["signature_def"]["signature_def"]
-        return ModelMetadata(
-            str(message["model_spec"]["name"]),
-            int(message["model_spec"]["version"]),
-            {
-                name: SignatureDescription(_tensors(value, "inputs"), _tensors(value, "outputs"))
-                for name, value in signatures.items()
-            },
-        )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise _model_description_malformed("metadata", error) from error
-
-
-def _tensors(signature: Any, key: str) -> dict[str, TensorDescription]:
-    return {
-        name: TensorDescription(str(tensor["dtype"]), _shape(tensor.get("tensor_shape", {})))
-        for name, tensor in signature.get(key, {}).items()
-    }
-
-
-def _shape(shape: Any) -> tuple[int, ...] | None:
-    if shape.get("unknown_rank", False):
-        return None
-    return tuple(int(dimension["size"]) for dimension in shape.get("dim", ()))
-
-
-def _model_description_malformed(kind: str, error: Exception) -> SfmError:
-    return SfmError(
-        f"The server's {kind} of the model cannot be read ({type(error).__name__}: {error}); check "
-        "that it speaks TensorFlow Serving's protocol."
-    )
-
-
+@dataclasses.dataclass(frozen=True, eq=False)
 class ModelClient(abc.ABC):
     """Classifies and explains images with a served model.
 
     Images are sent in requests of at most `batch_size`, fewer where they are large, one after the
-    other; each request is tried as its retry policy says. Threads may share a client.
+    other. A request is sent again while the server is busy or away. Threads may share a client.
 
     Attributes:
         server: Address of the server.
         model_name: Name the server knows the model by.
         version: Version asked for; None for the one the server chooses, its latest.
         batch_size: Most images in one request.
-        retry_policy: How often and how long a request is tried.
+        attempts: How often a request is sent at most; 1 never repeats it, and gRPC stops at 5.
+        deadline_seconds: Time for a request with all its repetitions and pauses.
     """
 
-    def __init__(
-        self,
-        server: str,
-        model_name: str,
-        version: int | None,
-        batch_size: int,
-        retry_policy: RetryPolicy,
-    ) -> None:
-        """Keeps the settings; nothing is sent.
+    server: str
+    model_name: str
+    version: int | None = None
+    batch_size: int = 32
+    attempts: int = 5
+    deadline_seconds: float = 60.0
 
-        Raises:
-            SfmError: If one of them is not usable.
-        """
-        check_batch_size(batch_size)
-        if not model_name:
+    def __post_init__(self) -> None:
+        """Raises `SfmError` if a setting is not usable."""
+        check_batch_size(self.batch_size)
+        if not self.model_name:
             raise SfmError("Empty model_name; expected the name that the server knows.")
-        if version is not None and version < 0:
-            raise SfmError(f"Invalid version {version}; expected 0 or more.")
-        self.server, self.model_name, self.version = server, model_name, version
-        self.batch_size, self.retry_policy = batch_size, retry_policy
+        if self.version is not None and self.version < 0:
+            raise SfmError(f"Invalid version {self.version}; expected 0 or more.")
+        if self.attempts < 1 or not self.deadline_seconds > 0:
+            raise SfmError(
+                f"Invalid attempts={self.attempts}, deadline_seconds={self.deadline_seconds}; "
+                "expected at least 1 attempt and more than 0 seconds."
+            )
 
     def classify(self, images: np.ndarray) -> list[Answer]:
         """Classifies images of the size the model was trained with.
@@ -591,7 +406,7 @@ class ModelClient(abc.ABC):
             SfmError: If a file is larger, or no usable answer comes.
         """
         answers: list[Answer] = []
-        for batch in batches(map(checked_content, contents), self.batch_size, len):
+        for batch in batches(map(_checked_content, contents), self.batch_size, len):
             outputs = self._predict("predict_bytes", "image_bytes", batch)
             answers += read_answers(outputs, len(batch))
         return answers
@@ -628,15 +443,30 @@ class ModelClient(abc.ABC):
         Raises:
             SfmError: If no usable answer comes.
         """
-        return read_status(self._get_status())
+        message = self._get_status()
+        try:
+            return tuple(
+                VersionStatus(
+                    int(entry["version"]),
+                    str(entry["state"]),
+                    str(entry.get("status", {}).get("error_message", "")),
+                )
+                for entry in message["model_version_status"]
+            )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _malformed("no status of the model") from error
 
-    def metadata(self) -> ModelMetadata:
-        """Returns the version that answers and its signatures.
+    def metadata(self) -> Mapping[str, Any]:
+        """Returns the signatures by name, each TensorFlow's `SignatureDef` as JSON.
 
         Raises:
             SfmError: If no usable answer comes.
         """
-        return read_metadata(self._get_metadata())
+        message = self._get_metadata()
+        try:
+            return dict(message["metadata"]["signature_def"]["signature_def"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise _malformed("no metadata of the model") from error
 
     def _image_batches(self, images: np.ndarray) -> Iterator[np.ndarray]:
         checked = checked_images(images)

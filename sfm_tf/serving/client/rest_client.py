@@ -1,64 +1,56 @@
-"""A client of TensorFlow Serving's REST interface; needs NumPy and nothing else.
+"""A client of TensorFlow Serving's REST interface.
 
 The interface: https://www.tensorflow.org/tfx/serving/api_rest
 """
 
 import base64
 import binascii
+import concurrent.futures
 import contextlib
 import dataclasses
-import http.client
 import json
-import re
-import socket
+import math
 import ssl
 import threading
-import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
 
 from sfm_tf.errors import SfmError
 from sfm_tf.serving.client.model_client import (
-    DEFAULT_POLICY,
+    FIRST_WAIT_SECONDS,
+    LARGEST_ANSWER,
+    LONGEST_WAIT_SECONDS,
     ModelClient,
     Outputs,
-    RetryPolicy,
     ServerError,
     one_line,
-    with_retries,
 )
 
 CONNECT_SECONDS = 5.0
 """How long a connection may take to be made."""
 
-LARGEST_ANSWER = 256 * 2**20
-"""Bytes of an answer; 32 explained images of 224x224x3 are up to 225 MB of JSON."""
+RETRYABLE = frozenset({429, 502, 503, 504})
+"""HTTP statuses after which the same request can succeed later."""
 
 _CHUNK = 2**20
+_HEADERS = {
+    "Accept": "application/json",
+    # Nothing is unpacked, so the bytes that are counted are the bytes that are held.
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+}
+
+Result = TypeVar("Result")
 
 
-@dataclasses.dataclass(frozen=True)
-class HttpReply:
-    """What a server answered.
-
-    Attributes:
-        status: HTTP status code.
-        reason: Words for it.
-        body: Bytes of the answer.
-        retry_after: Seconds the server asks to wait before a repetition; 0 if it does not say.
-    """
-
-    status: int
-    reason: str
-    body: bytes
-    retry_after: float
-
-
-def check_server(server: str) -> str:
-    """Returns the address of a REST server without a final slash.
+def check_server(server: str) -> None:
+    """Checks the address of a REST server.
 
     Raises:
         SfmError: Unless it is `http://` or `https://`, a host, and perhaps a port and a path.
@@ -73,142 +65,20 @@ def check_server(server: str) -> str:
         is_valid and is_plain and server.isascii() and server.isprintable() and " " not in server
     ):
         raise SfmError(f"Invalid server {server!r}; expected one like 'http://127.0.0.1:8501'.")
-    return server.rstrip("/")
 
 
-def exchange(method: str, url: str, body: bytes | None, seconds: float) -> HttpReply:
-    """Sends a request and returns the answer, whatever its status.
-
-    Args:
-        method: "GET" or "POST".
-        url: Where to, of a server that `check_server` accepts.
-        body: JSON to send, if any.
-        seconds: When to give up.
-
-    Raises:
-        ServerError: If no complete answer comes; retryable but for a certificate that is not
-            trusted and an answer over `LARGEST_ANSWER`.
-    """
-    end = time.monotonic() + seconds
-    parts = urllib.parse.urlsplit(url)
-    connection = _connection(parts, min(seconds, CONNECT_SECONDS))
-    origin = f"{parts.scheme}://{parts.netloc}"
-    try:
-        connection.connect()
-        with _shut_down_after(connection.sock, end - time.monotonic()):
-            reply = _exchange(connection, method, parts.path, body)
-        if time.monotonic() >= end:
-            # What was shut down looks like an answer that ended there.
-            raise TimeoutError
-        return reply
-    except ssl.SSLCertVerificationError as error:
-        raise ServerError(f"Cannot trust {origin}: {one_line(error.verify_message)}.") from error
-    except (OSError, http.client.HTTPException) as error:
-        is_late = time.monotonic() >= end
-        found = f"nothing within {seconds:.1f} seconds" if is_late else _describe(error)
-        raise ServerError(f"No answer from {origin}: {found}.", retryable=True) from error
-    finally:
-        connection.close()
-
-
-def _describe(error: Exception) -> str:
-    reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    return one_line(reason) or type(error).__name__
-
-
-def _connection(parts: urllib.parse.SplitResult, seconds: float) -> http.client.HTTPConnection:
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    return kinds[parts.scheme](parts.hostname, parts.port, timeout=seconds)
-
-
-@contextlib.contextmanager
-def _shut_down_after(connected: socket.socket, seconds: float) -> Iterator[None]:
-    """Ends all traffic when time is up; a socket's own timeout starts again with every byte."""
-
-    def shut_down() -> None:
-        # Fails where the other side, or the end of the exchange, was faster.
-        with contextlib.suppress(OSError):
-            connected.shutdown(socket.SHUT_RDWR)
-
-    connected.settimeout(None)
-    timer = threading.Timer(seconds, shut_down)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _exchange(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
-) -> HttpReply:
-    headers = {"Accept": "application/json", "Content-Type": "application/json"}
-    # A server that refuses a large body answers before it has read all of it.
-    with contextlib.suppress(BrokenPipeError):
-        connection.request(method, path, body, headers)
-    with connection.getresponse() as response:
-        return HttpReply(
-            response.status, response.reason, _read(response), _retry_after(response.headers)
-        )
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    chunks, size = [], 0
-    while chunk := response.read(_CHUNK):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > LARGEST_ANSWER:
-            raise ServerError(
-                f"The server's answer is over {LARGEST_ANSWER:,} bytes; use a smaller batch_size."
-            )
-    if response.length:  # What was announced and did not come.
-        raise http.client.IncompleteRead(b"", response.length)
-    return b"".join(chunks)
-
-
-def _retry_after(headers: http.client.HTTPMessage) -> float:
-    value = (headers.get("Retry-After") or "").strip()
-    return float(value) if value.isascii() and value.isdigit() else 0.0
-
-
-RETRYABLE = frozenset({429, 502, 503, 504})
-"""HTTP statuses after which the same request can succeed later."""
-
-_ERROR = re.compile(r'\s*\{\s*"error"\s*:\s*"(.*)"\s*\}\s*', re.DOTALL)
-
-
+@dataclasses.dataclass(frozen=True, eq=False)
 class RestClient(ModelClient):
-    """Asks a served model over HTTP.
+    """Asks a served model over HTTP, at an address such as "http://127.0.0.1:8501".
 
     client = RestClient("http://127.0.0.1:8501", "sfm_defended")
     answers = client.classify_files(["cat.png", "dog.jpg"])
     """
 
-    def __init__(
-        self,
-        server: str,
-        model_name: str,
-        version: int | None = None,
-        batch_size: int = 32,
-        retry_policy: RetryPolicy = DEFAULT_POLICY,
-    ) -> None:
-        """Keeps the settings; nothing is sent.
-
-        Args:
-            server: Such as "http://127.0.0.1:8501".
-            model_name: Name the server knows the model by.
-            version: Version asked for; None for the server's latest.
-            batch_size: Most images in one request.
-            retry_policy: How often and how long a request is tried.
-
-        Raises:
-            SfmError: If one of them is not usable.
-        """
-        super().__init__(check_server(server), model_name, version, batch_size, retry_policy)
-        suffix = "" if version is None else f"/versions/{version}"
-        name = urllib.parse.quote(model_name, safe="")
-        self._model = f"{self.server}/v1/models/{name}{suffix}"
+    def __post_init__(self) -> None:
+        """Raises `SfmError` if a setting is not usable; nothing is sent."""
+        super().__post_init__()
+        check_server(self.server)
 
     def _predict(
         self, signature_name: str, input_name: str, values: np.ndarray | Sequence[bytes]
@@ -216,31 +86,103 @@ class RestClient(ModelClient):
         # With a single input, rows are its bare values and need no name.
         request = {"signature_name": signature_name, "instances": _instances(values)}
         body = json.dumps(request, allow_nan=False).encode("ascii")
-        return _columns(self._send("POST", f"{self._model}:predict", body), len(values))
+        return _columns(self._send("POST", ":predict", body), len(values))
 
     def _get_status(self) -> Any:
-        return self._send("GET", self._model)
+        return self._send("GET", "")
 
     def _get_metadata(self) -> Any:
-        return self._send("GET", f"{self._model}/metadata")
+        return self._send("GET", "/metadata")
 
-    def _send(self, method: str, url: str, body: bytes | None = None) -> Any:
-        def attempt(seconds: float) -> HttpReply:
-            reply = exchange(method, url, body, seconds)
-            if reply.status != 200:
-                raise self._error(reply)
-            return reply
+    def _send(self, method: str, verb: str, body: bytes | None = None) -> Any:
+        name = urllib.parse.quote(self.model_name, safe="")
+        version = "" if self.version is None else f"/versions/{self.version}"
+        url = f"{self.server.rstrip('/')}/v1/models/{name}{version}{verb}"
+        request = requests.Request(method, url, _HEADERS, data=body).prepare()
+        timeout = (min(CONNECT_SECONDS, self.deadline_seconds), self.deadline_seconds)
+        # A session would follow redirects, read their bodies whole, and use proxies and passwords
+        # that it finds in the environment.
+        with contextlib.closing(HTTPAdapter(max_retries=self._retry())) as adapter:
 
-        return _parse(with_retries(attempt, self.retry_policy).body)
+            def ask() -> tuple[requests.Response, bytes]:
+                certificates = _trusted_certificates()
+                response = adapter.send(request, True, timeout, certificates)
+                return response, _read(response)
 
-    def _error(self, reply: HttpReply) -> ServerError:
-        status = one_line(f"{reply.status} {reply.reason}")
-        return ServerError(
-            f"The server {self.server} answered {status}: {_error_message(reply.body)}",
-            code=str(reply.status),
-            retryable=reply.status in RETRYABLE,
-            wait_seconds=reply.retry_after,
+            try:
+                response, answer = _within(self.deadline_seconds, ask)
+            except concurrent.futures.TimeoutError as error:
+                seconds = f"{self.deadline_seconds:g} seconds"
+                raise ServerError(f"No answer from {self.server} within {seconds}.") from error
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                raise ServerError(f"No answer from {self.server}: {_cause(error)}.") from error
+        if response.status_code != 200:
+            raise self._refused(response, answer)
+        return _parse(answer)
+
+    def _retry(self) -> urllib3.Retry:
+        return urllib3.Retry(
+            total=self.attempts - 1,
+            other=0,  # A certificate that is not trusted will not be the next time.
+            status_forcelist=RETRYABLE,
+            allowed_methods=None,
+            raise_on_status=False,
+            backoff_factor=FIRST_WAIT_SECONDS,
+            backoff_jitter=FIRST_WAIT_SECONDS,
+            backoff_max=LONGEST_WAIT_SECONDS,
+            retry_after_max=math.ceil(self.deadline_seconds),
         )
+
+    def _refused(self, response: requests.Response, answer: bytes) -> ServerError:
+        times = len(response.raw.retries.history) + 1
+        status = one_line(f"{response.status_code} {response.reason}")
+        attempts = "" if times == 1 else f" (after {times} attempts)"
+        return ServerError(
+            f"The server {self.server} answered {status}: {_error_message(answer)}{attempts}",
+            code=str(response.status_code),
+        )
+
+
+def _trusted_certificates() -> str | bool:
+    """Returns where the system keeps certificates, or True for those that `requests` brings."""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath or True
+
+
+def _within(seconds: float, ask: Callable[[], Result]) -> Result:
+    """Returns what `ask` returns, but does not wait longer.
+
+    The timeout of a socket starts again with every byte, so a server could keep a client for ever.
+    """
+    future: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def _read(response: requests.Response) -> bytes:
+    chunks, size = [], 0
+    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_ANSWER:
+            raise ServerError(
+                f"The server's answer is over {LARGEST_ANSWER:,} bytes; use a smaller batch_size."
+            )
+    return b"".join(chunks)
+
+
+def _cause(error: BaseException) -> str:
+    """Returns what is at the bottom of a chain of errors, in one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return one_line((isinstance(error, OSError) and error.strerror) or str(error) or repr(error))
 
 
 def _instances(values: np.ndarray | Sequence[bytes]) -> list[Any]:
@@ -284,9 +226,7 @@ def _error_message(body: bytes) -> str:
     try:
         message = json.loads(text)["error"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        # TensorFlow Serving escapes its message as C does, which is not always JSON.
-        match = _ERROR.fullmatch(text)
-        message = match.group(1) if match else text
+        message = text  # TensorFlow Serving escapes its message as C does: not always JSON.
     return one_line(str(message)) or "no message."
 
 

@@ -15,15 +15,15 @@ from sfm_tf.serving.client.folder_classification import (
     read_class_names,
     write_rows,
 )
-from sfm_tf.serving.client.model_client import ModelClient, RetryPolicy
+from sfm_tf.serving.client.model_client import ModelClient
 
 
 class _Server(ModelClient):
     """Finds class 1 in files that begin with 1, and cannot decode those that are empty."""
 
     def __init__(self):
-        super().__init__("nowhere", "m", None, 32, RetryPolicy())
-        self.sizes = []
+        super().__init__("nowhere", "m")
+        self.__dict__["sizes"] = []
 
     def _predict(self, signature_name, input_name, values):
         assert (signature_name, input_name) == ("predict_bytes", "image_bytes")
@@ -75,15 +75,15 @@ def test_every_file_gets_its_row_in_order(tmp_path):
 
 
 def test_batches_are_bounded_and_progress_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_client, "LARGEST_REQUEST", 10)
-    monkeypatch.setattr(model_client, "LARGEST_FILE", 8)
-    _fill(tmp_path, a=b"1", b=b"1", c=b"1", d=b"1" * 8, e=b"1" * 8, f=b"1" * 9)
+    monkeypatch.setattr(model_client, "LARGEST_REQUEST", 100)
+    monkeypatch.setattr(model_client, "LARGEST_FILE", 80)
+    _fill(tmp_path, a=b"1", b=b"1", c=b"1", d=b"1" * 80, e=b"1" * 60, f=b"1" * 81)
     server, told = _Server(), []
     rows = classify_folder(server, tmp_path, 3, lambda done, total: told.append((done, total)))
     # The last file is too large to be sent, so that the batch with it holds one less.
     assert server.sizes == [3, 1, 1]
     assert told == [(3, 6), (4, 6), (6, 6)]
-    assert rows[-1] == FileRow("f.png", "not sent: over 8 bytes")
+    assert rows[-1] == FileRow("f.png", "not sent: over 80 bytes")
 
 
 def test_the_server_is_not_asked_when_no_file_can_be_sent(tmp_path, monkeypatch):
