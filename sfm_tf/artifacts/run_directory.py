@@ -58,7 +58,7 @@ class RunDirectory:
         if owner is None:
             if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
                 raise SfmError(
-                    f"Cannot work in {self.root}: it is not empty and no working directory of "
+                    f"Cannot work in {self.root}: it is neither empty nor a working directory of "
                     "this program; give --workdir a new or empty folder."
                 )
             self.root.mkdir(parents=True, exist_ok=True)

@@ -187,7 +187,7 @@ def _defended_model(estimator: TensorFlowV2Classifier) -> DefendedModel:
         found += " without one" if isinstance(model, DefendedModel) else ""
         raise SfmError(
             f"An adaptive attack needs a DefendedModel with a masker; found a {found}. "
-            "Attack it by pgd."
+            "Use pgd instead."
         )
     if estimator.preprocessing_operations:
         raise SfmError(

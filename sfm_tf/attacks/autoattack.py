@@ -247,9 +247,9 @@ class AutoAttack(CompiledAttack):
         version, class_count = options.get("version"), self.estimator.nb_classes
         if _VERSION.is_valid(version) and class_count < _VERSIONS[version].class_count:
             raise SfmError(
-                f"AutoAttack's version {version!r} on a model of {class_count} classes; expected "
-                f"at least {_VERSIONS[version].class_count}, which its DLR loss is defined for. "
-                "Attack the model with APGD on the cross-entropy and with Square instead."
+                f"AutoAttack's version {version!r} needs at least {_VERSIONS[version].class_count} "
+                f"classes for its DLR loss; found {class_count}. Attack the model with APGD on the "
+                "cross-entropy and with Square instead."
             )
         super().set_params(**options)
 

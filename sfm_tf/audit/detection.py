@@ -233,7 +233,7 @@ def write_detection(
     """
     name = guarded_model(models)
     if name is None:
-        raise SfmError("A detector guards the bare classifier; add undefended to --defences.")
+        raise SfmError("The detector needs the bare classifier; add undefended to --defences.")
     with exact_float32():
         summary = _summarise(detector, name, models[name], samples, config, seed, store, progress)
     write_json(folder / DETECTION_FILE, summary)

@@ -58,8 +58,8 @@ def _chain_parts(name: str, config: ComparedConfig) -> Iterator[str]:
     for part in name.split("+"):
         if part in TRAINED:
             raise SfmError(
-                f"Invalid defence {name!r}: {part} is trained with a pre-processing of its own and "
-                "goes into no chain; give it alone, and --preprocessor to the training."
+                f"Invalid defence {name!r}: {part} cannot be part of a chain. Name it alone, and "
+                "choose its pre-processing with --preprocessor when it is trained."
             )
         chain = _CHAINS[part](config) if part in _CHAINS else part
         yield from split_chain(chain)

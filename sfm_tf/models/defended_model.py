@@ -96,8 +96,8 @@ class DefendedModel(keras.Model):
         """
         if self.preprocessor.content:
             raise SfmError(
-                f"A model behind {self.preprocessor.spec} has no configuration of its own, because "
-                "that was fitted; save its classifier and masker instead."
+                f"A model with the fitted pre-processing {self.preprocessor.spec} has no "
+                "configuration; save its classifier and masker instead."
             )
         masker = self.masker
         return {

@@ -139,6 +139,6 @@ def check_class_count(loss: str, class_count: int, expected: int) -> None:
     """
     if class_count < expected:
         raise SfmError(
-            f"The {loss} loss of a model of {class_count} classes; expected at least {expected} "
-            "classes. Attack the cross-entropy instead."
+            f"The {loss} loss needs a model of at least {expected} classes; found {class_count}. "
+            "Attack the cross-entropy instead."
         )

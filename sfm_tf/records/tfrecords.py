@@ -36,8 +36,8 @@ def shard_names(folder: pathlib.Path, split: str) -> list[str]:
         raise SfmError(f"No records of split {split!r} in {folder}; run the ingest first.")
     if len(counts) > 1:
         raise SfmError(
-            f"Shards of split {split!r} in {folder} are numbered of {sorted(counts)}; "
-            "expected one numbering, ingest into an empty folder."
+            f"Split {split!r} in {folder} has shards of several ingests, numbered out of "
+            f"{' and '.join(map(str, sorted(counts)))}; ingest into an empty folder."
         )
     shard_count = counts.pop()
     return [shard_name(split, index, shard_count) for index in range(shard_count)]
@@ -142,8 +142,8 @@ class SplitWriter:
             self._shape = record.image.shape
         if record.image.shape != self._shape:
             raise SfmError(
-                f"Image {record.key!r} has shape {record.image.shape}; expected {self._shape} "
-                "like the images before it, set an image size to resize them."
+                f"Image {record.key!r} has shape {record.image.shape}; expected {self._shape}, the "
+                "shape of the images before it. Give --image_size to resize all images."
             )
         self._writers[self.count % len(self._writers)].write(encode_record(record))
         self.count += 1

@@ -197,6 +197,6 @@ class ReportInputs:
         # A decision-based attacker spends its queries on the first few images.
         if parts["clean"] != {counted} or max({counted}.union(*parts.values())) > counted:
             raise SfmError(
-                f"The figures are of {sorted(set().union(*parts.values()))} images but the classes "
-                f"count {counted}; run the evaluation again."
+                f"The metrics are of {sorted(set().union(*parts.values()))} images, but their "
+                f"classes add up to {counted}; run the evaluation again."
             )

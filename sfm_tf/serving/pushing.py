@@ -212,8 +212,8 @@ def push_blessed(
     blessing = evaluated.blessing
     if not (blessing.blessed or config.allow_not_blessed):
         raise SfmError(
-            f"The model is NOT_BLESSED: {' '.join(blessing.reasons)} Train a better one, or give "
-            "--allow_not_blessed to export it all the same."
+            f"The model is NOT_BLESSED: {' '.join(blessing.reasons)} Train a better model, or "
+            "export this one anyway with --allow_not_blessed."
         )
     staged = folder / "saved_model"
     export_saved_model(evaluated.defended, evaluated.class_names, staged, config.precision)

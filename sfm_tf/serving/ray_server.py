@@ -96,7 +96,7 @@ async def start_grpc_front(
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
         raise SfmError(
-            f"Cannot listen on {host}:{port}; stop what does, or choose another port."
+            f"Cannot listen on {host}:{port}; stop the program that does, or choose another port."
         ) from error
     await server.start()
     return server, bound
@@ -214,7 +214,7 @@ def check_installed() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise SfmError(
-            f"The server needs {' and '.join(missing)}, not installed here; "
+            f"The server needs {' and '.join(missing)}, which is not installed; "
             "run `make ray` or install requirements-ray.txt."
         )
 

@@ -144,7 +144,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
             SfmError: If there is a masker without an optimizer or the reverse.
         """
         if (self.defended.masker is None) != (masker_optimizer is None):
-            raise SfmError("A masker and a masker_optimizer are given together or not at all.")
+            raise SfmError("Give both a masker and a masker_optimizer, or neither.")
         # No XLA: it has no kernel for part of T, and on CPUs it is slower than it saves.
         super().compile(
             optimizer=self._scaled(classifier_optimizer), auto_scale_loss=False, jit_compile=False

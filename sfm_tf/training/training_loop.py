@@ -370,7 +370,7 @@ class Fitting:
         if int(strategy.reduce("SUM", found, axis=None)) != steps * strategy.num_replicas_in_sync:
             raise SfmError(
                 f"This worker found checkpoints up to step {steps} in {self.checkpoints.folder}, "
-                "others up to another; give all the same --workdir."
+                "but other workers found another step; give all workers the same --workdir."
             )
 
     def _run_epoch(self, position: Position) -> Position:

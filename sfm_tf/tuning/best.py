@@ -84,8 +84,8 @@ def tuned_values(folder: pathlib.Path) -> dict[str, float]:
         return {name: float(values[name]) for name in WEIGHTS}
     except (KeyError, TypeError, ValueError) as error:
         raise SfmError(
-            f"Cannot read {path} ({error!r}); expected the weights that won, run the tuning again "
-            "with --force."
+            f"Cannot read the weights of the best trial in {path} ({error!r}); run the tuning "
+            "again with --force."
         ) from error
 
 

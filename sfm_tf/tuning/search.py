@@ -79,8 +79,8 @@ def build_oracle(config: TuningConfig, epochs: int, seed: int) -> keras_tuner.Or
     """
     if config.tuner == "hyperband" and not _is_continuous(config):
         raise SfmError(
-            "A single tried_sparsity_weights leaves hyperband too little to choose from; expected "
-            "two or more, or --tuner=grid."
+            "The tuner hyperband needs at least two different tried_sparsity_weights; give more, "
+            "or use --tuner=grid."
         )
     tried = tried_weights(config)
     combinations = math.prod(map(len, tried.values()))

@@ -93,8 +93,8 @@ class Tuning:
         found = trials.resumed_trial(folder)
         if found is None:
             raise SfmError(
-                f"No worker left its trial in {folder}; expected all to have the chief's workdir, "
-                "flags and code. Give --mixed_precision where devices differ; run again."
+                f"No worker wrote its trial into {folder}. Start all workers again with the "
+                "chief's --workdir, flags and code; give --mixed_precision if their devices differ."
             )
         return found
 

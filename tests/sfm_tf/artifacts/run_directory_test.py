@@ -51,7 +51,7 @@ def test_claim_refuses_the_directory_of_another_experiment(tmp_path):
 
 def test_claim_refuses_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(SfmError, match="not empty and no working directory"):
+    with pytest.raises(SfmError, match="neither empty nor a working directory"):
         RunDirectory(tmp_path).claim("digits")
 
 

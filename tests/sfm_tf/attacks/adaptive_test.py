@@ -270,7 +270,7 @@ def test_fixed_pixels_stay_as_they_are():
 
 
 def test_a_model_without_masker_is_refused():
-    message = "needs a DefendedModel with a masker; found a Sequential. Attack it by pgd."
+    message = "needs a DefendedModel with a masker; found a Sequential. Use pgd instead."
     with pytest.raises(SfmError, match=message):
         _attack(_classifier(), objective="mask_aware")
     with pytest.raises(SfmError, match="found a DefendedModel without one"):

@@ -653,7 +653,7 @@ def test_bad_options_are_refused(option, value, expected):
 
 @pytest.mark.parametrize(("loss", "fewest"), [("dlr", 3), ("targeted_dlr", 4)])
 def test_a_loss_that_needs_more_classes_is_refused(loss, fewest):
-    message = f"{loss} loss of a model of {fewest - 1} classes; expected at least {fewest}"
+    message = f"{loss} loss needs a model of at least {fewest} classes; found {fewest - 1}"
     with pytest.raises(SfmError, match=message):
         _attack(Linear(fewest - 1), fewest - 1, loss=loss)
     attack = _attack(Linear(fewest - 1), fewest - 1)

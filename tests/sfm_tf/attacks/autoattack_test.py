@@ -352,7 +352,9 @@ def test_any_radius_and_images_give_allowed_images_twice_the_same(norm, epsilon,
 
 @pytest.mark.parametrize(("version", "fewest"), [("standard", 4), ("rand", 3)])
 def test_a_model_of_too_few_classes_is_refused(version, fewest):
-    message = f"version '{version}' on a model of {fewest - 1} classes; expected at least {fewest}"
+    message = (
+        f"version '{version}' needs at least {fewest} classes for its DLR loss; found {fewest - 1}"
+    )
     with pytest.raises(SfmError, match=message):
         _attack(Linear(class_count=fewest - 1), fewest - 1, version=version)
     _attack(Linear(class_count=fewest), fewest, version=version)
@@ -360,7 +362,7 @@ def test_a_model_of_too_few_classes_is_refused(version, fewest):
 
 def test_another_version_is_refused_where_the_one_before_is_not():
     attack = _attack(Linear(class_count=3), 3, version="rand")
-    with pytest.raises(SfmError, match="expected at least 4"):
+    with pytest.raises(SfmError, match="needs at least 4 classes"):
         attack.set_params(epsilon=0.3, version="standard")
     assert (attack.epsilon, attack.version) == (0.1, "rand")
 

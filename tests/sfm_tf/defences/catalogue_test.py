@@ -33,7 +33,7 @@ def test_a_defence_is_the_chain_of_its_parts(name, chain):
 
 @pytest.mark.parametrize("name", ["sfm", "jpeg+sfm", "adversarial_training+median_2"])
 def test_a_trained_defence_goes_into_no_chain(name):
-    with pytest.raises(SfmError, match="trained with a pre-processing of its own"):
+    with pytest.raises(SfmError, match="cannot be part of a chain"):
         defence_chain(name, CONFIG)
 
 

@@ -170,9 +170,11 @@ def test_equal_logits_have_a_finite_loss():
 
 def test_too_few_classes_are_refused():
     labels = tf.zeros(2, tf.int64)
-    with pytest.raises(SfmError, match="DLR loss of a model of 2 classes; expected at least 3"):
+    with pytest.raises(SfmError, match="DLR loss needs a model of at least 3 classes; found 2"):
         difference_of_logits_ratio(tf.zeros((2, 2)), labels)
-    with pytest.raises(SfmError, match="targeted DLR loss of a model of 3 classes; .* least 4"):
+    with pytest.raises(
+        SfmError, match="targeted DLR loss needs a model of at least 4 classes; found 3"
+    ):
         targeted_difference_of_logits_ratio(tf.zeros((2, 3)), labels, labels)
 
 

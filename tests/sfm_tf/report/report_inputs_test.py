@@ -28,5 +28,5 @@ def test_figures_of_the_counted_images_are_taken():
 
 
 def test_figures_of_other_images_are_refused():
-    with pytest.raises(SfmError, match=r"of \[6\] images but the classes count 5"):
+    with pytest.raises(SfmError, match=r"of \[6\] images, but their classes add up to 5"):
         inputs(6, {"a": 2, "b": 3})

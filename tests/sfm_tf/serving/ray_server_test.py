@@ -337,7 +337,7 @@ def test_tensorflow_serving_itself_answers_the_same(tmp_path):
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SfmError, match="needs ray and tensorflow_serving, not installed here"):
+    with pytest.raises(SfmError, match="needs ray and tensorflow_serving, which is not installed"):
         check_installed()
 
 

@@ -338,5 +338,5 @@ def test_saving_keeps_weights_settings_and_the_state_of_both_optimizers(tmp_path
 
 def test_masker_without_optimizer_is_refused():
     trainer = _trainer()
-    with pytest.raises(SfmError, match="together or not at all"):
+    with pytest.raises(SfmError, match="Give both a masker and a masker_optimizer"):
         trainer.compile(keras.optimizers.SGD())

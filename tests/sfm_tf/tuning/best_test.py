@@ -74,7 +74,7 @@ def test_a_damaged_winner_says_what_to_do(tmp_path):
     with pytest.raises(SfmError, match="best.json.*run its stage again with --force"):
         tuned_values(tmp_path)
     write_json(tmp_path / "best.json", {"values": {"sparsity_weight": 0.2}})
-    with pytest.raises(SfmError, match="expected the weights that won, run the tuning again"):
+    with pytest.raises(SfmError, match="run the tuning again with --force"):
         tuned_values(tmp_path)
 
 

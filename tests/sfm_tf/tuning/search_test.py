@@ -79,7 +79,9 @@ def test_a_weight_from_in_between_has_four_digits():
 
 def test_hyperband_needs_a_range():
     config = TuningConfig(tuner="hyperband", tried_sparsity_weights=(0.1,))
-    with pytest.raises(SfmError, match="A single tried_sparsity_weights leaves hyperband too"):
+    with pytest.raises(
+        SfmError, match="hyperband needs at least two different tried_sparsity_weights"
+    ):
         build_oracle(config, 9, 0)
 
 

@@ -122,5 +122,5 @@ def test_an_enlarged_grid_keeps_the_trials_that_were_done(tuning, monkeypatch):
 def test_a_chief_that_does_not_find_its_workers_trials_says_why(tuning, tmp_path):
     weights = {"sparsity_weight": 0.5, "semantic_weight": 20.0, "reconstruction_weight": 1.0}
     elsewhere = dataclasses.replace(tuning, store=tmp_path / "elsewhere")
-    with pytest.raises(SfmError, match="No worker left its trial in .*elsewhere.*the chief's"):
+    with pytest.raises(SfmError, match="No worker wrote its trial into .*elsewhere.*the chief's"):
         elsewhere.write([Assignment(weights, 1)], tmp_path)
