@@ -1,11 +1,14 @@
 """Versions of a served model: integers that only grow, each whole from the moment it is visible.
 
-    <serving_dir>/<model_name>/<version>/          a SavedModel
+    <serving_dir>/<model_name>/<version>/              a SavedModel
     <serving_dir>/<model_name>/.pushes/<version>.json  when it was pushed; stays when it is deleted
 
 TensorFlow Serving loads the highest version. A number that was given once is never given again,
 even if its version was deleted: a client, a cache or a log that names a version means one model.
 Going back to an older version therefore pushes a copy of it under a new number.
+
+The folder is local or in an object store; fsspec reaches both. On a local disk a version appears by
+a rename. An object store has none: there the file that makes a version loadable is copied last.
 """
 
 import contextlib
@@ -18,134 +21,210 @@ import pathlib
 import posixpath
 import re
 import secrets
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from sfm_tf.artifacts.atomic_files import sync_folder
 from sfm_tf.errors import SfmError
 
-INCOMING_PREFIX = ".incoming-"
-"""Starts the names of copies that are being made; no server takes them for a version."""
+SAVED_MODEL_FILE = "saved_model.pb"
+"""The file that makes a version loadable."""
 
-OUTGOING_PREFIX = ".outgoing-"
-"""Starts the names of versions that are being deleted."""
+MANIFEST_FILE = "assets.extra/manifest.json"
+MODEL_CARD_FILE = "assets.extra/MODEL_CARD.md"
+"""What a version may tell of itself: where its model comes from, and its model card."""
 
-LOCK_FILE = ".lock"
+PATIENCE_SECONDS = 600.0
+"""How long to wait for another process that is changing a local folder."""
+
+ABANDONED_AFTER_SECONDS = 24 * 3600
+"""Age from which an upload to an object store is taken to be that of a process that was killed."""
+
+_LOCK_FILE = ".lock"
+_PUSHES = ".pushes"
+_INCOMING, _OUTGOING = ".incoming-", ".outgoing-"
+"""Start the names of what is being copied or deleted; no server takes them for a version."""
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_VERSION = re.compile(r"[0-9]+")
+
+Address = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalModelFolder:
-    """Versions appear by a rename and disappear by one, so a server sees them whole or not at all.
+class ModelFolder:
+    """The folder of a model's versions.
 
     Attributes:
-        root: The folder; it need not exist until something is written.
-        patience_seconds: How long to wait for another process that is changing the folder.
+        filesystem: Where it is.
+        root: The folder, as the file system names it; it need not exist until something is written.
     """
 
-    root: pathlib.Path
-    patience_seconds: float = 600.0
+    filesystem: fsspec.AbstractFileSystem
+    root: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a disk of this machine."""
+        return isinstance(self.filesystem, LocalFileSystem)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keeps other processes from changing the folder, and clears what killed ones left.
+        """Keeps other processes from changing a local folder, and clears what killed ones left.
 
-        The lock ends with the process that holds it, however that ends. Whatever bears the name of
-        an unfinished copy while the lock is held therefore has nobody working on it.
+        The lock ends with the process that holds it, however that ends. Whatever bears a hidden
+        name while the lock is held is therefore nobody's work. An object store knows no lock:
+        there, `create` decides, and only uploads that were abandoned are cleared.
 
         Raises:
-            SfmError: If another process still holds it after `patience_seconds`.
+            SfmError: If another process still holds the lock after `PATIENCE_SECONDS`.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / LOCK_FILE, "w", encoding="utf-8") as lock:
-            self._wait_for(lock)
+        with contextlib.ExitStack() as stack:
+            if self.is_local:
+                os.makedirs(self.root, exist_ok=True)
+                _wait_for(stack.enter_context(open(self.path(_LOCK_FILE), "w")), self.root)
             for name in self.names():
-                if name.startswith((INCOMING_PREFIX, OUTGOING_PREFIX)):
-                    shutil.rmtree(self.root / name)
+                if name.startswith((_INCOMING, _OUTGOING)) and (
+                    self.is_local or _age_seconds(name) > ABANDONED_AFTER_SECONDS
+                ):
+                    self._remove(name)
             yield
 
-    def _wait_for(self, lock: IO[str]) -> None:
-        deadline = time.monotonic() + self.patience_seconds
-        while True:
-            try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise SfmError(
-                        f"Another process has been changing {self.root} for over "
-                        f"{self.patience_seconds:g} seconds; end it and try again."
-                    ) from error
-            time.sleep(0.02)
-
     def names(self, folder: str = "") -> list[str]:
-        """Returns the names in a sub-folder, none if it is no folder."""
+        """Returns the names in a sub-folder, none if it is not there."""
+        self.filesystem.invalidate_cache()
         try:
-            return os.listdir(self.root / folder)
+            entries = self.filesystem.ls(self.path(folder), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        return [posixpath.basename(entry.rstrip("/")) for entry in entries]
 
     def files(self, folder: str) -> dict[str, int]:
         """Returns the size in bytes of every file below a sub-folder, keyed by path in it."""
-        top = self.root / folder
-        return {
-            path.relative_to(top).as_posix(): path.stat().st_size
-            for path in top.rglob("*")
-            if path.is_file()
-        }
+        self.filesystem.invalidate_cache()
+        top = self.path(folder)
+        found = self.filesystem.find(top, detail=True)
+        return {posixpath.relpath(path, top): int(entry["size"]) for path, entry in found.items()}
 
     def read(self, path: str) -> bytes | None:
         """Returns the contents of a file, None if it does not exist."""
         try:
-            return (self.root / path).read_bytes()
+            return self.filesystem.cat_file(self.path(path))
         except FileNotFoundError:
             return None
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes a file unless it exists; tells whether it did."""
-        target = self.root / path
-        target.parent.mkdir(exist_ok=True)
+        """Writes a file unless it exists; tells whether it did.
+
+        Where two processes cannot lock each other out, the store itself decides between them (a
+        conditional write in gcsfs and s3fs), so no two ever push under one number. fsspec's other
+        file systems know no such write: there, do not push twice within the same moment.
+        """
+        if self.filesystem.exists(self.path(path)):
+            return False
         try:
-            with open(target, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            self.filesystem.pipe_file(self.path(path), data, mode="create")
         except FileExistsError:
             return False
-        sync_folder(target.parent)
+        if self.is_local:
+            _sync(pathlib.Path(self.path(path)).parent)
         return True
 
-    def upload(self, source: pathlib.Path) -> str:
-        """Copies a folder to the disk of this one; returns the name of the unfinished version."""
-        incoming = pathlib.Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=self.root))
-        try:
-            copy = incoming / "saved_model"
-            shutil.copytree(source, copy)
-            _sync_tree(copy)
-        except BaseException:
-            shutil.rmtree(incoming)
-            raise
-        return incoming.name
-
-    def duplicate(self, version: str) -> str:
-        """Copies a version; returns the name of the unfinished one."""
-        return self.upload(self.root / version)
+    def copy(self, source: pathlib.Path | int) -> str:
+        """Copies a folder of this machine, or a version; returns the copy's hidden name."""
+        incoming = _hidden(_INCOMING)
+        with self.deleted_on_failure(incoming):
+            if isinstance(source, int):
+                self._copy(str(source), incoming)
+            else:
+                self.filesystem.put(f"{source}/", self.path(incoming) + "/", recursive=True)
+        return incoming
 
     def reveal(self, incoming: str, version: str) -> None:
-        """Turns an unfinished version into a version, in one step."""
-        os.rename(self.root / incoming / "saved_model", self.root / version)
-        sync_folder(self.root)
+        """Turns a hidden copy into a version."""
+        if self.is_local:
+            _sync(pathlib.Path(self.path(incoming)))
+            os.rename(self.path(incoming), self.path(version))
+            sync_folder(pathlib.Path(self.root))
+            return
+        with self.deleted_on_failure(version):
+            self._copy(incoming, version)
+        self._remove(incoming)
 
     def delete(self, name: str) -> None:
-        """Deletes a version or an unfinished one; its name goes first, in one step."""
-        outgoing = tempfile.mkdtemp(prefix=OUTGOING_PREFIX, dir=self.root)
-        os.rename(self.root / name, os.path.join(outgoing, name))
-        shutil.rmtree(outgoing)
+        """Deletes a version or a hidden copy, if it is there; a server never sees a part of it."""
+        if self.is_local and os.path.exists(self.path(name)):
+            outgoing = _hidden(_OUTGOING)
+            os.rename(self.path(name), self.path(outgoing))
+            name = outgoing
+        elif SAVED_MODEL_FILE in self.names(name):
+            self.filesystem.rm_file(self.path(name, SAVED_MODEL_FILE))
+        self._remove(name)
+
+    @contextlib.contextmanager
+    def deleted_on_failure(self, name: str) -> Iterator[None]:
+        """Deletes a version or a hidden copy if an exception ends the context."""
+        try:
+            yield
+        except BaseException:
+            self.delete(name)
+            raise
+
+    def path(self, *parts: str) -> str:
+        """Returns the path of something in the folder, as the file system names it."""
+        return posixpath.join(self.root, *parts).rstrip("/")
+
+    def _remove(self, name: str) -> None:
+        self.filesystem.invalidate_cache()
+        if self.filesystem.exists(self.path(name)):
+            self.filesystem.rm(self.path(name), recursive=True)
+
+    def _copy(self, source: str, target: str) -> None:
+        for path in sorted(self.files(source), key=lambda path: (path == SAVED_MODEL_FILE, path)):
+            self.filesystem.cp_file(self.path(source, path), self.path(target, path))
 
 
-def _sync_tree(folder: pathlib.Path) -> None:
-    for path in sorted(folder.rglob("*")):
+def open_folder(address: Address) -> ModelFolder:
+    """Returns the folder at a path, or at an address such as `gs://bucket/models/sfm_defended`.
+
+    Credentials are those that fsspec's packages (`gcsfs`, `s3fs`, ...) find by themselves.
+
+    Raises:
+        SfmError: If the package that fsspec needs for this kind of address is not installed.
+    """
+    try:
+        filesystem, root = fsspec.url_to_fs(os.fspath(address))
+    except (ImportError, ValueError) as error:
+        raise SfmError(
+            f"Cannot reach {address}: {error}; install fsspec's package for this kind of address "
+            "(gs: gcsfs, s3: s3fs), or give a local folder."
+        ) from error
+    if isinstance(filesystem, LocalFileSystem):
+        filesystem = LocalFileSystem(auto_mkdir=True)
+    return ModelFolder(filesystem, root)
+
+
+def _wait_for(lock: IO[str], folder: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise SfmError(
+                    f"Another process has been changing {folder} for over {PATIENCE_SECONDS:g} "
+                    "seconds; end it and try again."
+                ) from error
+        time.sleep(0.02)
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """Makes a local folder with all that is in it survive a power cut."""
+    for path in folder.rglob("*"):
         if path.is_dir():
             sync_folder(path)
         else:
@@ -154,163 +233,13 @@ def _sync_tree(folder: pathlib.Path) -> None:
     sync_folder(folder)
 
 
-INCOMING_PREFIX_remote_model_folder = ".incoming-"
-"""Starts the prefixes of uploads; no server takes them for a version."""
-
-ABANDONED_AFTER_SECONDS = 24 * 3600
-"""Age from which an upload is taken to be that of a process that was killed."""
-
-LAST_FILE = "saved_model.pb"
-"""The file that makes a version loadable."""
+def _hidden(prefix: str) -> str:
+    return f"{prefix}{int(time.time())}-{secrets.token_hex(4)}"
 
 
-@dataclasses.dataclass(frozen=True)
-class RemoteModelFolder:
-    """A prefix of an object store.
-
-    Attributes:
-        filesystem: fsspec's `AbstractFileSystem`.
-        root: The prefix, as the file system names it.
-    """
-
-    filesystem: Any
-    root: str
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Clears uploads that were abandoned; cannot keep other processes out, see `create`."""
-        for name in self.names():
-            if (
-                name.startswith(INCOMING_PREFIX_remote_model_folder)
-                and _age_seconds(name) > ABANDONED_AFTER_SECONDS
-            ):
-                self.delete(name)
-        yield
-
-    def names(self, folder: str = "") -> list[str]:
-        """Returns the names directly below a prefix, none if nothing is there."""
-        self.filesystem.invalidate_cache()
-        try:
-            entries = self.filesystem.ls(self._path(folder), detail=False)
-        except FileNotFoundError:
-            return []
-        return [posixpath.basename(entry.rstrip("/")) for entry in entries]
-
-    def files(self, folder: str) -> dict[str, int]:
-        """Returns the size in bytes of every object below a prefix, keyed by path in it."""
-        self.filesystem.invalidate_cache()
-        top = self._path(folder)
-        found = self.filesystem.find(top, detail=True)
-        return {posixpath.relpath(path, top): int(entry["size"]) for path, entry in found.items()}
-
-    def read(self, path: str) -> bytes | None:
-        """Returns the contents of an object, None if it does not exist."""
-        try:
-            return self.filesystem.cat_file(self._path(path))
-        except FileNotFoundError:
-            return None
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Writes an object unless it exists; tells whether it did.
-
-        The store itself decides between two processes (a conditional write in gcsfs and s3fs), so
-        that no two ever push under one number. fsspec's other file systems know no such write:
-        there, two pushes within the same moment are the caller's to prevent.
-        """
-        if self.filesystem.exists(self._path(path)):
-            return False
-        try:
-            self.filesystem.pipe_file(self._path(path), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
-
-    def upload(self, source: pathlib.Path) -> str:
-        """Copies a local folder to a hidden prefix; returns the name of the unfinished version."""
-        incoming = _new_incoming()
-        with self._deleted_on_failure(incoming):
-            for path in sorted(each for each in source.rglob("*") if each.is_file()):
-                target = self._path(incoming, path.relative_to(source).as_posix())
-                self.filesystem.put_file(str(path), target)
-        return incoming
-
-    def duplicate(self, version: str) -> str:
-        """Copies a version within the store; returns the name of the unfinished one."""
-        incoming = _new_incoming()
-        with self._deleted_on_failure(incoming):
-            self._copy(version, incoming)
-        return incoming
-
-    def reveal(self, incoming: str, version: str) -> None:
-        """Copies an unfinished version to its number; only the last object makes it loadable."""
-        with self._deleted_on_failure(version):
-            self._copy(incoming, version)
-
-    def delete(self, name: str) -> None:
-        """Deletes a version or an unfinished one; what makes it loadable goes first."""
-        paths = sorted(self.files(name), key=lambda path: path != LAST_FILE)
-        for path in paths:
-            self.filesystem.rm_file(self._path(name, path))
-        if self.filesystem.exists(self._path(name)):  # Some file systems keep empty folders.
-            self.filesystem.rm(self._path(name), recursive=True)
-
-    def _copy(self, source: str, target: str) -> None:
-        for path in sorted(self.files(source), key=lambda path: (path == LAST_FILE, path)):
-            self.filesystem.cp_file(self._path(source, path), self._path(target, path))
-
-    @contextlib.contextmanager
-    def _deleted_on_failure(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.delete(name)
-            raise
-
-    def _path(self, *parts: str) -> str:
-        return posixpath.join(self.root, *parts).rstrip("/")
-
-
-def open_remote(address: str) -> RemoteModelFolder:
-    """Returns the folder at an address such as `gs://bucket/models/sfm_defended`.
-
-    Credentials are those that fsspec's packages (`gcsfs`, `s3fs`, ...) find by themselves.
-
-    Raises:
-        SfmError: If fsspec, or the package it needs for this kind of address, is not installed.
-    """
-    try:
-        import fsspec
-
-        filesystem, root = fsspec.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise SfmError(
-            f"Cannot reach {address}: {error}; install fsspec and its package for this kind of "
-            "address (gs: gcsfs, s3: s3fs), or give a local folder."
-        ) from error
-    return RemoteModelFolder(filesystem, root)
-
-
-def _new_incoming() -> str:
-    return f"{INCOMING_PREFIX}{int(time.time())}-{secrets.token_hex(4)}"
-
-
-def _age_seconds(incoming: str) -> float:
-    started = incoming.removeprefix(INCOMING_PREFIX_remote_model_folder).split("-")[0]
+def _age_seconds(hidden: str) -> float:
+    started = hidden.split("-")[1]
     return time.time() - int(started) if started.isdecimal() else 0.0
-
-
-SAVED_MODEL_FILE = "saved_model.pb"
-MANIFEST_FILE = "assets.extra/manifest.json"
-MODEL_CARD_FILE = "assets.extra/MODEL_CARD.md"
-"""What a version may tell of itself: where its model comes from, and its model card."""
-
-_PUSHES = ".pushes"
-_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_VERSION = re.compile(r"[0-9]+")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
-
-ModelFolder = LocalModelFolder | RemoteModelFolder
-Address = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,7 +299,7 @@ def publish(staged: pathlib.Path, folder: Address) -> int:
     if not (staged / SAVED_MODEL_FILE).is_file():
         raise SfmError(f"Cannot push {staged}: it has no {SAVED_MODEL_FILE}; export a model first.")
     with _changing(folder, "push to") as target:
-        return _release(target, lambda: target.upload(staged), copy_of=None)
+        return _release(target, staged, copy_of=None)
 
 
 def rollback(folder: Address, version: int) -> int:
@@ -395,7 +324,7 @@ def rollback(folder: Address, version: int) -> int:
         latest = present[-1]
         if version in (latest, _copy_of(target, latest)):
             return latest
-        return _release(target, lambda: target.duplicate(str(version)), copy_of=version)
+        return _release(target, version, copy_of=version)
 
 
 def keep_newest(folder: Address, count: int) -> list[int]:
@@ -434,45 +363,26 @@ def list_versions(folder: Address) -> list[ModelVersion]:
         SfmError: If the folder cannot be reached.
     """
     with _described(folder, "list"):
-        target = _open(folder)
+        target = open_folder(folder)
         return [_describe(target, number) for number in _numbers(target)]
 
 
 def find_models(serving_dir: Address) -> list[str]:
     """Returns the names of the models, with at least one version, in a folder of served models."""
     with _described(serving_dir, "list"):
-        names = sorted(filter(_MODEL_NAME.fullmatch, _open(serving_dir).names()))
-        return [name for name in names if _numbers(_open(model_folder(serving_dir, name)))]
+        names = sorted(filter(_MODEL_NAME.fullmatch, open_folder(serving_dir).names()))
+        return [name for name in names if _numbers(open_folder(model_folder(serving_dir, name)))]
 
 
 def latest_version(folder: Address) -> int | None:
     """Returns the highest version, which is the one that a server loads; None if there is none."""
-    return max(_numbers(_open(folder)), default=None)
-
-
-def next_version(folder: Address) -> int:
-    """Returns the number that the next push will get: 1, or the one after the largest ever given.
-
-    Args:
-        folder: Folder whose sub-folders with a number for a name are versions; it may not exist.
-    """
-    return _next(_open(folder))
-
-
-def _open(folder: Address) -> ModelFolder:
-    address = os.fspath(folder)
-    scheme = _SCHEME.match(address)
-    if scheme is None:
-        return LocalModelFolder(pathlib.Path(address))
-    if scheme[1] == "file":
-        return LocalModelFolder(pathlib.Path(address[scheme.end() :]))
-    return open_remote(address)
+    return max(_numbers(open_folder(folder)), default=None)
 
 
 @contextlib.contextmanager
 def _changing(folder: Address, verb: str) -> Iterator[ModelFolder]:
     with _described(folder, verb):
-        target = _open(folder)
+        target = open_folder(folder)
         with target.exclusive():
             yield target
 
@@ -485,7 +395,7 @@ def _described(folder: Address, verb: str) -> Iterator[None]:
         raise
     except Exception as error:
         # The packages for object stores raise their own kinds for a bucket or right that is absent.
-        if isinstance(_open(folder), LocalModelFolder) and not isinstance(error, OSError):
+        if not isinstance(error, OSError) and open_folder(folder).is_local:
             raise
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise SfmError(
@@ -496,7 +406,7 @@ def _described(folder: Address, verb: str) -> Iterator[None]:
 
 def _require_versions(folder: Address) -> None:
     with _described(folder, "read"):
-        if not _complete_numbers(_open(folder)):
+        if not _complete_numbers(open_folder(folder)):
             raise SfmError(f"No model versions in {folder}; export a model or name another folder.")
 
 
@@ -515,13 +425,11 @@ def _next(target: ModelFolder) -> int:
     return 1 + max([0, *_numbers(target), *given])
 
 
-def _release(target: ModelFolder, copy: Callable[[], str], copy_of: int | None) -> int:
-    incoming = copy()
-    try:
+def _release(target: ModelFolder, source: pathlib.Path | int, copy_of: int | None) -> int:
+    incoming = target.copy(source)
+    with target.deleted_on_failure(incoming):
         number = _claim(target, copy_of)
         target.reveal(incoming, str(number))
-    finally:
-        target.delete(incoming)
     return number
 
 
