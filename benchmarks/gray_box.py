@@ -25,7 +25,7 @@ import keras
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.probes.stage_gradients import gradient_health
-from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.metrics import Metrics, summarise
 from sfm_tf.evaluation.results import UNDEFENDED
 from sfm_tf.evaluation.runner import evaluate
 from sfm_tf.evaluation.samples import Samples, check_samples
@@ -90,7 +90,7 @@ def _metrics(
     source: keras.Model,
     samples: Samples,
     options: argparse.Namespace,
-) -> dict[str, Any]:
+) -> Metrics:
     """Returns the accuracies of all models under PGD."""
     config = EvaluationConfig(
         attacks=("pgd",),
@@ -113,11 +113,11 @@ def _metrics(
     return summarise(evaluation.results)
 
 
-def _accuracies(metrics: Mapping[str, Any], defence: str) -> dict[str, float]:
+def _accuracies(metrics: Metrics, defence: str) -> dict[str, float]:
     """Returns the accuracy on clean images and under each threat model."""
-    rows = [row for row in metrics["under_attack"] if row["defence"] == defence]
-    (clean,) = (row["accuracy"] for row in metrics["clean"] if row["defence"] == defence)
-    return {"clean": clean, **{row["threat_model"]: row["accuracy"] for row in rows}}
+    entries = [entry for entry in metrics.under_attack if entry.defence == defence]
+    clean = metrics.clean_accuracy(defence)
+    return {"clean": clean.accuracy, **{entry.threat_model: entry.accuracy for entry in entries}}
 
 
 def _gradients(model: DefendedModel, samples: Samples) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,7 @@ from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.audit.audited_evaluation import METRICS_FILE
 from sfm_tf.evaluation.attack_catalogue import attack_rank
-from sfm_tf.evaluation.metrics import ALL_THREATS, WORST_CASE, Condition
+from sfm_tf.evaluation.paired_answers import ALL_THREATS, WORST_CASE, Condition
 from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
 from sfm_tf.experiments import Experiment
 from sfm_tf.report.collection import collect_inputs, find_studies

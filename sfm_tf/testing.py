@@ -215,7 +215,7 @@ def made_up_run(
         workdir=f"runs/{name}",
         experiment="digits",
         images_digest="ab" * 32,
-        metrics=metrics,
+        metrics=metrics.to_json(),
         results=table,
         blessing=decide(metrics, EvaluationConfig(min_worst_case_accuracy=0.5)),
         costs=costs,

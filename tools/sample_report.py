@@ -18,8 +18,8 @@ from sfm_tf.audit.finding import Finding, Status
 from sfm_tf.audit.verdict import verdict
 from sfm_tf.evaluation import results
 from sfm_tf.evaluation.metrics import break_down, summarise
+from sfm_tf.evaluation.paired_answers import paired_differences
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.significance import paired_differences
 from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.comparison_document import build_comparison
 from sfm_tf.report.document import build_report
@@ -129,7 +129,7 @@ def sample_inputs() -> ReportInputs:
         statistics={"train": split, "test": split},
         class_counts=dict.fromkeys(CLASSES, COUNT // len(CLASSES)),
         evaluation=EVALUATION,
-        metrics=metrics,
+        metrics=metrics.to_json(),
         blessing=decide(metrics, EVALUATION),
         history={"defence": [epoch, epoch], "source": [epoch]},
         manifests=[
@@ -218,7 +218,7 @@ def sample_runs() -> list[ComparedRun]:
             workdir=f"runs/{name}",
             experiment="sample",
             images_digest="0123456789abcdef" * 4,
-            metrics=metrics,
+            metrics=metrics.to_json(),
             results=rows,
             blessing=decide(metrics, EVALUATION),
             costs=sample_inputs().costs,

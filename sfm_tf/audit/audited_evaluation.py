@@ -62,7 +62,7 @@ def write_evaluation(
     with exact_float32():
         evaluation = runner.evaluate(models, source, images, labels, config, seed, store, progress)
         summary = metrics.summarise(evaluation.results, evaluation.vanished)
-        subject = models[summary["subject"]]
+        subject = models[summary.subject]
         samples = check_samples(images, labels, subject.classifier)
         probes = _probe(subject, source, samples, config, seed, progress)
     believed = _audit(folder, evaluation, summary, probes, samples, config, seed)
@@ -71,7 +71,7 @@ def write_evaluation(
     own.link(AdversarialStore(store), (entry.name for entry in evaluation.sets))
     own.write_index(evaluation.sets)
     results.write_results(folder / RESULTS_FILE, evaluation.results)
-    write_json(folder / METRICS_FILE, summary)
+    write_json(folder / METRICS_FILE, summary.to_json())
     write_json(folder / COSTS_FILE, list(evaluation.costs))
     blessing.write_blessing(folder, verdict)
     return verdict
@@ -93,7 +93,7 @@ def _probe(
 def _audit(
     folder: pathlib.Path,
     evaluation: runner.Evaluation,
-    summary: Mapping[str, Any],
+    summary: metrics.Metrics,
     probes: Mapping[str, Any] | None,
     samples: Samples,
     config: EvaluationConfig,

@@ -2,13 +2,11 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.metrics import ALL_THREATS
+from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.results import UNDEFENDED
 from sfm_tf.evaluation.settings import AUDIT_LEVELS, EvaluationConfig
 from sfm_tf.evaluation.threat_models import ThreatModel
@@ -41,7 +39,7 @@ class _Check:
 
 
 def decide(
-    metrics: Mapping[str, Any], config: EvaluationConfig, believed: AuditVerdict | None = None
+    metrics: Metrics, config: EvaluationConfig, believed: AuditVerdict | None = None
 ) -> Blessing:
     """Compares the figures of the defended model, or of the user's own, with the thresholds.
 
@@ -53,40 +51,57 @@ def decide(
         config: The thresholds.
         believed: How far the audit believes the figures; None where they were not audited.
     """
-    subject = metrics["subject"]
-    clean = {entry["defence"]: entry["accuracy"] for entry in metrics["clean"]}
+    subject = metrics.subject
+    clean = {entry.defence: entry.accuracy for entry in metrics.clean}
     checks = [_at_least("Clean accuracy of the model", clean[subject], config.min_clean_accuracy)]
     if UNDEFENDED in clean:
         cost = clean[UNDEFENDED] - clean[subject]
         checks += [_at_most("Clean accuracy that the defence costs", cost, config.max_clean_drop)]
-    checks += _worst_case_checks(metrics["worst_case"], subject, config.min_worst_case_accuracy)
+    checks += _worst_case_checks(metrics, config.min_worst_case_accuracy)
     if believed is not None:
         checks.append(_audit_check(believed, config.required_audit))
     failed = [check for check in checks if not check.passed]
     return Blessing(not failed, tuple(check.reason for check in failed or checks))
 
 
-def _worst_case_checks(
-    entries: list[dict[str, Any]], subject: str, threshold: float
-) -> list[_Check]:
-    white_box = ThreatModel.WHITE_BOX.value
-    worst = {
-        entry["threat_model"]: entry
-        for entry in entries
-        if entry["defence"] == subject and entry["epsilon"] is None
-    }
+def decision_sentence(metrics: Metrics, blessing: Blessing, verdict: AuditVerdict | None) -> str:
+    """Returns the answer of an evaluation in one sentence, for those who read nothing else.
+
+    Args:
+        metrics: The figures.
+        blessing: What `decide` returned.
+        verdict: How far the audit believes the figures; None where they were not audited.
+    """
+    clean, worst = metrics.clean_accuracy(metrics.subject), metrics.worst(metrics.subject)
+    decision = "blessed" if blessing.blessed else "not blessed"
+    attacked = (
+        "it was not attacked"
+        if worst is None
+        else f"on {worst.accuracy:.1%} after the worst attack on each image"
+    )
+    audit = (
+        "was not audited"
+        if verdict is None
+        else f"is {verdict.level.replace('_', ' ')} according to the audit"
+    )
+    return (
+        f"The model is {decision}: it is right on {clean.accuracy:.1%} of {clean.examples:,} "
+        f"images without an attack and {attacked}, and this evaluation {audit}."
+    )
+
+
+def _worst_case_checks(metrics: Metrics, threshold: float) -> list[_Check]:
+    worst = metrics.worst(metrics.subject)
     checks = []
-    if ALL_THREATS in worst:
-        entry = worst[ALL_THREATS]
+    if worst is not None:
         phrase = (
             f"Accuracy of the model under the worst attack per image, "
-            f"{entry['correct']} of {entry['examples']} images,"
+            f"{worst.correct} of {worst.examples} images,"
         )
-        checks.append(_at_least(phrase, entry["accuracy"], threshold))
-    runs = int(white_box in worst)
-    relation = "at least" if runs else "below"
-    reason = f"White-box threat models that were run number {runs}, {relation} the required 1."
-    return [*checks, _Check(bool(runs), reason)]
+        checks.append(_at_least(phrase, worst.accuracy, threshold))
+    has_white_box = metrics.worst(metrics.subject, ThreatModel.WHITE_BOX.value) is not None
+    count = "One white-box threat model was" if has_white_box else "No white-box threat model was"
+    return [*checks, _Check(has_white_box, f"{count} evaluated (at least 1 required).")]
 
 
 def _audit_check(believed: AuditVerdict, required: str) -> _Check:

@@ -14,11 +14,11 @@ from sfm_tf.defences.feature_squeezing import check_scores, squeezing_scorer, th
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, Progress
 from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS, NORMS
-from sfm_tf.evaluation.metrics import wilson_interval
 from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.runner import ScoredModel, score_clean
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor, split_chain
 from sfm_tf.settings import PIXEL_LEVELS

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.evaluation.settings import EvaluationConfig
 
@@ -31,7 +32,7 @@ class Evidence:
         seed: Seed of the attacks; None where nobody recorded it.
     """
 
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     results: ResultsTable
     probes: Mapping[str, Any] | None
     config: EvaluationConfig
@@ -42,7 +43,7 @@ class Evidence:
     @property
     def subject(self) -> str:
         """Name of the model that the evaluation is about."""
-        return self.metrics["subject"]
+        return self.metrics.subject
 
     @property
     def epsilon(self) -> float:
@@ -89,18 +90,18 @@ class Evidence:
     def attacks(self, threat_models: Collection[str]) -> tuple[str, ...]:
         """Returns the attacks that were run on the subject under some threat models."""
         names = (
-            entry["attack"]
-            for entry in (*self.metrics["under_attack"], *self.metrics["minimum_norm"])
-            if entry["defence"] == self.subject and entry["threat_model"] in threat_models
+            entry.attack
+            for entry in (*self.metrics.under_attack, *self.metrics.minimum_norm)
+            if entry.defence == self.subject and entry.threat_model in threat_models
         )
         return tuple(dict.fromkeys(names))
 
     def examples(self, threat_model: str) -> int:
         """Returns how many images the subject was attacked on, the first ones; 0 for none."""
         counts = (
-            entry["examples"]
-            for entry in self.metrics["under_attack"]
-            if (entry["defence"], entry["threat_model"]) == (self.subject, threat_model)
+            entry.examples
+            for entry in self.metrics.under_attack
+            if (entry.defence, entry.threat_model) == (self.subject, threat_model)
         )
         return max(counts, default=0)
 

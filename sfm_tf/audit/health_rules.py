@@ -92,11 +92,11 @@ def judge_gradients(evidence: Evidence) -> Judgement:
 def _measured_shares(evidence: Evidence) -> dict[str, float]:
     """Returns the worst shares that the attacks of the evaluation reported."""
     zero = [
-        entry["zero_gradient_share"]
-        for entry in evidence.metrics["under_attack"]
-        if (entry["defence"], entry["threat_model"]) == (evidence.subject, "white_box")
+        entry.zero_gradient_share
+        for entry in evidence.metrics.under_attack
+        if (entry.defence, entry.threat_model) == (evidence.subject, "white_box")
     ]
-    lost = [entry["share"] for entry in evidence.metrics["vanished_gradients"]]
+    lost = [entry.share for entry in evidence.metrics.vanished_gradients]
     return {
         **({"at the start of attacks": max(zero)} if zero else {}),
         **({"entries lost in 16 bits": max(lost)} if lost else {}),

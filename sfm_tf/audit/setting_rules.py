@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 
 from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
 from sfm_tf.audit.finding import Judgement, not_run
-from sfm_tf.evaluation.metrics import ALL_THREATS
 from sfm_tf.evaluation.results import CLEAN, OWN_MODEL, UNDEFENDED
 from sfm_tf.settings import PIXEL_LEVELS
 
@@ -30,9 +29,8 @@ def judge_threat_model(evidence: Evidence) -> Judgement:
     """Every attacker that was run is one that the settings state, with a budget."""
     config = evidence.config
     measured = {
-        entry["threat_model"]
-        for part in ("under_attack", "minimum_norm")
-        for entry in evidence.metrics[part]
+        entry.threat_model
+        for entry in (*evidence.metrics.under_attack, *evidence.metrics.minimum_norm)
     }
     unstated = sorted(measured - set(config.threat_models))
     if not measured:
@@ -86,19 +84,19 @@ def _is_first(group: dict[str, Any], allowed: set[int]) -> bool:
 
 def judge_clean_accuracy(evidence: Evidence) -> Judgement:
     """The cost of the defence is there to see, and the model is better than a guess."""
-    clean = {entry["defence"]: entry for entry in evidence.metrics["clean"]}
+    clean = {entry.defence: entry for entry in evidence.metrics.clean}
     subject = evidence.subject
     needs_bare = subject not in (OWN_MODEL, UNDEFENDED)
     if needs_bare and UNDEFENDED not in clean:
         return not_run("The classifier without its defence was not scored.")
     named = {UNDEFENDED: "without the defence", subject: "as it is evaluated"}
     figure = "Without an attack the model is right " + " and ".join(
-        f"on {clean[name]['correct']} of {clean[name]['examples']} images {words}"
+        f"on {clean[name].correct} of {clean[name].examples} images {words}"
         for name, words in named.items()
         if name in clean
     )
     guessed = 1.0 / len(evidence.class_counts)
-    status = "pass" if clean[subject]["accuracy"] > guessed else "fail"
+    status = "pass" if clean[subject].accuracy > guessed else "fail"
     return Judgement(status, f"{figure}; a guess is right on 1 of {len(evidence.class_counts)}.")
 
 
@@ -137,7 +135,7 @@ def judge_adaptive(evidence: Evidence) -> Judgement:
 
 def judge_worst_case(evidence: Evidence) -> Judgement:
     """The headline is the mean over images of the minimum over attacks, no minimum of means."""
-    entry = _headline(evidence)
+    entry = evidence.metrics.worst(evidence.subject)
     if entry is None:
         return not_run("No attack was run on the model.")
     results = evidence.results
@@ -148,21 +146,14 @@ def judge_worst_case(evidence: Evidence) -> Judgement:
     wrong = rows.filter(pc.not_equal(rows["prediction"], rows["label"]))
     images = len(pc.unique(rows["image_index"]))
     right = images - len(pc.unique(wrong["image_index"]))
-    strongest = entry["strongest_attack"]
+    strongest = entry.strongest_attack
     won = f"{strongest} turned most of them wrong" if strongest else "no attack turned one wrong"
     figure = (
         f"After every attack the model is right on {right} of {images} images, and the headline "
-        f"says {entry['correct']} of {entry['examples']}; {won}."
+        f"says {entry.correct} of {entry.examples}; {won}."
     )
-    agrees = (right, images) == (entry["correct"], entry["examples"])
+    agrees = (right, images) == (entry.correct, entry.examples)
     return Judgement("pass" if agrees else "fail", figure)
-
-
-def _headline(evidence: Evidence) -> dict[str, Any] | None:
-    keys = (evidence.subject, ALL_THREATS, None)
-    entries = evidence.metrics["worst_case"]
-    matching = (e for e in entries if (e["defence"], e["threat_model"], e["epsilon"]) == keys)
-    return next(matching, None)
 
 
 def judge_valid_images(evidence: Evidence) -> Judgement:
@@ -182,14 +173,14 @@ def judge_valid_images(evidence: Evidence) -> Judgement:
 
 def judge_uncertainty(evidence: Evidence) -> Judgement:
     """There are enough images for the headline to mean something."""
-    entry = _headline(evidence)
+    entry = evidence.metrics.worst(evidence.subject)
     if entry is None:
         return not_run("No attack was run on the model.")
-    half_width = 0.5 * (entry["accuracy_high"] - entry["accuracy_low"])
+    half_width = 0.5 * (entry.accuracy_high - entry.accuracy_low)
     status = "pass" if half_width <= NARROW else "warn" if half_width <= WIDE else "fail"
     return Judgement(
         status,
-        f"On {entry['examples']} images the accuracy under the worst attack is known to plus or "
+        f"On {entry.examples} images the accuracy under the worst attack is known to plus or "
         f"minus {100 * half_width:.1f} points (95 % Wilson interval).",
     )
 
@@ -232,14 +223,14 @@ def broken_by(defence: str) -> str | None:
 
 def judge_broken_baselines(evidence: Evidence) -> Judgement:
     """Defences that were broken before are called so, and are attacked as the model is."""
-    names = [entry["defence"] for entry in evidence.metrics["clean"]]
+    names = [entry.defence for entry in evidence.metrics.clean]
     broken = {name: by for name in names if name != evidence.subject and (by := broken_by(name))}
     if not broken:
         return Judgement("pass", "No defence that is known to be broken is compared with.")
     attacked = {
-        entry["defence"]
-        for entry in evidence.metrics["under_attack"]
-        if entry["threat_model"] == "white_box"
+        entry.defence
+        for entry in evidence.metrics.under_attack
+        if entry.threat_model == "white_box"
     }
     spared = [name for name in broken if name not in attacked]
     marked = "; ".join(f"{name} by {by}" for name, by in broken.items())

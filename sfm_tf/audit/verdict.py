@@ -1,22 +1,23 @@
 """Whether an evaluation can be believed, from what the rules found."""
 
+import collections
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from sfm_tf.artifacts.atomic_files import write_json
-from sfm_tf.audit.finding import Finding
+from sfm_tf.audit.finding import Finding, Status
 from sfm_tf.errors import SfmError
 
 Level = Literal["credible", "incomplete", "not_credible"]
 """How far an evaluation can be believed."""
 
 RULE_TEXT = (
-    "Not credible: a check that must pass failed. Incomplete: a check that must pass was not run "
-    "or leaves a doubt, or another check failed. Credible: none of these. A credible evaluation is "
-    "one without a known flaw, not a proof: a stronger attack may yet be found."
+    "Not credible: a required check failed. Incomplete: a required check gave a warning or was not "
+    "run, or another check failed. Credible: none of these. A credible evaluation has no known "
+    "flaw; that is no proof, because a stronger attack may yet be found."
 )
 """The rule in words, for reports."""
 
@@ -45,23 +46,47 @@ def verdict(findings: Iterable[Finding]) -> AuditVerdict:
         for finding in found
         if finding.status == "fail" or (finding.is_must and finding.status in ("warn", "not_run"))
     ]
-    musts = sum(finding.is_must for finding in found)
+    required = sum(finding.is_must for finding in found)
     if failed:
-        return AuditVerdict(
-            "not_credible",
-            f"{len(failed)} of {musts} checks that must pass failed: {_told(failed)}.",
-        )
+        sentence = f"{len(failed)} of {required} required checks failed: {_titles(failed)}."
+        return AuditVerdict("not_credible", sentence)
     if doubtful:
-        return AuditVerdict(
-            "incomplete",
-            f"{len(doubtful)} of {len(found)} checks leave a doubt: {_told(doubtful)}.",
-        )
-    return AuditVerdict("credible", f"All {musts} checks that must pass did.")
+        return AuditVerdict("incomplete", f"{_passed(found)}. To look at: {_titles(doubtful)}.")
+    return AuditVerdict("credible", f"All {required} required checks passed.")
 
 
-def _told(findings: list[Finding]) -> str:
-    words = {"fail": "failed", "warn": "warning", "not_run": "not run"}
-    return "; ".join(f"{finding.title} ({words[finding.status]})" for finding in findings)
+_WORDS: Mapping[Status, tuple[str, str]] = {
+    "pass": ("passed", "passed"),
+    "warn": ("warning", "warnings"),
+    "fail": ("failed", "failed"),
+    "not_run": ("not run", "not run"),
+}
+"""How one check came out, and how several did."""
+
+
+def tally(findings: Iterable[Finding]) -> str:
+    """Returns how the checks came out in a few words, such as `24 passed · 4 warnings`."""
+    return " · ".join(_counts(findings).values())
+
+
+def _passed(findings: Sequence[Finding]) -> str:
+    """Returns the same as the beginning of a sentence."""
+    counts = _counts(findings)
+    passed = counts.pop("pass", "0 passed").removesuffix(" passed")
+    return f"{passed} of {len(findings)} checks passed; {', '.join(counts.values())}"
+
+
+def _counts(findings: Iterable[Finding]) -> dict[Status, str]:
+    counts = collections.Counter(finding.status for finding in findings)
+    return {
+        status: f"{counts[status]} {words[counts[status] > 1]}"
+        for status, words in _WORDS.items()
+        if counts[status]
+    }
+
+
+def _titles(findings: Iterable[Finding]) -> str:
+    return "; ".join(f"{finding.title} ({_WORDS[finding.status][0]})" for finding in findings)
 
 
 AUDIT_FILE = "audit.json"

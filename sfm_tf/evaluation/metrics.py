@@ -1,49 +1,201 @@
 """The figures of an evaluation, from its per-sample results."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from scipy import stats
 
-from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.results import (
-    CLEAN,
-    DEFENDED,
-    NO_THREAT,
-    OWN_MODEL,
-    UNDEFENDED,
-    ResultsTable,
+from sfm_tf.evaluation.paired_answers import (
+    ALL_THREATS,
+    NOT_ATTACKED,
+    RIGHT,
+    UNATTACKED,
+    WORST_CASE,
+    WRONG,
+    Condition,
+    right_answers,
+    worst_answers,
 )
+from sfm_tf.evaluation.results import CLEAN, DEFENDED, OWN_MODEL, UNDEFENDED, ResultsTable
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.evaluation.threat_models import Use
 
 
-def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the score interval of a proportion (Wilson 1927).
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How often a model is right.
 
-    Args:
-        successes: How many trials succeeded.
-        count: How many there were, at least 1.
-        confidence: Share of such intervals that hold the true proportion, in (0, 1).
-
-    Returns:
-        Lower and upper end, in [0, 1].
-
-    Raises:
-        SfmError: If the successes are not from 0 to `count`, or there were no trials.
+    Attributes:
+        examples: Number of images.
+        correct: How many of them the model is right on.
+        accuracy: Their share, in [0, 1].
+        accuracy_low: Lower end of its 95 % Wilson interval.
+        accuracy_high: Upper end.
     """
-    if not (count >= 1 and 0 <= successes <= count):
-        raise SfmError(f"Cannot take an interval of {successes} successes in {count} trials.")
-    interval = stats.binomtest(int(successes), int(count)).proportion_ci(confidence, "wilson")
-    return float(interval.low), float(interval.high)
+
+    examples: int
+    correct: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
 
 
-ALL_THREATS = "all"
-"""Name in `threat_model` of the worst case over every threat model."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CleanAccuracy(Accuracy):
+    """The accuracy of a defence without an attack."""
+
+    defence: str
 
 
-def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackedAccuracy(Accuracy):
+    """The accuracy of a defence after one attack at one radius.
+
+    Attributes:
+        defence: Name of the model that is scored.
+        threat_model: What the attacker knows.
+        attack: Name of the attack.
+        epsilon: Radius in 1/255.
+        attack_success: Share of the images right when clean that became wrong; None where none was
+            right.
+        zero_gradient_share: Share of the images where the attack's first gradient was zero.
+    """
+
+    defence: str
+    threat_model: str
+    attack: str
+    epsilon: float
+    attack_success: float | None
+    zero_gradient_share: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorstCase(Accuracy):
+    """The accuracy of a defence where an image counts only if no attack of a group breaks it.
+
+    Attributes:
+        defence: Name of the model that is scored.
+        threat_model: What the attacker knows; `all` for every threat model.
+        epsilon: Radius in 1/255; None for all radii.
+        strongest_attack: The attack that turned most images wrong; None where none did.
+    """
+
+    defence: str
+    threat_model: str
+    epsilon: float | None
+    strongest_attack: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinimumNorm(Accuracy):
+    """What an attack for the smallest perturbation found, whatever the norm.
+
+    Attributes:
+        defence: Name of the model that is scored.
+        threat_model: What the attacker knows.
+        attack: Name of the attack.
+        attack_success: Share of the images right when clean that became wrong; None where none was
+            right.
+        median_linf: Median L-infinity norm of the perturbations that succeed, for pixels in [0, 1];
+            None where none does.
+        median_l2: Their median L2 norm.
+    """
+
+    defence: str
+    threat_model: str
+    attack: str
+    attack_success: float | None
+    median_linf: float | None
+    median_l2: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VanishedGradients:
+    """The share of gradient entries that float32 shows and an attack in 16 bits did not see."""
+
+    defence: str
+    threat_model: str
+    share: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """All figures of an evaluation.
+
+    Attributes:
+        subject: The defence that the evaluation is about: the masker, else the user's model, else
+            the first one named.
+        clean: One entry per defence.
+        under_attack: One per defence, threat model, attack and radius.
+        worst_case: One per defence, threat model and radius; one per defence and threat model for
+            all radii; one per defence for all threat models and radii.
+        minimum_norm: One per defence, threat model and attack for the smallest perturbation.
+        vanished_gradients: One per defence and threat model that was attacked in 16 bits.
+    """
+
+    subject: str
+    clean: tuple[CleanAccuracy, ...]
+    under_attack: tuple[AttackedAccuracy, ...] = ()
+    worst_case: tuple[WorstCase, ...] = ()
+    minimum_norm: tuple[MinimumNorm, ...] = ()
+    vanished_gradients: tuple[VanishedGradients, ...] = ()
+
+    def clean_accuracy(self, defence: str) -> CleanAccuracy | None:
+        """Returns the accuracy of a defence without an attack; None where it was not scored."""
+        return next((entry for entry in self.clean if entry.defence == defence), None)
+
+    def worst(
+        self, defence: str, threat_model: str = ALL_THREATS, epsilon: float | None = None
+    ) -> WorstCase | None:
+        """Returns the worst case of a group of attacks; None where none of them was run.
+
+        Args:
+            defence: Name of the model that is scored.
+            threat_model: What the attacker knows; by default every threat model together.
+            epsilon: Radius in 1/255; None for all radii together.
+        """
+        key = (defence, threat_model, epsilon)
+        matching = (
+            entry
+            for entry in self.worst_case
+            if (entry.defence, entry.threat_model, entry.epsilon) == key
+        )
+        return next(matching, None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `metrics.json`: lists of dictionaries under the same names."""
+        entries = {
+            name: [dataclasses.asdict(entry) for entry in getattr(self, name)] for name in _RECORDS
+        }
+        return {"subject": self.subject, **entries}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Metrics":
+        """Returns what `to_json` made its argument from.
+
+        Raises:
+            KeyError: If a list is missing.
+            TypeError: If an entry lacks a figure or has an unknown one.
+        """
+        entries = {
+            name: tuple(record(**entry) for entry in value[name])
+            for name, record in _RECORDS.items()
+        }
+        return cls(subject=value["subject"], **entries)
+
+
+_RECORDS: Mapping[str, type] = {
+    "clean": CleanAccuracy,
+    "under_attack": AttackedAccuracy,
+    "worst_case": WorstCase,
+    "minimum_norm": MinimumNorm,
+    "vanished_gradients": VanishedGradients,
+}
+
+
+def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None) -> Metrics:
     """Returns accuracies with their intervals, for each attack and for the worst case.
 
     The worst case of an image is taken per image, then averaged (Carlini et al. 2019, "On
@@ -53,42 +205,33 @@ def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None
     Args:
         results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them.
         vanished: For attacks in 16 bits, the share of gradient entries that they did not see.
-
-    Returns:
-        Values that JSON can hold:
-        `subject`, the defence that the evaluation is about: the masker, else the user's model, else
-        the first one named;
-        `clean`, one entry per defence; `under_attack`, one per defence, threat model, attack and
-        epsilon; `worst_case`, one per defence, threat model and epsilon, one per defence and
-        threat model with `epsilon` None for all radii, and one per defence with `threat_model`
-        "all" too. Each has `examples`, `correct`, `accuracy` and the 95 % Wilson interval
-        `accuracy_low`, `accuracy_high`. Attacks also have `attack_success`, the share of the
-        images right when clean that became wrong (None where none was right), and
-        `zero_gradient_share`; worst cases have `strongest_attack`, the one that turned most of
-        those images wrong (None where none did). `minimum_norm` has one entry per defence, threat
-        model and attack for the smallest perturbation: its `attack_success` at any norm, and
-        `median_linf` and `median_l2` of the perturbations that succeed (None where none does).
-        `vanished_gradients` has the `share` of each defence and threat model in `vanished`.
     """
     clean, attacked, unbounded = _split(results)
     keys = ["defence", "threat_model", "attack", "epsilon"]
-    return {
-        "subject": _subject(clean),
-        "clean": [{**key, **_accuracy(_correct(rows))} for key, rows in _groups(clean, keys[:1])],
-        "under_attack": [{**key, **_attack_figures(rows)} for key, rows in _groups(attacked, keys)],
-        "worst_case": [
+    return Metrics(
+        subject=_subject(clean),
+        clean=tuple(
+            CleanAccuracy(**key, **_accuracy(_correct(rows)))
+            for key, rows in _groups(clean, keys[:1])
+        ),
+        under_attack=tuple(
+            AttackedAccuracy(**key, **_attack_figures(rows))
+            for key, rows in _groups(attacked, keys)
+        ),
+        worst_case=(
             *_worst_cases(attacked, ["defence", "threat_model", "epsilon"]),
             *_worst_cases(attacked, ["defence", "threat_model"]),
             *_worst_cases(attacked, ["defence"]),
-        ],
-        "minimum_norm": [
-            {**key, **_minimum_norm_figures(rows)} for key, rows in _groups(unbounded, keys[:3])
-        ],
-        "vanished_gradients": [
-            {"defence": use.defence, "threat_model": use.threat_model, "share": share}
+        ),
+        minimum_norm=tuple(
+            MinimumNorm(**key, **_minimum_norm_figures(rows))
+            for key, rows in _groups(unbounded, keys[:3])
+        ),
+        vanished_gradients=tuple(
+            VanishedGradients(defence=use.defence, threat_model=use.threat_model, share=share)
             for use, share in (vanished or {}).items()
-        ],
-    }
+        ),
+    )
 
 
 def _subject(clean: ResultsTable) -> str:
@@ -165,9 +308,11 @@ def _minimum_norm_figures(rows: ResultsTable) -> dict[str, Any]:
     }
 
 
-def _worst_cases(attacked: ResultsTable, keys: list[str]) -> list[dict[str, Any]]:
+def _worst_cases(attacked: ResultsTable, keys: list[str]) -> list[WorstCase]:
     pooled = {"threat_model": ALL_THREATS, "epsilon": None}
-    return [{**pooled, **key, **_worst_case(rows)} for key, rows in _groups(attacked, keys)]
+    return [
+        WorstCase(**{**pooled, **key, **_worst_case(rows)}) for key, rows in _groups(attacked, keys)
+    ]
 
 
 def _worst_case(rows: ResultsTable) -> dict[str, Any]:
@@ -185,112 +330,6 @@ def _strongest_attack(rows: ResultsTable) -> str | None:
         for key, group in _groups(broken, ["attack"])
     }
     return max(images, key=images.__getitem__) if images else None
-
-
-WORST_CASE = "worst_case"
-"""Name in `attack` of what is left right by every attack of a group."""
-
-NOT_ATTACKED, WRONG, RIGHT = -1, 0, 1
-"""Values of answers: of an image that was not attacked, a wrong and a right one."""
-
-
-class Condition(NamedTuple):
-    """What was done to the images.
-
-    Attributes:
-        threat_model: What the attacker knows.
-        attack: Name of the attack.
-        epsilon: Radius in 1/255; 0 for clean images, None for all radii together.
-    """
-
-    threat_model: str
-    attack: str
-    epsilon: float | None
-
-
-UNATTACKED = Condition(NO_THREAT, CLEAN, 0.0)
-
-Answers: TypeAlias = dict[Condition, dict[str, np.ndarray]]
-"""For each condition and each defence, int8 of shape `(count,)`, an answer for each image."""
-
-
-def right_answers(results: ResultsTable) -> Answers:
-    """Returns the answers without an attack and after each attack at each radius.
-
-    Args:
-        results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them; those of attacks at no
-            radius are left out.
-
-    Returns:
-        Conditions and their defences in order of first appearance.
-    """
-    rows = results.filter(pc.invert(pc.is_inf(results["epsilon"])))
-    encoded = [
-        rows[key].combine_chunks().dictionary_encode()
-        for key in ("threat_model", "attack", "epsilon", "defence")
-    ]
-    values = [column.dictionary.to_pylist() for column in encoded]
-    codes = np.stack([column.indices.to_numpy() for column in encoded])
-    groups, first, places = np.unique(codes, axis=1, return_index=True, return_inverse=True)
-    image = rows["image_index"].to_numpy()
-    right = rows["prediction"].to_numpy() == rows["label"].to_numpy()
-    table = np.full((groups.shape[1], int(image.max()) + 1), NOT_ATTACKED, np.int8)
-    table[places.reshape(-1), image] = right
-    answers: Answers = {}
-    for place in np.argsort(first):
-        *condition, defence = (
-            names[code] for names, code in zip(values, groups[:, place], strict=True)
-        )
-        answers.setdefault(Condition(*condition), {})[defence] = table[place]
-    return answers
-
-
-def worst_answers(answers: Answers) -> Answers:
-    """Returns the worst case per image, as `sfm_tf.evaluation.metrics.summarise` defines it.
-
-    Args:
-        answers: What `right_answers` returned.
-
-    Returns:
-        A condition for each threat model at each radius, one for each threat model with `epsilon`
-        None and one for all threat models.
-    """
-    attacked = [condition for condition in answers if condition != UNATTACKED]
-    groups: dict[Condition, list[Condition]] = {}
-    for name in (_of_a_radius, _of_a_threat_model, _of_all):
-        for condition in attacked:
-            groups.setdefault(name(condition), []).append(condition)
-    return {
-        name: {
-            defence: _worst(answers, defence, conditions)
-            for defence in answers[UNATTACKED]
-            if any(defence in answers[condition] for condition in conditions)
-        }
-        for name, conditions in groups.items()
-    }
-
-
-def _of_a_radius(condition: Condition) -> Condition:
-    return Condition(condition.threat_model, WORST_CASE, condition.epsilon)
-
-
-def _of_a_threat_model(condition: Condition) -> Condition:
-    return Condition(condition.threat_model, WORST_CASE, None)
-
-
-def _of_all(_: Condition) -> Condition:
-    return Condition(ALL_THREATS, WORST_CASE, None)
-
-
-def _worst(
-    answers: Mapping[Condition, Mapping[str, np.ndarray]],
-    defence: str,
-    conditions: Iterable[Condition],
-) -> np.ndarray:
-    attacked = np.stack([answers[c][defence] for c in conditions if defence in answers[c]])
-    seen = np.any(attacked != NOT_ATTACKED, axis=0)
-    right = np.all(attacked != WRONG, axis=0) & (answers[UNATTACKED][defence] == RIGHT)
-    return np.where(seen, right, NOT_ATTACKED).astype(np.int8)
 
 
 def break_down(results: ResultsTable, subject: str, class_names: Sequence[str]) -> dict[str, Any]:

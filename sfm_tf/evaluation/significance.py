@@ -1,23 +1,32 @@
-"""Whether two defences differ, asked on the very same images."""
+"""How much of a figure may be chance: interval of a share, test of a difference, many tests."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special
+from scipy import stats
 
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.metrics import (
-    ALL_THREATS,
-    NOT_ATTACKED,
-    RIGHT,
-    WORST_CASE,
-    Condition,
-    right_answers,
-    worst_answers,
-)
-from sfm_tf.evaluation.results import ResultsTable
+
+
+def wilson_interval(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the score interval of a proportion (Wilson 1927).
+
+    Args:
+        successes: How many trials succeeded.
+        count: How many there were, at least 1.
+        confidence: Share of such intervals that hold the true proportion, in (0, 1).
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Raises:
+        SfmError: If the successes are not from 0 to `count`, or there were no trials.
+    """
+    if not (count >= 1 and 0 <= successes <= count):
+        raise SfmError(f"Cannot take an interval of {successes} successes in {count} trials.")
+    interval = stats.binomtest(int(successes), int(count)).proportion_ci(confidence, "wilson")
+    return float(interval.low), float(interval.high)
 
 
 def exact_mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, Any]:
@@ -44,12 +53,13 @@ def exact_mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str
             "images."
         )
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
-    tail = special.bdtr(min(only_first, only_second), only_first + only_second, 0.5)
+    differing = only_first + only_second
+    test = stats.binomtest(only_first, differing) if differing else None
     return {
         "examples": len(first),
         "only_first_right": only_first,
         "only_second_right": only_second,
-        "p_value": min(1.0, 2.0 * float(tail)),
+        "p_value": float(test.pvalue) if test else 1.0,
     }
 
 
@@ -60,63 +70,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(order))
     corrected[order] = np.maximum.accumulate(factors * np.asarray(p_values, float)[order])
     return np.minimum(corrected, 1.0).tolist()
-
-
-def paired_differences(results: ResultsTable, subject: str) -> list[dict[str, Any]]:
-    """Returns how every two defences differ after the same attack, and in the worst case.
-
-    Args:
-        results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them.
-        subject: The defence that the evaluation is about; it comes first in its pairs.
-
-    Returns:
-        Entries of `threat_model`, `attack`, `epsilon` in 1/255, `defence`, `other` and what
-        `exact_mcnemar` returns of the images that both were attacked on. Clean images have attack
-        `clean` and radius 0; worst cases have attack `worst_case`, for all radii with `epsilon`
-        None. `holm_p_value` is corrected for all entries that have one, those `against_subject`;
-        None elsewhere.
-    """
-    answers = right_answers(results)
-    entries = [
-        entry
-        for condition, defences in {**answers, **worst_answers(answers)}.items()
-        for entry in _pairs(condition, defences, subject)
-    ]
-    listed = against_subject(entries, subject)
-    corrected = dict(
-        zip(map(id, listed), holm([entry["p_value"] for entry in listed]), strict=True)
-    )
-    return [{**entry, "holm_p_value": corrected.get(id(entry))} for entry in entries]
-
-
-def against_subject(entries: Sequence[Mapping[str, Any]], subject: str) -> list[Mapping[str, Any]]:
-    """Returns the entries that a report lists.
-
-    Args:
-        entries: What `paired_differences` returned.
-        subject: The defence that the evaluation is about.
-
-    Returns:
-        The subject and each other defence in the worst case of each threat model at the largest
-        radius, and of all threat models and radii together.
-    """
-    radii = [entry["epsilon"] for entry in entries if entry["epsilon"] is not None]
-    largest = max(radii, default=0.0)
-    return [
-        entry
-        for entry in entries
-        if (entry["defence"], entry["attack"]) == (subject, WORST_CASE)
-        and (entry["threat_model"] == ALL_THREATS or entry["epsilon"] == largest)
-    ]
-
-
-def _pairs(
-    condition: Condition, defences: Mapping[str, np.ndarray], subject: str
-) -> Iterator[dict[str, Any]]:
-    ordered = sorted(defences, key=lambda defence: defence != subject)
-    for first, second in itertools.combinations(ordered, 2):
-        one, other = defences[first], defences[second]
-        both = (one != NOT_ATTACKED) & (other != NOT_ATTACKED)
-        if both.any():
-            test = exact_mcnemar(one[both] == RIGHT, other[both] == RIGHT)
-            yield {**condition._asdict(), "defence": first, "other": second, **test}

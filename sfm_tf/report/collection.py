@@ -24,9 +24,9 @@ from sfm_tf.audit.verdict import AUDIT_FILE, read_audit
 from sfm_tf.defences.catalogue import FITTED
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.metrics import break_down
+from sfm_tf.evaluation.paired_answers import paired_differences
 from sfm_tf.evaluation.results import DEFENDED, read_results
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.significance import paired_differences
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
 from sfm_tf.records.tfrecords import load_split

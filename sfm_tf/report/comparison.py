@@ -19,7 +19,7 @@ from sfm_tf.audit.audited_evaluation import (
 )
 from sfm_tf.audit.blessing import Blessing, read_blessing
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.metrics import (
+from sfm_tf.evaluation.paired_answers import (
     ALL_THREATS,
     NOT_ATTACKED,
     RIGHT,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sfm_tf.audit.blessing import BLESSED_FILE, NOT_BLESSED_FILE
-from sfm_tf.evaluation.metrics import ALL_THREATS, NOT_ATTACKED, RIGHT, WORST_CASE, Condition
+from sfm_tf.evaluation.paired_answers import ALL_THREATS, NOT_ATTACKED, RIGHT, WORST_CASE, Condition
 from sfm_tf.evaluation.results import CLEAN, UNDEFENDED
 from sfm_tf.report.comparison import ComparedRun, Difference, Pair, attacks_differ, subject_answers
 from sfm_tf.report.section import Section

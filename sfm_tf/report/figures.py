@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sfm_tf.evaluation.metrics import wilson_interval
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.report.tables import attack_name, find_entry, largest_radii, ordered, per_cent, radius
 
 _BAND = 8

@@ -11,7 +11,7 @@ from sfm_tf.audit.blessing import Blessing
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.metrics import Condition
+from sfm_tf.evaluation.paired_answers import Condition
 from sfm_tf.evaluation.settings import EvaluationConfig
 
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sfm_tf.evaluation.metrics import ALL_THREATS
+from sfm_tf.evaluation.paired_answers import ALL_THREATS, against_subject
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.significance import against_subject
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.report.comparison_sections import condition_name
 from sfm_tf.report.example_images import (

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sfm_tf.audit.blessing import BLESSED_FILE, NOT_BLESSED_FILE
-from sfm_tf.evaluation.metrics import ALL_THREATS
+from sfm_tf.evaluation.paired_answers import ALL_THREATS
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
 from sfm_tf.report.report_inputs import Audit, ReportInputs

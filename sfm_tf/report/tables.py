@@ -5,8 +5,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sfm_tf.evaluation.metrics import ALL_THREATS, wilson_interval
+from sfm_tf.evaluation.paired_answers import ALL_THREATS
 from sfm_tf.evaluation.results import DEFENDED, OWN_MODEL, UNDEFENDED
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.settings import PIXEL_LEVELS
 
 NOT_RUN = "not run"

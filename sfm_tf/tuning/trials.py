@@ -128,8 +128,8 @@ class Measurement:
             self.progress,
         )
         metrics = summarise(evaluation.results)
-        (clean,), (attacked,) = metrics["clean"], metrics["under_attack"]
-        return clean["accuracy"], attacked["accuracy"]
+        (clean,), (attacked,) = metrics.clean, metrics.under_attack
+        return clean.accuracy, attacked.accuracy
 
 
 _LOCK = ".lock"

@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from sfm_tf.audit.blessing import Blessing, decide, write_blessing
+from sfm_tf.audit.blessing import Blessing, decide, decision_sentence, write_blessing
 from sfm_tf.audit.verdict import AuditVerdict
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, WorstCase
 from sfm_tf.evaluation.settings import EvaluationConfig
 
 CONFIG = EvaluationConfig(min_clean_accuracy=0.8, max_clean_drop=0.1, min_worst_case_accuracy=0.3)
@@ -11,24 +12,40 @@ CONFIG = EvaluationConfig(min_clean_accuracy=0.8, max_clean_drop=0.1, min_worst_
 INCOMPLETE = AuditVerdict("incomplete", "A doubt.")
 
 
-def _metrics(clean=0.85, undefended=0.9, worst=0.4, threat_models=("black_box", "white_box")):
-    entries = [
-        {"defence": "sfm", "threat_model": name, "epsilon": None, "accuracy": accuracy}
-        for name, accuracy in [*((name, 0.9) for name in threat_models), ("all", worst)]
-    ]
-    distractors = [
-        {"defence": "undefended", "threat_model": "all", "epsilon": None, "accuracy": 0.0},
-        {"defence": "sfm", "threat_model": "white_box", "epsilon": 8.0, "accuracy": 0.0},
-    ]
-    counts = {"correct": 40, "examples": 100}
+def _accuracy(accuracy):
     return {
-        "subject": "sfm",
-        "clean": [
-            {"defence": "undefended", "accuracy": undefended},
-            {"defence": "sfm", "accuracy": clean},
-        ],
-        "worst_case": [{**entry, **counts} for entry in [*entries, *distractors]],
+        "examples": 100,
+        "correct": 40,
+        "accuracy": accuracy,
+        "accuracy_low": accuracy,
+        "accuracy_high": accuracy,
     }
+
+
+def _worst(defence, threat_model, accuracy, epsilon=None):
+    return WorstCase(
+        defence=defence,
+        threat_model=threat_model,
+        epsilon=epsilon,
+        strongest_attack="pgd",
+        **_accuracy(accuracy),
+    )
+
+
+def _metrics(clean=0.85, undefended=0.9, worst=0.4, threat_models=("black_box", "white_box")):
+    distractors = [_worst("undefended", "all", 0.0), _worst("sfm", "white_box", 0.0, 8.0)]
+    return Metrics(
+        subject="sfm",
+        clean=(
+            CleanAccuracy(defence="undefended", **_accuracy(undefended)),
+            CleanAccuracy(defence="sfm", **_accuracy(clean)),
+        ),
+        worst_case=(
+            *(_worst("sfm", name, 0.9) for name in threat_models),
+            _worst("sfm", "all", worst),
+            *distractors,
+        ),
+    )
 
 
 def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
@@ -39,7 +56,7 @@ def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
         "Clean accuracy that the defence costs is 0.0500, at most the allowed 0.1000.",
         "Accuracy of the model under the worst attack per image, 40 of 100 images, is "
         "0.4000, at least the required 0.3000.",
-        "White-box threat models that were run number 1, at least the required 1.",
+        "One white-box threat model was evaluated (at least 1 required).",
         "The audit finds the evaluation incomplete, at least the required incomplete. A doubt.",
     )
 
@@ -62,7 +79,7 @@ def test_a_model_above_every_threshold_is_blessed_with_all_reasons():
         ),
         (
             _metrics(threat_models=("black_box", "gray_box")),
-            "White-box threat models that were run number 0, below the required 1.",
+            "No white-box threat model was evaluated (at least 1 required).",
         ),
     ],
     ids=["clean", "drop", "worst_case", "no_white_box"],
@@ -109,24 +126,20 @@ def test_figures_that_the_audit_does_not_believe_are_not_blessed(level, required
 
 
 def test_a_run_without_any_attack_is_not_blessed():
-    metrics = {**_metrics(), "worst_case": []}
+    metrics = dataclasses.replace(_metrics(), worst_case=())
     assert not decide(metrics, CONFIG, INCOMPLETE).blessed
 
 
-def test_a_model_of_ones_own_is_judged_without_a_bare_one():
-    keys = {"defence": "model", "epsilon": None, "correct": 40, "examples": 100}
-    metrics = {
-        "subject": "model",
-        "clean": [{"defence": "model", "accuracy": 0.9}],
-        "worst_case": [
-            {**keys, "threat_model": name, "accuracy": 0.4} for name in ("white_box", "all")
-        ],
-    }
-    blessing = decide(metrics, CONFIG, INCOMPLETE)
-    assert blessing.blessed
-    assert not any("costs" in reason for reason in blessing.reasons)
-    metrics["clean"][0]["accuracy"] = 0.7
-    assert not decide(metrics, CONFIG, INCOMPLETE).blessed
+@pytest.mark.parametrize(("clean", "blessed"), [(0.9, True), (0.7, False)])
+def test_a_model_of_ones_own_is_judged_without_a_bare_one(clean, blessed):
+    metrics = Metrics(
+        subject="model",
+        clean=(CleanAccuracy(defence="model", **_accuracy(clean)),),
+        worst_case=tuple(_worst("model", name, 0.4) for name in ("white_box", "all")),
+    )
+    found = decide(metrics, CONFIG, INCOMPLETE)
+    assert found.blessed == blessed
+    assert not any("costs" in reason for reason in found.reasons)
 
 
 def test_one_file_holds_the_reasons_and_the_other_is_gone(tmp_path):
@@ -138,3 +151,35 @@ def test_one_file_holds_the_reasons_and_the_other_is_gone(tmp_path):
     assert (tmp_path / "NOT_BLESSED").read_text() == "It fell.\n"
     write_blessing(tmp_path, Blessing(True, ("All is well.",)))
     assert [path.name for path in tmp_path.iterdir()] == ["BLESSED"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "blessed", "verdict", "sentence"),
+    [
+        (
+            _metrics(),
+            True,
+            INCOMPLETE,
+            "The model is blessed: it is right on 85.0% of 100 images without an attack and on "
+            "40.0% after the worst attack on each image, and this evaluation is incomplete "
+            "according to the audit.",
+        ),
+        (
+            _metrics(worst=0.125),
+            False,
+            AuditVerdict("not_credible", "A fault."),
+            "The model is not blessed: it is right on 85.0% of 100 images without an attack and on "
+            "12.5% after the worst attack on each image, and this evaluation is not credible "
+            "according to the audit.",
+        ),
+        (
+            dataclasses.replace(_metrics(), worst_case=()),
+            False,
+            None,
+            "The model is not blessed: it is right on 85.0% of 100 images without an attack and it "
+            "was not attacked, and this evaluation was not audited.",
+        ),
+    ],
+)
+def test_the_answer_is_one_sentence(metrics, blessed, verdict, sentence):
+    assert decision_sentence(metrics, Blessing(blessed, ()), verdict) == sentence

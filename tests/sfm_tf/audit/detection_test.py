@@ -21,9 +21,9 @@ from sfm_tf.audit.detection import (
 from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
-from sfm_tf.evaluation.metrics import wilson_interval
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split

@@ -5,6 +5,7 @@ import pytest
 
 from sfm_tf.audit.evidence import Evidence
 from sfm_tf.audit.finding import Finding, Judgement, Rule, broken_beyond, find, grade, worst
+from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.results import results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
 
@@ -14,7 +15,7 @@ def _empty_evidence():
     numbers = dict.fromkeys(("epsilon", "linf", "l2", "loss"), 0.0)
     words = dict.fromkeys(("defence", "threat_model", "attack"), "")
     return Evidence(
-        metrics={},
+        metrics=Metrics(subject="sfm", clean=()),
         results=results_rows(0, {**columns, **numbers, **words, "zero_gradient": False}),
         probes=None,
         config=EvaluationConfig(),

@@ -6,6 +6,7 @@ import pytest
 from sfm_tf.audit import health_rules as rules
 from sfm_tf.audit.evidence import Evidence
 from sfm_tf.audit.probes.probing import answer
+from sfm_tf.evaluation.metrics import AttackedAccuracy, Metrics, VanishedGradients
 from sfm_tf.evaluation.results import results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
 
@@ -74,11 +75,23 @@ PROBES = {
     "parts": [_part(False, False, 10), _part(True, False, 20), _part(True, True, 30)],
     "known_breaks": BREAKS,
 }
-ATTACK = {"defence": "sfm", "threat_model": "white_box", "zero_gradient_share": 0.01}
 
 
 def _entry(**changes):
-    return {**ATTACK, "attack": "pgd", **changes}
+    values = {
+        "defence": "sfm",
+        "threat_model": "white_box",
+        "attack": "pgd",
+        "epsilon": 8.0,
+        "attack_success": 0.8,
+        "zero_gradient_share": 0.01,
+        "examples": COUNT,
+        "correct": 20,
+        "accuracy": 0.2,
+        "accuracy_low": 0.1,
+        "accuracy_high": 0.3,
+    }
+    return AttackedAccuracy(**{**values, **changes})
 
 
 ENTRY = _entry()
@@ -89,12 +102,12 @@ def _evidence(probes=PROBES, attacks=(ENTRY,), vanished=(), config=None, **chang
     numbers = dict.fromkeys(("epsilon", "linf", "l2", "loss"), 0.0)
     words = dict.fromkeys(("defence", "threat_model", "attack"), "")
     return Evidence(
-        metrics={
-            "subject": "sfm",
-            "under_attack": list(attacks),
-            "minimum_norm": [],
-            "vanished_gradients": list(vanished),
-        },
+        metrics=Metrics(
+            subject="sfm",
+            clean=(),
+            under_attack=tuple(attacks),
+            vanished_gradients=tuple(vanished),
+        ),
         results=results_rows(0, {**integers, **numbers, **words, "zero_gradient": False}),
         probes=probes and {**probes, **changed_probes},
         config=config or EvaluationConfig(),
@@ -144,7 +157,7 @@ def _random(**draws):
     return _evidence(subject=subject, **({"draws": draws} if draws else {}))
 
 
-LOST = {"defence": "sfm", "threat_model": "white_box", "share": 0.3}
+LOST = VanishedGradients(defence="sfm", threat_model="white_box", share=0.3)
 
 CASES = {
     "twice the steps break a few more": (

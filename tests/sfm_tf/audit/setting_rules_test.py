@@ -5,7 +5,7 @@ import pytest
 
 from sfm_tf.audit import setting_rules as rules
 from sfm_tf.audit.evidence import Evidence, count_classes
-from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.metrics import WorstCase, summarise
 from sfm_tf.evaluation.results import join_results, results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
 
@@ -60,7 +60,7 @@ ATTACKED = (
 def _evidence(*tables, metrics=None, **changes):
     results = join_results(tables or (*CLEAN, *ATTACKED))
     evidence = Evidence(
-        metrics={**summarise(results), **(metrics or {})},
+        metrics=dataclasses.replace(summarise(results), **(metrics or {})),
         results=results,
         probes=PROBES,
         config=CONFIG,
@@ -75,13 +75,19 @@ def _subject(**changes):
     return {**PROBES, "subject": {**PARTS, **changes}}
 
 
-HEADLINE = {"defence": "sfm", "threat_model": "all", "epsilon": None, "strongest_attack": "pgd"}
-
-
 def _headline(correct, examples, low, high):
-    figures = {"correct": correct, "examples": examples, "accuracy": correct / examples}
-    entry = {**HEADLINE, **figures, "accuracy_low": low, "accuracy_high": high}
-    return {"worst_case": [entry]}
+    entry = WorstCase(
+        defence="sfm",
+        threat_model="all",
+        epsilon=None,
+        strongest_attack="pgd",
+        examples=examples,
+        correct=correct,
+        accuracy=correct / examples,
+        accuracy_low=low,
+        accuracy_high=high,
+    )
+    return {"worst_case": (entry,)}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sfm_tf.audit.finding import Finding
-from sfm_tf.audit.verdict import AUDIT_FILE, RULE_TEXT, read_audit, verdict, write_audit
+from sfm_tf.audit.verdict import AUDIT_FILE, RULE_TEXT, read_audit, tally, verdict, write_audit
 from sfm_tf.errors import SfmError
 
 
@@ -35,10 +35,24 @@ def test_the_worst_finding_that_counts_decides(findings, level):
 def test_the_sentence_names_what_decided():
     failed, warned = _finding("fail", True, "Gradients reach"), _finding("warn", True, "Noise")
     assert verdict([*GOOD, failed, warned]).sentence == (
-        "1 of 3 checks that must pass failed: Gradients reach (failed)."
+        "1 of 3 required checks failed: Gradients reach (failed)."
     )
-    assert verdict([*GOOD, warned]).sentence == "1 of 3 checks leave a doubt: Noise (warning)."
-    assert verdict(GOOD).sentence == "All 1 checks that must pass did."
+    assert verdict(
+        [*GOOD, warned, _finding("warn", False), _finding("not_run", False)]
+    ).sentence == ("2 of 5 checks passed; 2 warnings, 1 not run. To look at: Noise (warning).")
+    assert verdict(GOOD).sentence == "All 1 required checks passed."
+
+
+@pytest.mark.parametrize(
+    ("statuses", "words"),
+    [
+        (["pass"] * 24 + ["warn"] * 4, "24 passed · 4 warnings"),
+        (["warn", "pass", "not_run", "fail"], "1 passed · 1 warning · 1 failed · 1 not run"),
+        (["pass"], "1 passed"),
+    ],
+)
+def test_checks_are_counted_in_words(statuses, words):
+    assert tally([_finding(status, False) for status in statuses]) == words
 
 
 FINDINGS = (

@@ -1,59 +1,12 @@
 import json
-import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.metrics import (
-    NOT_ATTACKED,
-    RIGHT,
-    UNATTACKED,
-    Condition,
-    break_down,
-    confusion,
-    per_class,
-    right_answers,
-    summarise,
-    wilson_interval,
-    worst_answers,
-)
+from sfm_tf.evaluation.metrics import Metrics, break_down, confusion, per_class, summarise
 from sfm_tf.evaluation.results import join_results, results_rows
-
-
-def _wilson(successes, count, confidence):
-    z = stats.norm.ppf(0.5 + confidence / 2)
-    share = successes / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return centre - half, centre + half
-
-
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-@pytest.mark.parametrize(("successes", "count"), [(8, 10), (1, 1000), (500, 1000), (37, 40)])
-def test_is_the_formula_of_wilson(successes, count, confidence):
-    expected = _wilson(successes, count, confidence)
-    assert wilson_interval(successes, count, confidence) == pytest.approx(expected, abs=1e-9)
-
-
-def test_published_example():
-    # Newcombe 1998, table I: 81 of 263 by method 3 is 0.2553 to 0.3662.
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-
-
-@pytest.mark.parametrize(("successes", "end"), [(0, 0), (20, 1)])
-def test_stays_within_0_and_1(successes, end):
-    interval = wilson_interval(successes, 20)
-    assert interval[end] == pytest.approx(end, abs=1e-12)
-    assert 0 < abs(interval[1] - interval[0]) < 0.2
-
-
-@pytest.mark.parametrize(("successes", "count"), [(0, 0), (5, 4), (-1, 4)])
-def test_impossible_counts_are_refused(successes, count):
-    with pytest.raises(SfmError, match=f"{successes} successes in {count} trials"):
-        wilson_interval(successes, count)
-
+from sfm_tf.evaluation.significance import wilson_interval
+from sfm_tf.evaluation.threat_models import Use
 
 LABELS = np.array([0, 1, 2, 3])
 CLEAN = np.array([0, 1, 2, 0])  # The last image is wrong to begin with.
@@ -96,20 +49,20 @@ def _results():
 
 
 def _find(entries, **keys):
-    found = [e for e in entries if all(e[key] == value for key, value in keys.items())]
+    found = [e for e in entries if all(getattr(e, key) == value for key, value in keys.items())]
     assert len(found) == 1
     return found[0]
 
 
 def test_clean_accuracy_per_defence():
-    clean = summarise(_results())["clean"]
-    assert [entry["defence"] for entry in clean] == ["undefended", "sfm"]
-    assert clean[1]["examples"] == 4
-    assert clean[1]["correct"] == 3
-    assert clean[1]["accuracy"] == 0.75
+    clean = summarise(_results()).clean
+    assert [entry.defence for entry in clean] == ["undefended", "sfm"]
+    assert clean[1].examples == 4
+    assert clean[1].correct == 3
+    assert clean[1].accuracy == 0.75
     # Wilson, 3 of 4 at 95 %.
-    assert clean[1]["accuracy_low"] == pytest.approx(0.3006, abs=1e-4)
-    assert clean[1]["accuracy_high"] == pytest.approx(0.9544, abs=1e-4)
+    assert clean[1].accuracy_low == pytest.approx(0.3006, abs=1e-4)
+    assert clean[1].accuracy_high == pytest.approx(0.9544, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +75,12 @@ def test_clean_accuracy_per_defence():
     ],
 )
 def test_figures_of_each_attack(keys, correct, success, zero):
-    attacks = summarise(_results())["under_attack"]
+    attacks = summarise(_results()).under_attack
     entry = _find(attacks, defence="sfm", threat_model="white_box", **keys)
-    assert entry["correct"] == correct
-    assert entry["accuracy"] == correct / 4
-    assert entry["attack_success"] == pytest.approx(success)
-    assert entry["zero_gradient_share"] == zero
+    assert entry.correct == correct
+    assert entry.accuracy == correct / 4
+    assert entry.attack_success == pytest.approx(success)
+    assert entry.zero_gradient_share == zero
 
 
 @pytest.mark.parametrize(
@@ -142,10 +95,10 @@ def test_figures_of_each_attack(keys, correct, success, zero):
     ],
 )
 def test_worst_case_is_per_image(threat_model, epsilon, correct, strongest):
-    worst = summarise(_results())["worst_case"]
+    worst = summarise(_results()).worst_case
     entry = _find(worst, defence="sfm", threat_model=threat_model, epsilon=epsilon)
-    assert (entry["correct"], entry["examples"]) == (correct, 4)
-    assert entry["strongest_attack"] == strongest
+    assert (entry.correct, entry.examples) == (correct, 4)
+    assert entry.strongest_attack == strongest
 
 
 def test_an_image_broken_at_two_radii_counts_once_for_its_attack():
@@ -158,13 +111,13 @@ def test_an_image_broken_at_two_radii_counts_once_for_its_attack():
             _rows([1, 0, 2, 0], "pgd", 8.0),
         ]
     )
-    entry = _find(summarise(results)["worst_case"], threat_model="white_box", epsilon=None)
-    assert entry["strongest_attack"] == "pgd"
+    entry = _find(summarise(results).worst_case, threat_model="white_box", epsilon=None)
+    assert entry.strongest_attack == "pgd"
 
 
 def test_defences_are_kept_apart():
-    entry = _find(summarise(_results())["worst_case"], defence="undefended", threat_model="all")
-    assert (entry["correct"], entry["strongest_attack"]) == (0, "pgd")
+    entry = _find(summarise(_results()).worst_case, defence="undefended", threat_model="all")
+    assert (entry.correct, entry.strongest_attack) == (0, "pgd")
 
 
 def test_a_model_that_was_never_right_has_no_attack_success():
@@ -173,9 +126,9 @@ def test_a_model_that_was_never_right_has_no_attack_success():
     rows = rows.set_column(
         rows.column_names.index("clean_prediction"), rows.schema.field("clean_prediction"), [wrong]
     )
-    entry = summarise(rows)["under_attack"][0]
-    assert entry["attack_success"] is None
-    assert entry["accuracy"] == 0.0
+    entry = summarise(rows).under_attack[0]
+    assert entry.attack_success is None
+    assert entry.accuracy == 0.0
 
 
 def _smallest():
@@ -202,19 +155,19 @@ def _smallest():
 
 def test_smallest_perturbations_are_told_apart_from_those_at_a_radius():
     summary = summarise(_smallest())
-    (entry,) = summary["minimum_norm"]
-    assert (entry["attack"], entry["examples"]) == ("cw", 4)
-    assert entry["attack_success"] == pytest.approx(2 / 3)
-    assert entry["median_linf"] == pytest.approx((0.01 + 0.5) / 2)
-    assert entry["median_l2"] == pytest.approx((0.1 + 2.0) / 2)
-    (bounded,) = summary["under_attack"]
-    assert (bounded["epsilon"], bounded["correct"]) == (8.0, 2)
+    (entry,) = summary.minimum_norm
+    assert (entry.attack, entry.examples) == ("cw", 4)
+    assert entry.attack_success == pytest.approx(2 / 3)
+    assert entry.median_linf == pytest.approx((0.01 + 0.5) / 2)
+    assert entry.median_l2 == pytest.approx((0.1 + 2.0) / 2)
+    (bounded,) = summary.under_attack
+    assert (bounded.epsilon, bounded.correct) == (8.0, 2)
 
 
 def test_a_perturbation_above_every_radius_is_no_worst_case():
-    worst = summarise(_smallest())["worst_case"]
-    assert {entry["epsilon"] for entry in worst} == {8.0, None}
-    assert _find(worst, threat_model="all")["correct"] == 2
+    worst = summarise(_smallest()).worst_case
+    assert {entry.epsilon for entry in worst} == {8.0, None}
+    assert _find(worst, threat_model="all").correct == 2
 
 
 @pytest.mark.parametrize(
@@ -222,106 +175,33 @@ def test_a_perturbation_above_every_radius_is_no_worst_case():
 )
 def test_the_subject_is_the_defence_or_the_users_own_model(defences, subject):
     rows = [_rows(CLEAN, "clean", 0.0, "none", defence) for defence in defences]
-    assert summarise(join_results(rows))["subject"] == subject
+    assert summarise(join_results(rows)).subject == subject
 
 
 def test_the_summary_is_json():
-    summary = summarise(join_results([_results(), _smallest()]))
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    summary = summarise(join_results([_results(), _smallest()]), {Use("sfm", "white_box"): 0.5})
+    value = json.loads(json.dumps(summary.to_json(), allow_nan=False))
+    assert value == summary.to_json()
+    assert Metrics.from_json(value) == summary
+    assert value["worst_case"][0] == {
+        "defence": "sfm",
+        "threat_model": "white_box",
+        "epsilon": 8.0,
+        "examples": 4,
+        "correct": 1,
+        "accuracy": 0.25,
+        "accuracy_low": pytest.approx(0.0456, abs=1e-4),
+        "accuracy_high": pytest.approx(0.6994, abs=1e-4),
+        "strongest_attack": "fgsm",
+    }
+    assert value["vanished_gradients"] == [
+        {"defence": "sfm", "threat_model": "white_box", "share": 0.5}
+    ]
 
 
 def test_clean_rows_alone_have_no_worst_case():
     summary = summarise(_rows(CLEAN, "clean", 0.0, "none"))
-    assert summary["under_attack"] == summary["worst_case"] == []
-
-
-COUNT = 40
-RANDOM = np.random.default_rng(0)
-RIGHT_ANSWERS_LABELS = RANDOM.integers(0, 3, COUNT)
-RIGHT_ANSWERS_CLEAN = {name: RANDOM.integers(0, 3, COUNT) for name in ("undefended", "sfm")}
-
-
-def rows(defence, threat_model, attack, epsilon, prediction):
-    count = len(prediction)
-    values = {
-        "label": RIGHT_ANSWERS_LABELS[:count],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": RIGHT_ANSWERS_CLEAN[defence][:count],
-        "prediction": prediction,
-        "linf": 0.0,
-        "l2": 0.0,
-        "iterations": 0,
-        "loss": 0.0,
-        "zero_gradient": False,
-    }
-    return results_rows(count, values)
-
-
-def made_up_results():
-    """Two defences; the decision-based attacker saw the first ten images only."""
-    attacks = [
-        (defence, threat_model, attack, epsilon, RANDOM.integers(0, 3, count))
-        for defence in RIGHT_ANSWERS_CLEAN
-        for threat_model, attack, count in (
-            ("white_box", "fgsm", COUNT),
-            ("white_box", "pgd", COUNT),
-            ("gray_box", "pgd", COUNT),
-            ("decision_based", "hop_skip_jump", 10),
-        )
-        for epsilon in (8.0, 16.0)
-    ]
-    smallest = ("sfm", "white_box", "cw", np.inf, RANDOM.integers(0, 3, COUNT))
-    clean = [(name, "none", "clean", 0.0, values) for name, values in RIGHT_ANSWERS_CLEAN.items()]
-    return join_results([rows(*made) for made in (*clean, *attacks, smallest)])
-
-
-def test_conditions_are_those_that_were_run_in_their_order():
-    answers = right_answers(made_up_results())
-    assert next(iter(answers)) == UNATTACKED
-    assert len(answers) == 1 + 4 * 2
-    assert list(answers)[1] == Condition("white_box", "fgsm", 8.0)
-    assert all(list(defences) == ["undefended", "sfm"] for defences in answers.values())
-
-
-def test_an_answer_is_right_where_the_prediction_is_the_label():
-    answers = right_answers(made_up_results())[UNATTACKED]
-    for name, predictions in RIGHT_ANSWERS_CLEAN.items():
-        np.testing.assert_array_equal(answers[name] == RIGHT, predictions == RIGHT_ANSWERS_LABELS)
-
-
-def test_rows_in_another_order_give_the_same_answers():
-    results = made_up_results()
-    shuffled = right_answers(results.take(RANDOM.permutation(results.num_rows)))
-    for condition, defences in right_answers(results).items():
-        for defence, values in defences.items():
-            np.testing.assert_array_equal(shuffled[condition][defence], values)
-
-
-def test_an_image_that_was_not_attacked_is_neither_right_nor_wrong():
-    answers = right_answers(made_up_results())
-    few = answers[Condition("decision_based", "hop_skip_jump", 8.0)]["sfm"]
-    assert np.all(few[10:] == NOT_ATTACKED)
-    assert np.all(few[:10] != NOT_ATTACKED)
-
-
-def test_worst_cases_are_those_of_the_metrics():
-    results = made_up_results()
-    worst = worst_answers(right_answers(results))
-    entries = summarise(results)["worst_case"]
-    assert sum(map(len, worst.values())) == len(entries)
-    for entry in entries:
-        condition = Condition(entry["threat_model"], "worst_case", entry["epsilon"])
-        values = worst[condition][entry["defence"]]
-        assert np.sum(values != NOT_ATTACKED) == entry["examples"]
-        assert np.sum(values == RIGHT) == entry["correct"]
-
-
-def test_without_an_attack_there_is_no_worst_case():
-    clean = join_results([rows("sfm", "none", "clean", 0.0, RIGHT_ANSWERS_CLEAN["sfm"])])
-    assert worst_answers(right_answers(clean)) == {}
+    assert summary.under_attack == summary.worst_case == ()
 
 
 NAMES = ("cat", "dog", "fish")
@@ -375,15 +255,10 @@ def test_accuracies_of_each_class_by_hand():
 
 
 def test_classes_add_up_to_the_headline():
-    metrics = summarise(RESULTS)
-    (headline,) = (
-        entry
-        for entry in metrics["worst_case"]
-        if (entry["defence"], entry["threat_model"]) == ("sfm", "all")
-    )
+    headline = summarise(RESULTS).worst("sfm")
     worst = [e["worst_case"] for e in per_class(RESULTS, "sfm", NAMES) if e["worst_case"]]
     for key in ("correct", "examples"):
-        assert sum(entry[key] for entry in worst) == headline[key]
+        assert sum(entry[key] for entry in worst) == getattr(headline, key)
 
 
 def test_the_matrix_is_of_the_attack_that_turns_most_images_wrong():

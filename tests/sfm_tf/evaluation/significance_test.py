@@ -6,10 +6,40 @@ import pytest
 from scipy import stats
 
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.results import join_results, results_rows
-from sfm_tf.evaluation.significance import against_subject, exact_mcnemar, holm, paired_differences
+from sfm_tf.evaluation.significance import exact_mcnemar, holm, wilson_interval
 
-KEYS = ("threat_model", "attack", "epsilon", "defence", "other")
+
+def _wilson(successes, count, confidence):
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    share = successes / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return centre - half, centre + half
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize(("successes", "count"), [(8, 10), (1, 1000), (500, 1000), (37, 40)])
+def test_is_the_formula_of_wilson(successes, count, confidence):
+    expected = _wilson(successes, count, confidence)
+    assert wilson_interval(successes, count, confidence) == pytest.approx(expected, abs=1e-9)
+
+
+def test_published_example():
+    # Newcombe 1998, table I: 81 of 263 by method 3 is 0.2553 to 0.3662.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "end"), [(0, 0), (20, 1)])
+def test_stays_within_0_and_1(successes, end):
+    interval = wilson_interval(successes, 20)
+    assert interval[end] == pytest.approx(end, abs=1e-12)
+    assert 0 < abs(interval[1] - interval[0]) < 0.2
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 0), (5, 4), (-1, 4)])
+def test_impossible_counts_are_refused(successes, count):
+    with pytest.raises(SfmError, match=f"{successes} successes in {count} trials"):
+        wilson_interval(successes, count)
 
 
 def vectors(both, only_first, only_second, neither):
@@ -60,94 +90,3 @@ def test_holm_rejects_what_stepping_down_by_hand_rejects():
         rejected.add(int(place))
     found = {place for place, value in enumerate(holm(list(p_values))) if value <= 0.05}
     assert found == rejected
-
-
-LABELS = np.zeros(4, int)
-CLEAN = {"undefended": [0, 0, 0, 0], "sfm": [0, 0, 0, 1], "tvm": [0, 0, 0, 0]}
-
-
-def rows(defence, threat_model, attack, epsilon, prediction):
-    values = {
-        "label": LABELS[: len(prediction)],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": CLEAN[defence][: len(prediction)],
-        "prediction": prediction,
-        "linf": 0.0,
-        "l2": 0.0,
-        "iterations": 0,
-        "loss": 0.0,
-        "zero_gradient": False,
-    }
-    return results_rows(len(prediction), values)
-
-
-def made_up_results():
-    clean = [(name, "none", "clean", 0.0, values) for name, values in CLEAN.items()]
-    attacks = [
-        ("undefended", "white_box", "fgsm", 8.0, [1, 1, 1, 0]),
-        ("undefended", "white_box", "pgd", 8.0, [1, 1, 0, 1]),
-        ("sfm", "white_box", "fgsm", 8.0, [0, 0, 0, 0]),
-        ("sfm", "white_box", "pgd", 8.0, [0, 0, 1, 0]),
-        ("tvm", "white_box", "fgsm", 8.0, [1, 0, 0, 0]),
-        ("sfm", "white_box", "fgsm", 4.0, [0, 0, 0, 0]),
-        ("tvm", "white_box", "fgsm", 4.0, [0, 0, 0, 0]),
-        ("sfm", "decision_based", "hop_skip_jump", 8.0, [0, 1]),
-        ("tvm", "decision_based", "hop_skip_jump", 8.0, [0, 0, 0]),
-        ("sfm", "white_box", "cw", np.inf, [1, 1, 1, 1]),
-        ("tvm", "white_box", "cw", np.inf, [1, 1, 1, 1]),
-    ]
-    return join_results([rows(*made) for made in (*clean, *attacks)])
-
-
-@pytest.fixture(name="entries", scope="module")
-def _entries():
-    found = paired_differences(made_up_results(), "sfm")
-    return {tuple(entry[key] for key in KEYS): entry for entry in found}
-
-
-def test_every_two_defences_are_compared_on_the_same_attack(entries):
-    compared = {key[3:] for key in entries if key[:3] == ("white_box", "fgsm", 8.0)}
-    assert compared == {("sfm", "undefended"), ("sfm", "tvm"), ("undefended", "tvm")}
-    assert ("white_box", "pgd", 8.0, "sfm", "undefended") in entries
-    assert not any(key[1] == "cw" for key in entries)
-    assert len({key[:3] for key in entries if key[1] == "clean"}) == 1
-
-
-def test_counts_by_hand(entries):
-    entry = entries["white_box", "fgsm", 8.0, "sfm", "undefended"]
-    assert (entry["only_first_right"], entry["only_second_right"]) == (3, 0)
-    assert entry["p_value"] == 0.25
-    # In the worst case sfm is right on images 0 and 1, the other on none.
-    worst = entries["white_box", "worst_case", 8.0, "sfm", "undefended"]
-    assert (worst["only_first_right"], worst["only_second_right"]) == (2, 0)
-    # Against tvm, right on 1, 2 and 3, in the same case.
-    worst = entries["white_box", "worst_case", 8.0, "sfm", "tvm"]
-    assert (worst["only_first_right"], worst["only_second_right"]) == (1, 2)
-
-
-def test_images_that_only_one_was_attacked_on_are_left_out(entries):
-    entry = entries["decision_based", "hop_skip_jump", 8.0, "sfm", "tvm"]
-    assert (entry["examples"], entry["only_second_right"]) == (2, 1)
-
-
-def test_the_listed_pairs_are_corrected_together(entries):
-    listed = against_subject(list(entries.values()), "sfm")
-    assert [tuple(entry[key] for key in KEYS) for entry in listed] == [
-        ("white_box", "worst_case", 8.0, "sfm", "undefended"),
-        ("white_box", "worst_case", 8.0, "sfm", "tvm"),
-        ("decision_based", "worst_case", 8.0, "sfm", "tvm"),
-        ("all", "worst_case", None, "sfm", "undefended"),
-        ("all", "worst_case", None, "sfm", "tvm"),
-    ]
-    expected = holm([entry["p_value"] for entry in listed])
-    assert [entry["holm_p_value"] for entry in listed] == expected
-    others = [entry for entry in entries.values() if entry not in listed]
-    assert {entry["holm_p_value"] for entry in others} == {None}
-
-
-def test_one_defence_has_nobody_to_differ_from():
-    alone = join_results([rows("sfm", "none", "clean", 0.0, [0, 0, 0, 1])])
-    assert paired_differences(alone, "sfm") == []

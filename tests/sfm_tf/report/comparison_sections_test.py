@@ -5,7 +5,7 @@ import pytest
 
 from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
-from sfm_tf.evaluation.metrics import Condition
+from sfm_tf.evaluation.paired_answers import Condition
 from sfm_tf.report.comparison import ComparedRun, compare_runs
 from sfm_tf.report.comparison_sections import (
     comparison_sections,

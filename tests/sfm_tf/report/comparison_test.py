@@ -69,7 +69,7 @@ def run(name: str, *attacked, clean: str = CLEAN, norm: str = "inf") -> Compared
         workdir=name,
         experiment="digits",
         images_digest="ab",
-        metrics=metrics,
+        metrics=metrics.to_json(),
         results=table,
         blessing=decide(metrics, EvaluationConfig()),
         costs=(),

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sfm_tf.evaluation.metrics import wilson_interval
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.report import figures
 from sfm_tf.report.figures import (
     Bar,

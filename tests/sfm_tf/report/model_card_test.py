@@ -94,7 +94,7 @@ def card_inputs(*threat_models: str) -> ReportInputs:
         statistics={"test": split},
         class_counts={HOSTILE: 2, "dog": 2},
         evaluation=evaluation,
-        metrics=metrics,
+        metrics=metrics.to_json(),
         blessing=decide(metrics, evaluation),
         history={},
         manifests=[
