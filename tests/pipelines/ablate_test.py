@@ -5,11 +5,12 @@ import pytest
 from pipelines.ablate import ablate
 from pipelines.ingest import ingest
 from pipelines.validate import validate
-from sfm_tf import experiments, testing
+from sfm_tf import experiments
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
 from sfm_tf.training.model_files import load_defended_model
 from sfm_tf.tuning.ablations import AblationStudy
+from tests import artifacts
 
 TINY = {
     "max_train_examples": 150,
@@ -37,7 +38,7 @@ def _run_directory(tmp_path):
 
 def test_trains_without_something_and_beside_it_the_complete_defence(run_directory):
     records = run_directory.latest("ingest")
-    models = testing.make_models(run_directory, records)
+    models = artifacts.make_models(run_directory, records)
     artifact = ablate(run_directory, _digits(ablations=("frozen_target",)), False)
     entries = json.loads((artifact.folder / "ablations.json").read_text())
     assert [entry["name"] for entry in entries] == ["complete", "frozen_target"]
@@ -63,7 +64,7 @@ def test_takes_the_source_model_of_the_latest_training_on_these_records(
         ]
 
     monkeypatch.setattr(AblationStudy, "run", run)
-    models = testing.make_models(run_directory, run_directory.latest("ingest"))
+    models = artifacts.make_models(run_directory, run_directory.latest("ingest"))
     artifact = ablate(run_directory, _digits(), False)
     assert artifact.manifest.inputs["train"] == models.manifest.fingerprint
     assert studies[0].source.output_shape == (None, 10)

@@ -6,15 +6,15 @@ import pytest
 import tensorflow as tf
 
 from pipelines.export import export, pushed_folder
-from sfm_tf import experiments, testing
-from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf import experiments
 from sfm_tf.errors import SfmError
 from sfm_tf.serving import pushing
 from sfm_tf.training.model_files import load_defended_model
+from tests import artifacts
 
 
 def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find_it(
-    tmp_path, capsys, monkeypatch
+    new_run, tmp_path, capsys, monkeypatch
 ):
     # Only the first push traces the model and starts a fresh process, which take their seconds.
     verify, write, found = pushing.verify_saved_model, pushing.export_saved_model, []
@@ -32,8 +32,8 @@ def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find
 
     monkeypatch.setattr(pushing, "verify_saved_model", verify_once)
     monkeypatch.setattr(pushing, "export_saved_model", write_once)
-    run_directory = RunDirectory(tmp_path / "run")
-    evaluation = testing.make_evaluation(run_directory)
+    run_directory = new_run("evaluate")
+    evaluation = run_directory.latest("evaluate")
     experiment = experiments.override(
         experiments.preset("digits"),
         {"serving_dir": str(tmp_path / "models"), "model_name": "digits"},
@@ -78,9 +78,9 @@ def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find
     assert pushed_folder(export(run_directory, experiment, False)).name == "4"
 
 
-def test_refuses_a_model_that_was_not_blessed(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    testing.make_evaluation(run_directory, min_accuracy=1.0)
+def test_refuses_a_model_that_was_not_blessed(new_run):
+    run_directory = new_run("evaluate")
+    artifacts.make_evaluation(run_directory, min_accuracy=1.0)
     with pytest.raises(SfmError, match="NOT_BLESSED: Clean accuracy .* --allow_not_blessed"):
         export(run_directory, experiments.preset("digits"), False)
-    assert not (tmp_path / "serving").exists()
+    assert not (run_directory.root / "serving").exists()

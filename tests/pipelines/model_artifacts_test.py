@@ -1,9 +1,9 @@
 import pytest
 
 from pipelines.model_artifacts import model_folders, model_inputs
-from sfm_tf import experiments, testing
+from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution, execute
-from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, RunDirectory
+from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE
 from sfm_tf.errors import SfmError
 
 
@@ -19,10 +19,8 @@ def _leave(run_directory, stage, inputs=None):
 
 
 @pytest.fixture(name="run_directory")
-def _run_directory(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    testing.make_models(run_directory, testing.make_records(run_directory))
-    return run_directory
+def _run_directory(new_run):
+    return new_run("train")
 
 
 def test_an_evaluation_reads_what_its_defences_need_and_no_more(run_directory):

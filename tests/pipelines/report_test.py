@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 from pipelines import command_line, evaluate
 from pipelines import report as program
 from pipelines.report import compare, report, reproduction_command, row_commands
-from sfm_tf import experiments, testing
+from sfm_tf import experiments
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.fingerprints import config_values
@@ -233,9 +233,9 @@ def test_words_are_quoted_for_a_shell_and_folders_of_this_machine_are_not_told()
     assert "'--jpeg=jpeg_5; echo `id` '" in command
 
 
-def test_reports_on_the_latest_evaluation(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    evaluation = testing.make_evaluation(run_directory)
+def test_reports_on_the_latest_evaluation(new_run):
+    run_directory = new_run("evaluate")
+    evaluation = run_directory.latest("evaluate")
     artifact = report(run_directory, experiments.preset("digits"), False)
     names = {path.name for path in artifact.folder.iterdir()}
     assert {"report.html", "report.md", "report.json", "figures", "manifest.json"} <= names
@@ -255,9 +255,8 @@ def test_the_report_has_a_command_for_each_row_under_attack(workdirs):
     )
 
 
-def test_a_tuning_of_the_same_records_is_part_of_the_report(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    testing.make_evaluation(run_directory)
+def test_a_tuning_of_the_same_records_is_part_of_the_report(new_run):
+    run_directory = new_run("evaluate")
     preset = experiments.preset("digits")
     before = report(run_directory, preset, False)
     weights = {"sparsity_weight": 0.2, "semantic_weight": 20.0, "reconstruction_weight": 1.0}
@@ -270,7 +269,7 @@ def test_a_tuning_of_the_same_records_is_part_of_the_report(tmp_path):
 
     execution = Execution(
         stage="tune",
-        module="sfm_tf.testing",
+        module="tests.artifacts",
         configs={"tuning": preset.tuning},
         seed=0,
         inputs={"ingest": run_directory.latest("ingest")},
@@ -286,16 +285,9 @@ def test_a_tuning_of_the_same_records_is_part_of_the_report(tmp_path):
 
 
 @pytest.fixture(name="workdirs", scope="module")
-def _workdirs(tmp_path_factory):
+def _workdirs(new_run):
     """Returns two working directories with the same evaluation."""
-    folder = tmp_path_factory.mktemp("runs")
-    first, second = RunDirectory(folder / "first"), folder / "second"
-    first.claim("digits")
-    testing.make_evaluation(first)
-    second.mkdir()
-    for stage in ("ingest", "train", "evaluate"):
-        (second / stage).symlink_to(first.root / stage)
-    return [str(first.root), str(second)]
+    return [str(new_run("evaluate").root), str(new_run("evaluate").root)]
 
 
 def _run(folder, *arguments):
@@ -329,7 +321,7 @@ def test_json_of_the_report_is_printed_for_machines(workdirs, tmp_path):
 
 def test_a_comparison_goes_where_it_is_told_to(workdirs, tmp_path):
     value = compare(workdirs, tmp_path / "new" / "comparison")
-    assert [run["name"] for run in value["runs"]] == ["first", "second"]
+    assert [run["name"] for run in value["runs"]] == [pathlib.Path(each).name for each in workdirs]
     assert {each["difference"] for pair in value["pairs"] for each in pair["differences"]} == {0.0}
     assert (tmp_path / "new" / "comparison" / "compare.html").exists()
 

@@ -7,13 +7,11 @@ import sys
 import pytest
 
 from pipelines import run
-from sfm_tf import testing
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
 
 
-def test_the_table_has_every_threat_model_and_the_measured_figure(tmp_path, capsys):
-    evaluation = testing.make_evaluation(RunDirectory(tmp_path))
+def test_the_table_has_every_threat_model_and_the_measured_figure(evaluation, capsys):
     run.say("evaluate", evaluation)
     text = capsys.readouterr().out
     for words in ("black box", "gray box", "white box", "clean", "FGSM 16/255"):

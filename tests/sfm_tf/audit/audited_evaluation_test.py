@@ -3,14 +3,13 @@ import json
 import pyarrow.parquet
 import pytest
 
-from sfm_tf import testing
 from sfm_tf.artifacts.atomic_files import read_json
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings
+from tests import artifacts
 
 
-def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
-    folder = testing.make_evaluation(RunDirectory(tmp_path), min_accuracy=1.0).folder
+def test_writes_rows_summary_images_and_verdict_that_agree(new_run):
+    folder = artifacts.make_evaluation(new_run("evaluate"), min_accuracy=1.0).folder
     rows = pyarrow.parquet.read_table(folder / "results.parquet").to_pylist()
     # 2 defences x (clean + 3 threat models x 1 attack) x 12 images.
     assert len(rows) == 2 * (1 + 3) * 12
@@ -25,6 +24,6 @@ def test_writes_rows_summary_images_and_verdict_that_agree(tmp_path):
     assert {entry["threat_model"] for entry in index} == {"black_box", "gray_box", "white_box"}
 
 
-def test_settings_are_those_the_evaluation_ran_with(tmp_path):
-    settings = evaluation_settings(testing.make_evaluation(RunDirectory(tmp_path)))
+def test_settings_are_those_the_evaluation_ran_with(evaluation):
+    settings = evaluation_settings(evaluation)
     assert (settings.num_examples, settings.attacks, settings.epsilons) == (12, ("fgsm",), (16.0,))

@@ -5,8 +5,6 @@ import pytest
 from scipy.stats import mannwhitneyu
 from sklearn import metrics
 
-from sfm_tf import testing
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.detection import (
     AWARE_ATTACK,
     DETECTION_FILE,
@@ -177,17 +175,13 @@ CONFIG = EvaluationConfig(num_examples=12, attacks=("fgsm",), epsilons=(16.0,), 
 
 
 @pytest.fixture(name="evaluated", scope="module")
-def _evaluated(tmp_path_factory):
-    run_directory = RunDirectory(tmp_path_factory.mktemp("run"))
-    evaluation = testing.make_evaluation(run_directory)
-    records = run_directory.latest("ingest").folder
-    schema = read_schema(records)
-    images, labels = load_split(records, "test", schema, 12)
-    validation_images, _ = load_split(records, "validation", schema)
-    folders = ModelFolders(run_directory.latest("train").folder)
-    models = load_subjects(CONFIG, ComparedConfig(), folders, schema).models
-    store = AdversarialStore(evaluation.folder / "adversarial")
-    return models, Samples(images, labels, 10), validation_images, store
+def _evaluated(records, models, new_run):
+    schema = read_schema(records.folder)
+    images, labels = load_split(records.folder, "test", schema, 12)
+    validation_images, _ = load_split(records.folder, "validation", schema)
+    subjects = load_subjects(CONFIG, ComparedConfig(), ModelFolders(models.folder), schema)
+    store = AdversarialStore(new_run("evaluate").latest("evaluate").folder / "adversarial")
+    return subjects.models, Samples(images, labels, 10), validation_images, store
 
 
 def _detect(evaluated, folder, models=None):

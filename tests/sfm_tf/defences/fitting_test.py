@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sfm_tf import testing
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.defences.fitting import (
     PATCHES_FILE,
     PIXEL_CNN_FILE,
@@ -24,17 +22,14 @@ CONFIG = ComparedConfig(
 IMAGES = tf.constant(np.random.default_rng(0).random((3, 8, 8, 1), dtype=np.float32))
 
 
-@pytest.fixture(name="records", scope="module")
-def _records(tmp_path_factory):
-    return testing.make_records(RunDirectory(tmp_path_factory.mktemp("run"))).folder
-
-
 @pytest.fixture(name="folders", scope="module")
 def _folders(records, tmp_path_factory):
     folders = {}
     for name in ("quilting", "pixel_defend"):
         folders[name] = tmp_path_factory.mktemp(name)
-        fit_operation(name, records, CONFIG, 0, folders[name], lambda phrase, done, total: None)
+        fit_operation(
+            name, records.folder, CONFIG, 0, folders[name], lambda phrase, done, total: None
+        )
     return folders
 
 
@@ -55,7 +50,9 @@ def test_the_same_seed_fits_the_same_and_another_one_something_else(records, tmp
     for place, seed in enumerate((0, 0, 1)):
         folder = tmp_path / str(place)
         folder.mkdir()
-        fit_operation("quilting", records, CONFIG, seed, folder, lambda phrase, done, total: None)
+        fit_operation(
+            "quilting", records.folder, CONFIG, seed, folder, lambda phrase, done, total: None
+        )
         contents.append(fitted_operations({"quilting": folder}, _classifier())["quilting"].content)
     assert contents[0] == contents[1] != contents[2]
 

@@ -2,8 +2,6 @@ import keras
 import numpy as np
 import pytest
 
-from sfm_tf import testing
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -98,11 +96,8 @@ IMAGES = np.random.default_rng(0).random((3, 8, 8, 1), dtype=np.float32)
 
 
 @pytest.fixture(name="trained", scope="module")
-def _trained(tmp_path_factory):
-    run_directory = RunDirectory(tmp_path_factory.mktemp("run"))
-    records = testing.make_records(run_directory)
-    folders = ModelFolders(testing.make_models(run_directory, records).folder)
-    return ComparedConfig(), folders, read_schema(records.folder)
+def _trained(records, models):
+    return ComparedConfig(), ModelFolders(models.folder), read_schema(records.folder)
 
 
 def _subjects_classifier(path, seed):

@@ -4,7 +4,6 @@ import shutil
 import numpy as np
 import pytest
 
-from sfm_tf import testing
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.manifest import Manifest
@@ -29,7 +28,7 @@ TRIAL = {**WEIGHTS, **SCORES, "rho": 1.6, "collapse": "", "failure": ""}
 def make(run_directory, stage, records, produce):
     execution = Execution(
         stage=stage,
-        module="sfm_tf.testing",
+        module="tests.artifacts",
         configs={"data": DataConfig()},
         seed=0,
         inputs={"ingest": records},
@@ -38,11 +37,10 @@ def make(run_directory, stage, records, produce):
 
 
 @pytest.fixture(name="made", scope="module")
-def _made(tmp_path_factory):
+def _made(new_run):
     """A working directory, its records and models, and a tuning and ablations of them."""
-    run_directory = RunDirectory(tmp_path_factory.mktemp("run"))
-    records = testing.make_records(run_directory)
-    models = testing.make_models(run_directory, records)
+    run_directory = new_run("train")
+    records, models = run_directory.latest("ingest"), run_directory.latest("train")
 
     def tuned(folder):
         trials = [{**TRIAL, "sparsity_weight": weight} for weight in (0.3, 0.2)]
@@ -145,10 +143,8 @@ def test_a_model_of_ones_own_has_no_training(tmp_path):
 
 
 @pytest.fixture(name="run", scope="module")
-def _run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    testing.make_evaluation(RunDirectory(folder))
-    return folder
+def _run(evaluation):
+    return evaluation.folder.parents[1]
 
 
 @pytest.fixture(name="artifacts", scope="module")

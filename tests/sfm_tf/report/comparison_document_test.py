@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from sfm_tf import testing
 from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.comparison_document import build_comparison
+from tests import made_up
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&"
 COUNT = 4
@@ -13,9 +13,9 @@ COUNT = 4
 
 def run(name: str, correct: int, seed: int = 0, iterations: int | None = None) -> ComparedRun:
     config = {"evaluation": {"iterations": correct if iterations is None else iterations}}
-    attacked = testing.made_up_rows("white_box", "pgd", 8.0, correct, COUNT)
-    manifests = [testing.made_up_manifest("evaluate", config, seed)]
-    return testing.made_up_run(name, manifests, attacked, count=COUNT)
+    attacked = made_up.rows("white_box", "pgd", 8.0, correct, COUNT)
+    manifests = [made_up.manifest("evaluate", config, seed)]
+    return made_up.run(name, manifests, attacked, count=COUNT)
 
 
 @pytest.fixture(name="folder", scope="module")

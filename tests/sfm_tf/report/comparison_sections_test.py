@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.evaluation.paired_answers import Condition
 from sfm_tf.report.comparison import ComparedRun, compare_runs
@@ -16,32 +15,33 @@ from sfm_tf.report.comparison_sections import (
     seed_section,
     seed_sentences,
 )
+from tests import made_up
 
 COUNT = 20
 
 
 def rows(threat_model: str, attack: str, epsilon: float, correct: int):
-    return testing.made_up_rows(threat_model, attack, epsilon, correct, COUNT)
+    return made_up.rows(threat_model, attack, epsilon, correct, COUNT)
 
 
 def run(name: str, manifests: list[Manifest], *attacked) -> ComparedRun:
     cost = {"defence": "sfm", "seconds_per_1000_images": 0.5, "relative_to_undefended": 1.25}
-    return testing.made_up_run(name, manifests, *attacked, count=COUNT, costs=[cost])
+    return made_up.run(name, manifests, *attacked, count=COUNT, costs=[cost])
 
 
 FIRST = run(
     "one",
     [
-        testing.made_up_manifest("train", {"model": {"width": 4, "depth": 1}}),
-        testing.made_up_manifest("evaluate", {}),
+        made_up.manifest("train", {"model": {"width": 4, "depth": 1}}),
+        made_up.manifest("evaluate", {}),
     ],
     rows("white_box", "pgd", 8.0, 4),
 )
 SECOND = run(
     "two",
     [
-        testing.made_up_manifest("train", {"model": {"width": 8, "depth": 1, "extra": [1]}}),
-        testing.made_up_manifest("evaluate", {}),
+        made_up.manifest("train", {"model": {"width": 8, "depth": 1, "extra": [1]}}),
+        made_up.manifest("evaluate", {}),
     ],
     rows("white_box", "pgd", 8.0, 10),
 )
@@ -135,14 +135,14 @@ def seed_spread_run(
     squares: int = 3,
 ) -> ComparedRun:
     manifests = [
-        testing.made_up_manifest("train", {"training": {"epochs": 2}}, train_seed),
-        testing.made_up_manifest("evaluate", {"evaluation": {"iterations": iterations}}, seed),
+        made_up.manifest("train", {"training": {"epochs": 2}}, train_seed),
+        made_up.manifest("evaluate", {"evaluation": {"iterations": iterations}}, seed),
     ]
     attacked = [
-        testing.made_up_rows("white_box", "pgd", 8.0, correct, SEED_SPREAD_COUNT),
-        testing.made_up_rows("decision_based", "hop_skip_jump", 8.0, squares, 4),
+        made_up.rows("white_box", "pgd", 8.0, correct, SEED_SPREAD_COUNT),
+        made_up.rows("decision_based", "hop_skip_jump", 8.0, squares, 4),
     ]
-    return testing.made_up_run(name, manifests, *attacked, count=SEED_SPREAD_COUNT)
+    return made_up.run(name, manifests, *attacked, count=SEED_SPREAD_COUNT)
 
 
 # 20 %, 50 % and 80 % of 20 images: a mean of 50 % and, with squares of 30 points, 30 points.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.blessing import decide
@@ -152,10 +151,8 @@ def test_every_two_of_three_runs_are_compared():
 
 
 @pytest.fixture(name="root", scope="module")
-def _root(tmp_path_factory):
-    root = RunDirectory(tmp_path_factory.mktemp("run"))
-    testing.make_evaluation(root)
-    return root
+def _root(evaluation):
+    return RunDirectory(evaluation.folder.parents[1])
 
 
 def copy_of(root: RunDirectory, folder) -> RunDirectory:

@@ -7,9 +7,7 @@ import re
 
 import numpy as np
 
-from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.evaluation import results
@@ -201,11 +199,7 @@ def test_names_are_shown_but_are_no_mark_up():
     assert "# e" not in [line.strip() for line in text.splitlines()]
 
 
-def test_a_stored_evaluation_has_all_that_a_card_shows(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    evaluation = testing.make_evaluation(run_directory)
-    records = run_directory.input_of(evaluation, "ingest")
-    models = run_directory.input_of(evaluation, "train")
+def test_a_stored_evaluation_has_all_that_a_card_shows(records, models, evaluation):
     inputs = collect_card_inputs("digits", records, models, evaluation)
     assert sum(inputs.class_counts.values()) == 12
     text = sections(build_model_card(inputs, (8, 8, 1), "make demo"))

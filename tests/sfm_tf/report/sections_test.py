@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sfm_tf import testing
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.blessing import Blessing
 from sfm_tf.audit.finding import Finding
@@ -33,9 +32,10 @@ from sfm_tf.report.sections import (
     strength_section,
     training_section,
 )
+from tests import made_up
 
-FIGURES = testing.HALF_RIGHT
-INPUTS = testing.made_up_inputs()
+FIGURES = made_up.HALF_RIGHT
+INPUTS = made_up.inputs()
 NAMES = {"white_box": "white box"}
 
 IMAGES = np.full((1, 4, 4, 1), 0.5, np.float32)
@@ -82,7 +82,7 @@ def test_no_failure_and_no_results_are_said():
         assert section.tables == section.figures == ()
 
 
-DEFENCE_SECTION_INPUTS = testing.made_up_inputs()
+DEFENCE_SECTION_INPUTS = made_up.inputs()
 DEFENCE_SECTION_NAMES = {"white_box": "white box"}
 
 DEFENCE_SECTION_IMAGES = np.random.default_rng(0).random((1, 4, 4, 1)).astype(np.float32)
@@ -230,7 +230,7 @@ def test_every_row_has_its_command_and_what_it_depends_on_is_told():
     assert section.paragraphs[1].endswith("so a command runs those too.")
 
 
-RELIABILITY_SECTIONS_INPUTS = testing.made_up_inputs()
+RELIABILITY_SECTIONS_INPUTS = made_up.inputs()
 RELIABILITY_SECTIONS_NAMES = {"white_box": "white box"}
 
 

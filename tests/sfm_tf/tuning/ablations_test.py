@@ -3,8 +3,6 @@ import json
 
 import pytest
 
-from sfm_tf import testing
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.training.model_files import load_source_model
@@ -18,10 +16,7 @@ TRAINING = TrainingConfig(epochs=7, source_epochs=1, batch_size=42, adversarial_
 
 
 @pytest.fixture(name="study", scope="module")
-def _study(tmp_path_factory):
-    run_directory = RunDirectory(tmp_path_factory.mktemp("run"))
-    records = testing.make_records(run_directory)
-    models = testing.make_models(run_directory, records)
+def _study(records, models):
     return AblationStudy(
         records=records.folder,
         model=ModelConfig(classifier_width=4, masker_width=4, masker_depth=1),

@@ -7,8 +7,6 @@ import keras
 import numpy as np
 import pytest
 
-from sfm_tf import testing
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.attack_catalogue import build_attack
 from sfm_tf.evaluation.samples import check_samples
@@ -128,15 +126,14 @@ MODEL = ModelConfig(classifier_width=4, masker_width=4, masker_depth=1)
 CONFIG = TrainingConfig(batch_size=42, source_epochs=1, augmentation="none")
 
 
-def test_the_source_is_trained_once_and_read_back(tmp_path):
-    records = testing.make_records(RunDirectory(tmp_path / "run")).folder
+def test_the_source_is_trained_once_and_read_back(records, tmp_path):
     steps = []
 
     def progress(stage, done, total, metrics):
         steps.append((stage, done, total))
 
     def trained():
-        workplace = Workplace.open(records, MODEL, CONFIG, 0, tmp_path / "source", progress)
+        workplace = Workplace.open(records.folder, MODEL, CONFIG, 0, tmp_path / "source", progress)
         return source_model(workplace), workplace
 
     first, workplace = trained()
@@ -150,10 +147,9 @@ def test_the_source_is_trained_once_and_read_back(tmp_path):
     assert np.abs(np.asarray(untrained(images)) - np.asarray(first(images))).max() > 0.0
 
 
-def test_a_damaged_source_is_said(tmp_path):
-    records = testing.make_records(RunDirectory(tmp_path / "run")).folder
+def test_a_damaged_source_is_said(records, tmp_path):
     workplace = Workplace.open(
-        records, MODEL, CONFIG, 0, tmp_path / "source", lambda *figures: None
+        records.folder, MODEL, CONFIG, 0, tmp_path / "source", lambda *figures: None
     )
     (tmp_path / "source" / "source.keras").write_bytes(b"half a file")
     with pytest.raises(SfmError, match="source.keras"):
@@ -205,10 +201,10 @@ class FixedMeasurement:
 
 
 @pytest.fixture(name="trial", scope="module")
-def _trial(tmp_path_factory):
+def _trial(records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return Trial(
-        records=testing.make_records(RunDirectory(folder)).folder,
+        records=records.folder,
         model=ModelConfig(classifier_width=4, masker_width=4, masker_depth=1),
         config=TRIAL_CONFIG,
         seed=0,

@@ -3,8 +3,6 @@ import json
 
 import pytest
 
-from sfm_tf import testing
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.settings import ModelConfig
@@ -36,10 +34,10 @@ class Steps:
 
 
 @pytest.fixture(name="tuning", scope="module")
-def _tuning(tmp_path_factory):
+def _tuning(records, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return Tuning(
-        records=testing.make_records(RunDirectory(folder)).folder,
+        records=records.folder,
         records_digest="the records",
         model=ModelConfig(classifier_width=4, masker_width=4, masker_depth=1),
         training=TrainingConfig(

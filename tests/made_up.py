@@ -1,0 +1,118 @@
+"""Made-up figures, as the evaluation would leave them, for tests of what shows them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.audit.blessing import Blessing, decide
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.results import ResultsTable, join_results, results_rows
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.report.comparison import ComparedRun
+from sfm_tf.report.report_inputs import ReportInputs
+
+HALF_RIGHT: Mapping[str, Any] = {
+    "examples": 10,
+    "correct": 5,
+    "accuracy": 0.5,
+    "accuracy_low": 0.24,
+    "accuracy_high": 0.76,
+}
+"""An accuracy as metrics hold it: 5 of 10 images, with its interval."""
+
+
+def inputs() -> ReportInputs:
+    """Returns what a report shows of a defence that is right on half of 10 images, not attacked."""
+    return ReportInputs(
+        experiment="one",
+        dataset="digits",
+        statistics={},
+        class_counts={"cat": 10},
+        evaluation=EvaluationConfig(epsilons=(8.0,)),
+        metrics={
+            "subject": "sfm",
+            "clean": [{"defence": "sfm", **HALF_RIGHT}],
+            "under_attack": [],
+            "worst_case": [],
+        },
+        blessing=Blessing(True, ("A reason.",)),
+        history={},
+        manifests=(),
+        gallery=None,
+    )
+
+
+def rows(threat_model: str, attack: str, epsilon: float, correct: int, count: int) -> ResultsTable:
+    """Returns results of the defence under an attack that leaves the first `correct` images right.
+
+    Args:
+        threat_model: What the attacker knows; `none` for clean images.
+        attack: Name of the attack; `clean` for none.
+        epsilon: Radius in 1/255.
+        correct: How many images are right.
+        count: How many were attacked, all of label 0 and right when clean.
+    """
+    values = {
+        "label": 0,
+        "defence": "sfm",
+        "threat_model": threat_model,
+        "attack": attack,
+        "epsilon": epsilon,
+        "clean_prediction": 0,
+        "prediction": np.where(np.arange(count) < correct, 0, 1),
+        "linf": 0.03,
+        "l2": 0.1,
+        "iterations": 3,
+        "loss": 0.5,
+        "zero_gradient": False,
+    }
+    return results_rows(count, values)
+
+
+def manifest(stage: str, config: Mapping[str, Mapping[str, Any]], seed: int = 0) -> Manifest:
+    """Returns the manifest of a stage that ran with these settings, by section, and this seed."""
+    return Manifest(
+        stage=stage,
+        fingerprint="cd" * 32,
+        config={section: dict(values) for section, values in config.items()},
+        seed=seed,
+        inputs={},
+        content="0a",
+        code_version="0" * 64,
+        package_versions={"keras": "3.15.1"},
+        started="2025-01-02T03:04:05+00:00",
+        wall_seconds=1.0,
+    )
+
+
+def run(
+    name: str,
+    manifests: Sequence[Manifest],
+    *attacked: ResultsTable,
+    count: int,
+    costs: Sequence[Mapping[str, Any]] = (),
+) -> ComparedRun:
+    """Returns a run for a comparison, on `count` images, blessed if half of them stay right.
+
+    Args:
+        name: What it is called.
+        manifests: Of its stages.
+        *attacked: Rows as `rows` returns them.
+        count: How many images were evaluated; all are right without an attack.
+        costs: What the defences cost.
+    """
+    table = join_results([rows("none", "clean", 0.0, count, count), *attacked])
+    metrics = summarise(table)
+    return ComparedRun(
+        name=name,
+        workdir=f"runs/{name}",
+        experiment="digits",
+        images_digest="ab" * 32,
+        metrics=metrics.to_json(),
+        results=table,
+        blessing=decide(metrics, EvaluationConfig(min_worst_case_accuracy=0.5)),
+        costs=costs,
+        manifests=manifests,
+    )
