@@ -1,6 +1,7 @@
 """Image quilting: images rebuilt from patches of clean training images (Guo et al. 2018)."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import pathlib
@@ -14,73 +15,15 @@ from sfm_tf.artifacts import atomic_files
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.operation import Operation, Parameter, static_image_shape
 
+PATCH_SIZE = 5
+OVERLAP = 2
+MAXIMUM_NEIGHBOURS = 50
+SMOOTH_NEIGHBOURS = 10
+
+_LEAST_DISTANCE = 1e-6
+_LEVELS = 256
 _SCORES_AT_ONCE = 1 << 22
 _GROUP = 16
-
-
-def find_nearest_patches(queries: tf.Tensor, patches: tf.Tensor, neighbours: int) -> tf.Tensor:
-    """Finds the patches of the least L2 distance to each query, by comparing with all of them.
-
-    Distances are squared norms less twice the products of a matrix product, exact but for the
-    rounding of their type. Queries are taken a few at a time, so that no more than about 4 million
-    distances are held at once, or those of one query.
-
-    Args:
-        queries: Float of shape `(queries, values)`, of values in [0, 1].
-        patches: The same type, of shape `(patches, values)`; of known shape.
-        neighbours: From 1 to the number of patches.
-
-    Returns:
-        Int32 of shape `(queries, neighbours)`: rows of `patches`, nearest first.
-    """
-    group = _GROUP if patches.shape[0] >= _GROUP * neighbours else 1
-    matrix = _score_matrix(patches, group)
-    rows = max(1, _SCORES_AT_ONCE // matrix.shape[1])
-    # One step for no queries at all, because no steps have no shape.
-    steps = tf.maximum(1, -(-tf.shape(queries)[0] // rows))
-    found = tf.TensorArray(tf.int32, steps, element_shape=[None, neighbours], infer_shape=False)
-
-    def body(step: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        values = queries[step * rows : (step + 1) * rows] - 0.5
-        scores = tf.matmul(tf.pad(values, [[0, 0], [0, 1]], constant_values=1.0), matrix)
-        return step + 1, found.write(step, _best_columns(scores, neighbours, group))
-
-    _, found = tf.while_loop(lambda step, _: step < steps, body, (0, found), parallel_iterations=1)
-    return found.concat()
-
-
-def _score_matrix(patches: tf.Tensor, group: int) -> tf.Tensor:
-    """The matrix by which a query and a one are multiplied to be scored, highest for nearest.
-
-    The score is half of the query's squared norm, the same for all patches, less half of the
-    squared distance. Values are taken less 0.5, to lose less in rounding. Columns that fill up a
-    multiple of `group` have the lowest score.
-    """
-    centered = patches - 0.5
-    norms = tf.reduce_sum(centered**2, axis=1, keepdims=True)
-    rows = tf.concat([centered, norms / -2.0], axis=1)
-    filling = np.zeros([-patches.shape[0] % group, rows.shape[1]])
-    filling[:, -1] = -1e30
-    return tf.transpose(tf.concat([rows, tf.constant(filling, rows.dtype)], axis=0))
-
-
-def _best_columns(scores: tf.Tensor, count: int, group: int) -> tf.Tensor:
-    """Finds the `count` highest scores of each row.
-
-    They are in the `count` groups of columns with the highest maxima. `top_k` of all columns takes
-    several times as long.
-    """
-    if group == 1:
-        return tf.math.top_k(scores, count).indices
-    stride = scores.shape[1] // group
-    maxima = tf.reduce_max(tf.reshape(scores, [-1, group, stride]), axis=1)
-    first = tf.math.top_k(maxima, count).indices
-    columns = first[..., tf.newaxis] + stride * tf.range(group)
-    columns = tf.reshape(columns, [-1, count * group])
-    best = tf.math.top_k(tf.gather(scores, columns, axis=1, batch_dims=1), count).indices
-    return tf.gather(columns, best, axis=1, batch_dims=1)
-
-
 _ARRAY = "patches"
 _DAMAGES = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -101,10 +44,11 @@ class PatchDatabase:
 
     def __post_init__(self) -> None:
         """Checks the patches."""
-        patches = self.patches
-        if patches.dtype not in (np.uint8, np.float32) or not _is_square(patches.shape):
+        patches, shape = self.patches, self.patches.shape
+        fits = len(shape) == 4 and min(shape) > 0 and shape[1] == shape[2] and shape[3] in (1, 3)
+        if patches.dtype not in (np.uint8, np.float32) or not fits:
             raise SfmError(
-                f"Invalid patches, {patches.dtype} of shape {patches.shape}; expected uint8 or "
+                f"Invalid patches, {patches.dtype} of shape {shape}; expected uint8 or "
                 "float32 of shape (count, size, size, 1 or 3)."
             )
         # Written so that NaN fails.
@@ -189,29 +133,13 @@ def collect_patches(images: np.ndarray, count: int, patch_size: int, seed: int) 
             f"{shape}; expected (number, height, width, channels) of at least that size."
         )
     positions = (shape[0], shape[1] - patch_size + 1, shape[2] - patch_size + 1)
-    number, top, left = np.unravel_index(_choose(np.prod(positions), count, seed), positions)
+    total = np.prod(positions)
+    rest = np.random.default_rng(seed).choice(total, count % total, replace=False)
+    chosen = np.concatenate([np.tile(np.arange(total), count // total), rest])
+    number, top, left = np.unravel_index(chosen, positions)
     windows = np.lib.stride_tricks.sliding_window_view(images, (patch_size,) * 2, axis=(1, 2))
     # A window's pixels come last, after the channels.
     return PatchDatabase(np.ascontiguousarray(np.moveaxis(windows[number, top, left], 1, -1)))
-
-
-def _is_square(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and min(shape) > 0 and shape[1] == shape[2] and shape[3] in (1, 3)
-
-
-def _choose(total: int, count: int, seed: int) -> np.ndarray:
-    """Chooses `count` numbers below `total`, none more than once oftener than another."""
-    rest = np.random.default_rng(seed).choice(total, count % total, replace=False)
-    return np.concatenate([np.tile(np.arange(total), count // total), rest])
-
-
-PATCH_SIZE = 5
-OVERLAP = 2
-MAXIMUM_NEIGHBOURS = 50
-SMOOTH_NEIGHBOURS = 10
-
-_LEAST_DISTANCE = 1e-6
-_LEVELS = 256
 
 
 def quilting_operation(database: PatchDatabase) -> Operation:
@@ -228,15 +156,13 @@ def quilting_operation(database: PatchDatabase) -> Operation:
             f"Cannot quilt with patches of {database.size}x{database.size} pixels; expected "
             f"{PATCH_SIZE}x{PATCH_SIZE}."
         )
-
-    def forward(images: tf.Tensor, seeds: tf.Tensor, neighbours: int) -> tf.Tensor:
-        return quilt_images(images, seeds, neighbours, database)
-
-    def smooth(images: tf.Tensor, seeds: tf.Tensor, neighbours: int) -> tf.Tensor:
-        return quilt_images_smoothly(images, seeds, neighbours, database)
-
-    parameters = (Parameter("neighbours", 1, MAXIMUM_NEIGHBOURS),)
-    return Operation(forward, smooth, parameters, is_random=True, content=database.digest())
+    return Operation(
+        functools.partial(quilt_images, database=database),
+        functools.partial(quilt_images_smoothly, database=database),
+        (Parameter("neighbours", 1, MAXIMUM_NEIGHBOURS),),
+        is_random=True,
+        content=database.digest(),
+    )
 
 
 def quilt_images(
@@ -269,7 +195,7 @@ def quilt_images(
     Raises:
         SfmError: If images, patches and `neighbours` do not fit each other.
     """
-    grid = _check(images, neighbours, database)
+    grid = _patch_grid(images, neighbours, database)
     queries = grid.cut(images)
     patches = _patch_values(database, queries.dtype)
     nearest = find_nearest_patches(queries, patches, neighbours)
@@ -282,7 +208,7 @@ def quilt_images(
 def quilt_images_smoothly(
     images: tf.Tensor, seeds: tf.Tensor, neighbours: int, database: PatchDatabase
 ) -> tf.Tensor:
-    """Is `quilt_images` with averages in place of choices, so that it has a gradient.
+    """Computes `quilt_images` with averages in place of choices, so that it has a gradient.
 
     A patch is replaced by the average of its `neighbours`, but at least 10, nearest ones, weighted
     by `exp(-distance / mean distance)` of squared L2 distances, and pixels where patches overlap by
@@ -301,7 +227,7 @@ def quilt_images_smoothly(
         SfmError: If images, patches and `neighbours` do not fit each other.
     """
     del seeds
-    grid = _check(images, neighbours, database)
+    grid = _patch_grid(images, neighbours, database)
     queries = grid.cut(images)
     patches = _patch_values(database, queries.dtype)
     count = min(max(neighbours, SMOOTH_NEIGHBOURS), database.count)
@@ -313,6 +239,28 @@ def quilt_images_smoothly(
     weights = tf.nn.softmax(-distances / scale)
     averages = tf.reduce_sum(weights[..., tf.newaxis] * nearest, axis=1)
     return grid.average(averages)
+
+
+def _patch_grid(images: tf.Tensor, neighbours: int, database: PatchDatabase) -> "_Grid":
+    """Returns where the patches are; raises `SfmError` if the arguments do not fit each other."""
+    height, width, channels = static_image_shape(images)
+    if min(height, width) < PATCH_SIZE:
+        raise SfmError(
+            f"Images of {height}x{width} pixels are too small for quilting; expected at least "
+            f"{PATCH_SIZE}x{PATCH_SIZE}."
+        )
+    expected = (PATCH_SIZE, PATCH_SIZE, channels)
+    if database.patches.shape[1:] != expected:
+        raise SfmError(
+            f"Cannot quilt images of {channels} channels with patches of shape "
+            f"{database.patches.shape[1:]}; expected {expected}."
+        )
+    if not 1 <= neighbours <= database.count:
+        raise SfmError(
+            f"Invalid number of neighbours {neighbours}; expected 1 to {database.count}, the "
+            "number of patches."
+        )
+    return _Grid(height, width, channels)
 
 
 def _draw_ranks(seeds: tf.Tensor, patches: int, neighbours: int) -> tf.Tensor:
@@ -335,27 +283,6 @@ def _patch_values(database: PatchDatabase, dtype: tf.DType) -> tf.Tensor:
     # table does.
     levels = np.arange(_LEVELS, dtype=dtype.as_numpy_dtype) / (_LEVELS - 1)
     return tf.gather(tf.constant(levels, dtype), tf.cast(patches, tf.int32))
-
-
-def _check(images: tf.Tensor, neighbours: int, database: PatchDatabase) -> "_Grid":
-    height, width, channels = static_image_shape(images)
-    if min(height, width) < PATCH_SIZE:
-        raise SfmError(
-            f"Images of {height}x{width} pixels are too small for quilting; expected at least "
-            f"{PATCH_SIZE}x{PATCH_SIZE}."
-        )
-    expected = (PATCH_SIZE, PATCH_SIZE, channels)
-    if database.patches.shape[1:] != expected:
-        raise SfmError(
-            f"Cannot quilt images of {channels} channels with patches of shape "
-            f"{database.patches.shape[1:]}; expected {expected}."
-        )
-    if not 1 <= neighbours <= database.count:
-        raise SfmError(
-            f"Invalid number of neighbours {neighbours}; expected 1 to {database.count}, the "
-            "number of patches."
-        )
-    return _Grid(height, width, channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,7 +334,7 @@ class _Grid:
 
         def body(index: tf.Tensor, canvas: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             old = tf.gather(canvas, pixels[index])
-            kept = _keep_old(old, values[index], inside[index])
+            kept = _minimum_error_cut(old, values[index], inside[index])
             new = tf.where(kept, old, values[index])
             rows = pixels[index, :, tf.newaxis]
             return index + 1, tf.tensor_scatter_nd_update(canvas, rows, new)
@@ -429,13 +356,14 @@ def _starts(length: int) -> list[int]:
     return [*range(0, last, PATCH_SIZE - OVERLAP), last]
 
 
-def _keep_old(old: tf.Tensor, new: tf.Tensor, inside: tf.Tensor) -> tf.Tensor:
-    """Tells which pixels of a patch stay as they were: those left of one seam or above the other.
+def _minimum_error_cut(old: tf.Tensor, new: tf.Tensor, inside: tf.Tensor) -> tf.Tensor:
+    """Tells which pixels of a patch stay as they were: those left of one cut or above the other.
 
-    A seam is a path of one pixel a row, through the patch's first two columns, along which the old
-    and the new pixels differ least in the sum of squares; on the path they are new. In two columns
-    any such path is connected, so that dynamic programming comes to the lesser of each row's two,
-    the first if they are equal. Rows are treated like columns.
+    The minimum error boundary cut of Efros and Freeman 2001, section 2.1: a path of one pixel a
+    row, through the patch's first two columns, along which the old and the new pixels differ least
+    in the sum of squares; on the path they are new. In two columns any such path is connected, so
+    that dynamic programming comes to the lesser of each row's two, the first if they are equal.
+    Rows are treated like columns.
 
     Args:
         old: Of shape `(25, batch, channels)`.
@@ -453,3 +381,66 @@ def _keep_old(old: tf.Tensor, new: tf.Tensor, inside: tf.Tensor) -> tf.Tensor:
     kept = above[tf.newaxis] & first[:, np.newaxis, np.newaxis]
     kept |= left[:, tf.newaxis] & first[:, np.newaxis]
     return tf.reshape(kept, [PATCH_SIZE**2, -1, 1])
+
+
+def find_nearest_patches(queries: tf.Tensor, patches: tf.Tensor, neighbours: int) -> tf.Tensor:
+    """Finds the patches of the least L2 distance to each query, by comparing with all of them.
+
+    Distances are squared norms less twice the products of a matrix product, exact but for the
+    rounding of their type. Queries are taken a few at a time, so that no more than about 4 million
+    distances are held at once, or those of one query.
+
+    Args:
+        queries: Float of shape `(queries, values)`, of values in [0, 1].
+        patches: The same type, of shape `(patches, values)`; of known shape.
+        neighbours: From 1 to the number of patches.
+
+    Returns:
+        Int32 of shape `(queries, neighbours)`: rows of `patches`, nearest first.
+    """
+    group = _GROUP if patches.shape[0] >= _GROUP * neighbours else 1
+    matrix = _score_matrix(patches, group)
+    rows = max(1, _SCORES_AT_ONCE // matrix.shape[1])
+    # One step for no queries at all, because no steps have no shape.
+    steps = tf.maximum(1, -(-tf.shape(queries)[0] // rows))
+    found = tf.TensorArray(tf.int32, steps, element_shape=[None, neighbours], infer_shape=False)
+
+    def body(step: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        values = queries[step * rows : (step + 1) * rows] - 0.5
+        scores = tf.matmul(tf.pad(values, [[0, 0], [0, 1]], constant_values=1.0), matrix)
+        return step + 1, found.write(step, _best_columns(scores, neighbours, group))
+
+    _, found = tf.while_loop(lambda step, _: step < steps, body, (0, found), parallel_iterations=1)
+    return found.concat()
+
+
+def _score_matrix(patches: tf.Tensor, group: int) -> tf.Tensor:
+    """The matrix by which a query and a one are multiplied to be scored, highest for nearest.
+
+    The score is half of the query's squared norm, the same for all patches, less half of the
+    squared distance. Values are taken less 0.5, to lose less in rounding. Columns that fill up a
+    multiple of `group` have the lowest score.
+    """
+    centered = patches - 0.5
+    norms = tf.reduce_sum(centered**2, axis=1, keepdims=True)
+    rows = tf.concat([centered, norms / -2.0], axis=1)
+    filling = np.zeros([-patches.shape[0] % group, rows.shape[1]])
+    filling[:, -1] = -1e30
+    return tf.transpose(tf.concat([rows, tf.constant(filling, rows.dtype)], axis=0))
+
+
+def _best_columns(scores: tf.Tensor, count: int, group: int) -> tf.Tensor:
+    """Finds the `count` highest scores of each row.
+
+    They are in the `count` groups of columns with the highest maxima. `top_k` of all columns takes
+    several times as long.
+    """
+    if group == 1:
+        return tf.math.top_k(scores, count).indices
+    stride = scores.shape[1] // group
+    maxima = tf.reduce_max(tf.reshape(scores, [-1, group, stride]), axis=1)
+    first = tf.math.top_k(maxima, count).indices
+    columns = first[..., tf.newaxis] + stride * tf.range(group)
+    columns = tf.reshape(columns, [-1, count * group])
+    best = tf.math.top_k(tf.gather(scores, columns, axis=1, batch_dims=1), count).indices
+    return tf.gather(columns, best, axis=1, batch_dims=1)

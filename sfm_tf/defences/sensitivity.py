@@ -34,84 +34,14 @@ the abstract leaves open is chosen here:
 No image depends on the others of its batch, up to the rounding of matrix products.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
 from sfm_tf.models.logit_losses import without_label
 from sfm_tf.preprocessors.operation import Operation, Parameter, static_image_shape
 from sfm_tf.preprocessors.total_variation import solve_total_variation
-
-_START_SEEDS = (2021, 6485)
-"""Any pair: where the iteration starts must only be generic, and always the same."""
-
-_SMALLEST_SCALE = 1e-6
-"""Keeps the regressions of a matrix of zeros solvable; they then give zeros."""
-
-
-def complete_low_rank(
-    matrices: tf.Tensor,
-    known: tf.Tensor,
-    rank: int,
-    iterations: int,
-    first_threshold: float = 0.3,
-    last_threshold: float = 0.01,
-) -> tf.Tensor:
-    """Replaces the entries that are not known by those of a matrix of low rank.
-
-    Minimises `|known * (matrices - X)|^2 / 2 + threshold * |matrices|_F * |X|_*` over the matrices
-    X of at most `rank`, where |.|_* is the sum of the singular values. The threshold falls
-    geometrically from iteration to iteration, so that large structures settle first. Every matrix
-    has its own scale, all go through the same number of iterations, and none sees another:
-    neither the batch nor its size matters, up to the rounding of matrix products.
-
-    Args:
-        matrices: float32 of shape `(batch, rows, columns)`; what it holds where entries are not
-            known is the first guess. Rows and batch may be unknown, and the batch empty.
-        known: bool, same shape.
-        rank: Largest rank of X, at least 1.
-        iterations: Number of times that both factors of X are fitted, at least 1.
-        first_threshold: What singular values shrink by in the first iteration, as a share of the
-            Frobenius norm of the matrix.
-        last_threshold: The same in the last one; above 0.
-
-    Returns:
-        float32, same shape as `matrices`: the known entries as they are, the others from X.
-    """
-    norms = tf.norm(matrices, axis=[1, 2], keepdims=True)
-    scales = tf.maximum(norms, _SMALLEST_SCALE)
-    decay = (last_threshold / first_threshold) ** (1.0 / max(iterations - 1, 1))
-
-    def improve(
-        index: tf.Tensor, right: tf.Tensor, filled: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        ridge = first_threshold * decay ** tf.cast(index, tf.float32) * scales
-        left = tf.matmul(filled, _ridge_weights(right, ridge))
-        right = tf.matmul(filled, _ridge_weights(left, ridge), transpose_a=True)
-        low_rank = tf.matmul(left, right, transpose_b=True)
-        return index + 1, right, tf.where(known, matrices, low_rank)
-
-    _, _, filled = tf.while_loop(
-        lambda index, *_: index < iterations,
-        improve,
-        (0, _start(matrices, rank, scales), matrices),
-        parallel_iterations=1,
-    )
-    return filled
-
-
-def _start(matrices: tf.Tensor, rank: int, scales: tf.Tensor) -> tf.Tensor:
-    """Random right factors, the same for all matrices but for their scale."""
-    columns = matrices.shape[2]
-    directions = tf.random.stateless_normal([columns, rank], _START_SEEDS) / columns**0.5
-    return tf.sqrt(scales) * directions
-
-
-def _ridge_weights(factors: tf.Tensor, ridge: tf.Tensor) -> tf.Tensor:
-    """Returns `F (F'F + ridge I)^-1`: what turns a matrix into the other factor."""
-    rank = factors.shape[2]
-    gram = tf.matmul(factors, factors, transpose_a=True) + ridge * tf.eye(rank)
-    return tf.matmul(factors, tf.linalg.inv(gram))
-
 
 SMOOTHING_WEIGHT = 0.02
 PATCH_SIZE = 4
@@ -122,6 +52,12 @@ _NEIGHBOURHOOD = 5
 _FAR_SHARE = 1e-3
 """Weight of the whole image in a mean of neighbours; it counts where no low pixel is near."""
 
+_START_SEEDS = (2021, 6485)
+"""Any pair: where the iteration starts must only be generic, and always the same."""
+
+_SMALLEST_SCALE = 1e-6
+"""Keeps the regressions of a matrix of zeros solvable; they then give zeros."""
+
 
 def sensitivity_operation(classifier: keras.Model) -> Operation:
     """Returns the defence of one classifier, as an operation of a chain.
@@ -131,66 +67,63 @@ def sensitivity_operation(classifier: keras.Model) -> Operation:
     Args:
         classifier: Model from images to logits, shared with the caller, always in inference mode.
     """
-
-    def forward(images: tf.Tensor, high_percent: int) -> tf.Tensor:
-        return remove_sensitive_points(images, classifier, high_percent)
-
-    def smooth(images: tf.Tensor, high_percent: int) -> tf.Tensor:
-        return average_sensitive_points(images, classifier, high_percent)
-
-    return Operation(forward, smooth, (Parameter("high_percent", 1, 50),))
+    return Operation(
+        functools.partial(remove_sensitive_points, classifier=classifier),
+        functools.partial(average_sensitive_points, classifier=classifier),
+        (Parameter("high_percent", 1, 50),),
+    )
 
 
 def remove_sensitive_points(
-    images: tf.Tensor, classifier: keras.Model, high_percent: int
+    images: tf.Tensor, high_percent: int, classifier: keras.Model
 ) -> tf.Tensor:
     """Completes the most sensitive pixels from the smoothed other ones; has no gradient.
 
     Args:
         images: float32 of shape `(batch, height, width, channels)` in [0, 1]; the batch may be
             unknown or empty.
-        classifier: Model from images to logits of at least two classes.
         high_percent: Share of the pixels that are completed, in percent, 1 to 50.
+        classifier: Model from images to logits of at least two classes.
 
     Returns:
         float32 in [0, 1], same shape as `images`.
     """
     images = tf.stop_gradient(images)
-    high = find_sensitive_points(images, classifier, high_percent)
+    high = find_sensitive_points(images, high_percent, classifier)
     smoothed = smooth_low_points(images, high)
     restored = tf.where(high, complete_high_points(smoothed, high), smoothed)
     return tf.stop_gradient(tf.clip_by_value(restored, 0.0, 1.0))
 
 
 def average_sensitive_points(
-    images: tf.Tensor, classifier: keras.Model, high_percent: int
+    images: tf.Tensor, high_percent: int, classifier: keras.Model
 ) -> tf.Tensor:
-    """Is the stand-in for `remove_sensitive_points`: linear, once the pixels are chosen.
+    """Stands in for `remove_sensitive_points`: linear, once the pixels are chosen.
 
     Low pixels stay as they are, high ones become the mean of the low pixels in the 5x5 pixels
     around. The choice of the pixels is taken as given, as it is piecewise constant.
 
     Args:
         images: float32 of shape `(batch, height, width, channels)`.
-        classifier: Model from images to logits of at least two classes.
         high_percent: Share of the pixels that are averaged, in percent, 1 to 50.
+        classifier: Model from images to logits of at least two classes.
 
     Returns:
         float32, same shape as `images`.
     """
-    high = find_sensitive_points(tf.stop_gradient(images), classifier, high_percent)
+    high = find_sensitive_points(tf.stop_gradient(images), high_percent, classifier)
     return _fill_with_neighbours(images, high)
 
 
 def find_sensitive_points(
-    images: tf.Tensor, classifier: keras.Model, high_percent: int
+    images: tf.Tensor, high_percent: int, classifier: keras.Model
 ) -> tf.Tensor:
     """Finds the pixels with the largest gradient of the predicted class' log-odds.
 
     Args:
         images: float32 of shape `(batch, height, width, channels)`.
-        classifier: Model from images to logits of at least two classes.
         high_percent: Share of the pixels to find, in percent.
+        classifier: Model from images to logits of at least two classes.
 
     Returns:
         bool of shape `(batch, height, width, 1)`: equally many are true in every image.
@@ -297,3 +230,68 @@ def _low_means(images: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
     low = 1.0 - tf.cast(high, tf.float32)
     count = tf.maximum(tf.reduce_sum(low, axis=[1, 2], keepdims=True), 1.0)
     return tf.reduce_sum(low * images, axis=[1, 2], keepdims=True) / count
+
+
+def complete_low_rank(
+    matrices: tf.Tensor,
+    known: tf.Tensor,
+    rank: int,
+    iterations: int,
+    first_threshold: float = 0.3,
+    last_threshold: float = 0.01,
+) -> tf.Tensor:
+    """Replaces the entries that are not known by those of a matrix of low rank.
+
+    Minimises `|known * (matrices - X)|^2 / 2 + threshold * |matrices|_F * |X|_*` over the matrices
+    X of at most `rank`, where |.|_* is the sum of the singular values. The threshold falls
+    geometrically from iteration to iteration, so that large structures settle first. Every matrix
+    has its own scale, all go through the same number of iterations, and none sees another:
+    neither the batch nor its size matters, up to the rounding of matrix products.
+
+    Args:
+        matrices: float32 of shape `(batch, rows, columns)`; what it holds where entries are not
+            known is the first guess. Rows and batch may be unknown, and the batch empty.
+        known: bool, same shape.
+        rank: Largest rank of X, at least 1.
+        iterations: Number of times that both factors of X are fitted, at least 1.
+        first_threshold: What singular values shrink by in the first iteration, as a share of the
+            Frobenius norm of the matrix.
+        last_threshold: The same in the last one; above 0.
+
+    Returns:
+        float32, same shape as `matrices`: the known entries as they are, the others from X.
+    """
+    norms = tf.norm(matrices, axis=[1, 2], keepdims=True)
+    scales = tf.maximum(norms, _SMALLEST_SCALE)
+    decay = (last_threshold / first_threshold) ** (1.0 / max(iterations - 1, 1))
+
+    def improve(
+        index: tf.Tensor, right: tf.Tensor, filled: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        ridge = first_threshold * decay ** tf.cast(index, tf.float32) * scales
+        left = tf.matmul(filled, _ridge_weights(right, ridge))
+        right = tf.matmul(filled, _ridge_weights(left, ridge), transpose_a=True)
+        low_rank = tf.matmul(left, right, transpose_b=True)
+        return index + 1, right, tf.where(known, matrices, low_rank)
+
+    _, _, filled = tf.while_loop(
+        lambda index, *_: index < iterations,
+        improve,
+        (0, _start(matrices, rank, scales), matrices),
+        parallel_iterations=1,
+    )
+    return filled
+
+
+def _start(matrices: tf.Tensor, rank: int, scales: tf.Tensor) -> tf.Tensor:
+    """Random right factors, the same for all matrices but for their scale."""
+    columns = matrices.shape[2]
+    directions = tf.random.stateless_normal([columns, rank], _START_SEEDS) / columns**0.5
+    return tf.sqrt(scales) * directions
+
+
+def _ridge_weights(factors: tf.Tensor, ridge: tf.Tensor) -> tf.Tensor:
+    """Returns `F (F'F + ridge I)^-1`: what turns a matrix into the other factor."""
+    rank = factors.shape[2]
+    gram = tf.matmul(factors, factors, transpose_a=True) + ridge * tf.eye(rank)
+    return tf.matmul(factors, tf.linalg.inv(gram))

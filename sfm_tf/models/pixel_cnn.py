@@ -21,6 +21,149 @@ LEVELS = 256
 _HIGHEST = LEVELS - 1.0
 _MIN_LOG_SCALE = -7.0
 
+_RESIDUAL_VARIANCE = 0.01
+"""Blocks start near the identity; Salimans et al. start their last convolutions at 0.1."""
+
+_Features = keras.KerasTensor
+_Padding = tuple[tuple[int, int], tuple[int, int]]
+_ABOVE: _Padding = ((1, 0), (1, 1))
+_ABOVE_AND_LEFT: _Padding = ((1, 0), (1, 0))
+
+
+def build_pixel_cnn(
+    input_shape: tuple[int, int, int],
+    width: int = 32,
+    depth: int = 4,
+    mixtures: int = 5,
+    seed: int | None = None,
+) -> keras.Model:
+    """Builds the network, causal in raster order, under Keras' current dtype policy.
+
+    Args:
+        input_shape: Height and width in pixels, and channels, 1 or 3.
+        width: Channels of each stream.
+        depth: Gated residual blocks of each stream.
+        mixtures: Logistics in the mixture of a pixel; 10 in the publication.
+        seed: Seed of the initial weights; None for different ones each time.
+
+    Returns:
+        A model from images in [0, 1], `(batch, height, width, channels)`, to float32 parameters of
+        the distribution of each pixel given those above it and those left of it in its row,
+        `(batch, height, width, parameters)`, to be read by `split_parameters`.
+    """
+    seeds = random.Random(seed)
+    images = keras.Input(input_shape, name="images")
+    centered = keras.layers.Rescaling(2.0, offset=-1.0, name="centering")(images)
+    ones = [(0, 0), (0, 0), (0, 0), (0, 1)]
+    down, right = _first_streams(keras.ops.pad(centered, ones, constant_values=1.0), width, seeds)
+    for block in range(1, depth + 1):
+        down = _gated_block(down, (2, 3), _ABOVE, seeds, f"down{block}")
+        right = _gated_block(right, (2, 2), _ABOVE_AND_LEFT, seeds, f"right{block}", down)
+    parameters = keras.layers.Conv2D(
+        count_parameters(input_shape[-1], mixtures),
+        1,
+        kernel_initializer=keras.initializers.VarianceScaling(seed=seeds.randrange(2**31)),
+        dtype="float32",
+        name="parameters",
+    )(keras.ops.elu(right))
+    return keras.Model(images, parameters, name="pixel_cnn")
+
+
+def _first_streams(
+    inputs: _Features, width: int, seeds: random.Random
+) -> tuple[_Features, _Features]:
+    """Looks at strictly earlier pixels; the layers that follow may look at their own position."""
+    crop_row = keras.layers.Cropping2D(((0, 1), (0, 0)), name="row_cropping")
+    crop_column = keras.layers.Cropping2D(((0, 0), (0, 1)), name="column_cropping")
+    down = _convolution(inputs, width, (2, 3), ((2, 0), (1, 1)), seeds, "down_input")
+    above = _convolution(inputs, width, (1, 3), _ABOVE, seeds, "right_input_above")
+    left = _convolution(inputs, width, (2, 1), _ABOVE_AND_LEFT, seeds, "right_input_left")
+    return crop_row(down), crop_row(above) + crop_column(left)
+
+
+def _gated_block(
+    inputs: _Features,
+    size: tuple[int, int],
+    padding: _Padding,
+    seeds: random.Random,
+    name: str,
+    other_stream: _Features | None = None,
+) -> _Features:
+    """Adds to the inputs two convolutions of them and, between the two, of the other stream."""
+    width = inputs.shape[-1]
+    features = _concatenated_elu(inputs)
+    features = _convolution(features, width, size, padding, seeds, f"{name}_first")
+    if other_stream is not None:
+        other_stream = _concatenated_elu(other_stream)
+        features = features + _pointwise(other_stream, width, seeds, f"{name}_across")
+    features = _concatenated_elu(features)
+    features = _convolution(
+        features, 2 * width, size, padding, seeds, f"{name}_second", _RESIDUAL_VARIANCE
+    )
+    return inputs + keras.ops.glu(features)
+
+
+def _convolution(
+    features: _Features,
+    filters: int,
+    size: tuple[int, int],
+    padding: _Padding,
+    seeds: random.Random,
+    name: str,
+    variance: float = 1.0,
+) -> _Features:
+    """Applies a convolution that sees as much beyond the borders as it is padded, zeros there."""
+    if padding != ((0, 0), (0, 0)):
+        features = keras.layers.ZeroPadding2D(padding, name=f"{name}_padding")(features)
+    initializer = keras.initializers.VarianceScaling(variance, seed=seeds.randrange(2**31))
+    return keras.layers.Conv2D(filters, size, kernel_initializer=initializer, name=name)(features)
+
+
+def _pointwise(
+    features: _Features, filters: int, seeds: random.Random, name: str, variance: float = 1.0
+) -> _Features:
+    return _convolution(features, filters, (1, 1), ((0, 0), (0, 0)), seeds, name, variance)
+
+
+def _concatenated_elu(features: _Features) -> _Features:
+    return keras.ops.concatenate([keras.ops.elu(features), keras.ops.elu(-features)], axis=-1)
+
+
+def bits_per_dimension(images: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+    """Returns how many bits per channel of a pixel an image takes: the loss of the training.
+
+    Args:
+        images: float32 in [0, 1], `(batch, height, width, channels)`, rounded to 8 bits here.
+        parameters: The network's outputs for them, `(batch, height, width, parameters)`.
+
+    Returns:
+        Negative log-likelihood to base 2 per dimension, `(batch,)`.
+    """
+    levels = tf.round(tf.cast(images, parameters.dtype) * _HIGHEST)
+    mixture = split_parameters(parameters, images.shape[-1])
+    nats = tf.reduce_mean(pixel_log_probabilities(mixture, levels), axis=[1, 2])
+    return nats / (-math.log(2.0) * images.shape[-1])
+
+
+def expected_images(images: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of each channel given the earlier ones and, by the network, earlier pixels.
+
+    Args:
+        images: Float in [0, 1], `(batch, height, width, channels)`; need not be rounded.
+        parameters: The network's outputs for them, `(batch, height, width, parameters)`.
+
+    Returns:
+        Same shape as `images`, differentiable; means of logistics, not cut off at [0, 1].
+    """
+    channels = images.shape[-1]
+    mixture, levels = split_parameters(parameters, channels), images * _HIGHEST
+    expected = []
+    for channel in range(channels):
+        weights = tf.nn.softmax(_weigh_components(mixture, levels[..., :channel]))
+        means = _conditional_means(mixture, channel, levels)
+        expected.append(tf.reduce_sum(weights * means, axis=-1))
+    return (tf.stack(expected, axis=-1) + 1.0) / 2.0
+
 
 @dataclasses.dataclass(frozen=True)
 class LogisticMixture:
@@ -73,15 +216,23 @@ def split_parameters(parameters: tf.Tensor, channels: int) -> LogisticMixture:
     )
 
 
-def center_levels(levels: tf.Tensor) -> tf.Tensor:
-    """Maps float levels in [0, 255] to [-1, 1], the scale of the means."""
-    return levels * (2.0 / _HIGHEST) - 1.0
+def pixel_log_probabilities(mixture: LogisticMixture, levels: tf.Tensor) -> tf.Tensor:
+    """Returns the joint log-probability of all channels of each pixel.
+
+    Args:
+        mixture: Of the pixels.
+        levels: `(..., channels)`, float in [0, 255].
+
+    Returns:
+        Natural logarithms, `(...)`.
+    """
+    return tf.reduce_logsumexp(_weigh_components(mixture, levels), axis=-1)
 
 
 def component_log_probabilities(
     mixture: LogisticMixture, channel: int, earlier_levels: tf.Tensor, levels: tf.Tensor
 ) -> tf.Tensor:
-    """Returns what each component thinks of levels of one channel.
+    """Returns the log-probabilities of levels of one channel under each component.
 
     Args:
         mixture: Of the pixels.
@@ -97,78 +248,11 @@ def component_log_probabilities(
     return _log_masses(levels[..., tf.newaxis], means, log_scales)
 
 
-def channel_log_probabilities(mixture: LogisticMixture, earlier_levels: tf.Tensor) -> tf.Tensor:
-    """Returns the distribution of one channel given the earlier channels of the same pixel.
+def _weigh_components(mixture: LogisticMixture, levels: tf.Tensor) -> tf.Tensor:
+    """Returns the joint log-probability of each component and the levels of the first channels.
 
     That a component explains the earlier channels well raises its weight for the later ones.
-
-    Args:
-        mixture: Of the pixels.
-        earlier_levels: Levels of the channels before the wanted one, `(..., channel)`, float in
-            [0, 255]; for red and for grey `(..., 0)`.
-
-    Returns:
-        Logarithms of the probabilities of the 256 levels, `(..., 256)`.
     """
-    channel = earlier_levels.shape[-1]
-    weights = _weigh_components(mixture, earlier_levels)
-    levels = tf.range(LEVELS, dtype=weights.dtype)
-    masses = component_log_probabilities(mixture, channel, earlier_levels, levels)
-    joint = tf.reduce_logsumexp(weights[..., tf.newaxis, :] + masses, axis=-1)
-    return joint - tf.reduce_logsumexp(weights, axis=-1, keepdims=True)
-
-
-def pixel_log_probabilities(mixture: LogisticMixture, levels: tf.Tensor) -> tf.Tensor:
-    """Returns the joint log-probability of all channels of each pixel.
-
-    Args:
-        mixture: Of the pixels.
-        levels: `(..., channels)`, float in [0, 255].
-
-    Returns:
-        Natural logarithms, `(...)`.
-    """
-    return tf.reduce_logsumexp(_weigh_components(mixture, levels), axis=-1)
-
-
-def bits_per_dimension(images: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-    """Returns how many bits per channel of a pixel an image takes: the loss of the training.
-
-    Args:
-        images: float32 in [0, 1], `(batch, height, width, channels)`, rounded to 8 bits here.
-        parameters: The network's outputs for them, `(batch, height, width, parameters)`.
-
-    Returns:
-        Negative log-likelihood to base 2 per dimension, `(batch,)`.
-    """
-    levels = tf.round(tf.cast(images, parameters.dtype) * _HIGHEST)
-    mixture = split_parameters(parameters, images.shape[-1])
-    nats = tf.reduce_mean(pixel_log_probabilities(mixture, levels), axis=[1, 2])
-    return nats / (-math.log(2.0) * images.shape[-1])
-
-
-def expected_images(images: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-    """Returns the mean of each channel given the earlier ones and, by the network, earlier pixels.
-
-    Args:
-        images: Float in [0, 1], `(batch, height, width, channels)`; need not be rounded.
-        parameters: The network's outputs for them, `(batch, height, width, parameters)`.
-
-    Returns:
-        Same shape as `images`, differentiable; means of logistics, not cut off at [0, 1].
-    """
-    channels = images.shape[-1]
-    mixture, levels = split_parameters(parameters, channels), images * _HIGHEST
-    expected = []
-    for channel in range(channels):
-        weights = tf.nn.softmax(_weigh_components(mixture, levels[..., :channel]))
-        means = _conditional_means(mixture, channel, levels)
-        expected.append(tf.reduce_sum(weights * means, axis=-1))
-    return (tf.stack(expected, axis=-1) + 1.0) / 2.0
-
-
-def _weigh_components(mixture: LogisticMixture, levels: tf.Tensor) -> tf.Tensor:
-    """Joint log-probability of each component and the levels of the first channels."""
     weights = mixture.log_weights
     for channel in range(levels.shape[-1]):
         level = levels[..., channel : channel + 1]
@@ -204,110 +288,6 @@ def _log_masses(levels: tf.Tensor, means: tf.Tensor, log_scales: tf.Tensor) -> t
     return below_upper + above_lower + tf.where(is_bounded_above & is_bounded_below, widths, zero)
 
 
-_RESIDUAL_VARIANCE = 0.01
-"""Blocks start near the identity; Salimans et al. start their last convolutions at 0.1."""
-
-_Features = keras.KerasTensor
-_Padding = tuple[tuple[int, int], tuple[int, int]]
-
-_ABOVE: _Padding = ((1, 0), (1, 1))
-_ABOVE_AND_LEFT: _Padding = ((1, 0), (1, 0))
-
-
-def _convolution(
-    features: _Features,
-    filters: int,
-    size: tuple[int, int],
-    padding: _Padding,
-    seeds: random.Random,
-    name: str,
-    variance: float = 1.0,
-) -> _Features:
-    """Applies a convolution that sees as much beyond the borders as it is padded, zeros there."""
-    if padding != ((0, 0), (0, 0)):
-        features = keras.layers.ZeroPadding2D(padding, name=f"{name}_padding")(features)
-    initializer = keras.initializers.VarianceScaling(variance, seed=seeds.randrange(2**31))
-    return keras.layers.Conv2D(filters, size, kernel_initializer=initializer, name=name)(features)
-
-
-def _pointwise(
-    features: _Features, filters: int, seeds: random.Random, name: str, variance: float = 1.0
-) -> _Features:
-    return _convolution(features, filters, (1, 1), ((0, 0), (0, 0)), seeds, name, variance)
-
-
-def _concatenated_elu(features: _Features) -> _Features:
-    return keras.ops.concatenate([keras.ops.elu(features), keras.ops.elu(-features)], axis=-1)
-
-
-def _gated_block(
-    inputs: _Features,
-    size: tuple[int, int],
-    padding: _Padding,
-    seeds: random.Random,
-    name: str,
-    other_stream: _Features | None = None,
-) -> _Features:
-    """Adds to the inputs two convolutions of them and, between the two, of the other stream."""
-    width = inputs.shape[-1]
-    features = _concatenated_elu(inputs)
-    features = _convolution(features, width, size, padding, seeds, f"{name}_first")
-    if other_stream is not None:
-        other_stream = _concatenated_elu(other_stream)
-        features = features + _pointwise(other_stream, width, seeds, f"{name}_across")
-    features = _concatenated_elu(features)
-    features = _convolution(
-        features, 2 * width, size, padding, seeds, f"{name}_second", _RESIDUAL_VARIANCE
-    )
-    return inputs + keras.ops.glu(features)
-
-
-def _first_streams(
-    inputs: _Features, width: int, seeds: random.Random
-) -> tuple[_Features, _Features]:
-    """Looks at strictly earlier pixels; from here on layers may look at their own position."""
-    crop_row = keras.layers.Cropping2D(((0, 1), (0, 0)), name="row_cropping")
-    crop_column = keras.layers.Cropping2D(((0, 0), (0, 1)), name="column_cropping")
-    down = _convolution(inputs, width, (2, 3), ((2, 0), (1, 1)), seeds, "down_input")
-    above = _convolution(inputs, width, (1, 3), _ABOVE, seeds, "right_input_above")
-    left = _convolution(inputs, width, (2, 1), _ABOVE_AND_LEFT, seeds, "right_input_left")
-    return crop_row(down), crop_row(above) + crop_column(left)
-
-
-def build_pixel_cnn(
-    input_shape: tuple[int, int, int],
-    width: int = 32,
-    depth: int = 4,
-    mixtures: int = 5,
-    seed: int | None = None,
-) -> keras.Model:
-    """Builds the network, causal in raster order, under Keras' current dtype policy.
-
-    Args:
-        input_shape: Height and width in pixels, and channels, 1 or 3.
-        width: Channels of each stream.
-        depth: Gated residual blocks of each stream.
-        mixtures: Logistics in the mixture of a pixel; 10 in the publication.
-        seed: Seed of the initial weights; None for different ones each time.
-
-    Returns:
-        A model from images in [0, 1], `(batch, height, width, channels)`, to float32 parameters of
-        the distribution of each pixel given those above it and those left of it in its row,
-        `(batch, height, width, parameters)`, to be read by `split_parameters`.
-    """
-    seeds = random.Random(seed)
-    images = keras.Input(input_shape, name="images")
-    centered = keras.layers.Rescaling(2.0, offset=-1.0, name="centering")(images)
-    ones = [(0, 0), (0, 0), (0, 0), (0, 1)]
-    down, right = _first_streams(keras.ops.pad(centered, ones, constant_values=1.0), width, seeds)
-    for block in range(1, depth + 1):
-        down = _gated_block(down, (2, 3), _ABOVE, seeds, f"down{block}")
-        right = _gated_block(right, (2, 2), _ABOVE_AND_LEFT, seeds, f"right{block}", down)
-    parameters = keras.layers.Conv2D(
-        count_parameters(input_shape[-1], mixtures),
-        1,
-        kernel_initializer=keras.initializers.VarianceScaling(seed=seeds.randrange(2**31)),
-        dtype="float32",
-        name="parameters",
-    )(keras.ops.elu(right))
-    return keras.Model(images, parameters, name="pixel_cnn")
+def center_levels(levels: tf.Tensor) -> tf.Tensor:
+    """Maps float levels in [0, 255] to [-1, 1], the scale of the means."""
+    return levels * (2.0 / _HIGHEST) - 1.0

@@ -10,7 +10,7 @@ the order of its sums, which differs with the size of the batch and with the pro
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -24,9 +24,15 @@ from sfm_tf.models.pixel_cnn import (
     split_parameters,
 )
 
+Decoder = Callable[[tf.Tensor, "tf.Tensor | int"], tf.Tensor]
+
+_DTYPE = tf.float64
+_Activations = list[tf.Tensor]
+"""Inputs of both convolutions of each block of a stream, in order."""
+
 
 @dataclasses.dataclass(frozen=True)
-class ConvolutionWeights:
+class Convolution:
     """One convolution: float32 kernel `(rows, columns, inputs, outputs)` and bias `(outputs,)`."""
 
     kernel: np.ndarray
@@ -34,35 +40,18 @@ class ConvolutionWeights:
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockWeights:
-    """One gated residual block; `across` is from the other stream, None where there is none."""
-
-    first: ConvolutionWeights
-    second: ConvolutionWeights
-    across: ConvolutionWeights | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class PixelCnnWeights:
-    """What a model of `build_pixel_cnn` computes, all of it.
+    """All weights of a model of `build_pixel_cnn`.
 
     Attributes:
         image_shape: Height and width in pixels, and channels.
-        down_input: Of the two rows above.
-        right_input_above: Of the row above.
-        right_input_left: Of what is left of a pixel and above that.
-        down_blocks: Of the stream that sees rows above.
-        right_blocks: Of the stream that also sees what is left in the same row.
-        parameters: Of the parameters of the pixels' distributions.
+        depth: Number of blocks of each stream.
+        layers: The convolutions, by the names that they have in the model.
     """
 
     image_shape: tuple[int, int, int]
-    down_input: ConvolutionWeights
-    right_input_above: ConvolutionWeights
-    right_input_left: ConvolutionWeights
-    down_blocks: tuple[BlockWeights, ...]
-    right_blocks: tuple[BlockWeights, ...]
-    parameters: ConvolutionWeights
+    depth: int
+    layers: Mapping[str, Convolution]
 
     def digest(self) -> str:
         """Returns a SHA-256, in hexadecimal, equal where two networks compute the same.
@@ -70,15 +59,15 @@ class PixelCnnWeights:
         Shapes and order say the architecture: depth, width, and number of logistics.
         """
         digest = hashlib.sha256(repr(self.image_shape).encode())
-        blocks = [*self.down_blocks, *self.right_blocks]
-        convolutions = [self.down_input, self.right_input_above, self.right_input_left]
-        for block in blocks:
-            convolutions += [block.first, block.second, *([block.across] if block.across else [])]
-        for convolution in [*convolutions, self.parameters]:
-            for values in (convolution.kernel, convolution.bias):
+        for layer in self.layers.values():
+            for values in (layer.kernel, layer.bias):
                 digest.update(f"{values.dtype}{values.shape}".encode())
                 digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+    def blocks_of(self, stream: str, convolutions: Sequence[str]) -> list[Convolution]:
+        """Returns these convolutions of each block of the stream `down` or `right`, in order."""
+        return [self.layers[name] for name in _block_names(stream, self.depth, convolutions)]
 
 
 def read_weights(pixel_cnn: keras.Model) -> PixelCnnWeights:
@@ -91,41 +80,30 @@ def read_weights(pixel_cnn: keras.Model) -> PixelCnnWeights:
         SfmError: If it is another kind of model.
     """
     layers = {layer.name: layer for layer in pixel_cnn.layers}
+    depth = sum(f"down{number}_first" in layers for number in range(1, len(layers)))
+    names = [
+        *("down_input", "right_input_above", "right_input_left"),
+        *_block_names("down", depth, ("first", "second")),
+        *_block_names("right", depth, ("first", "second", "across")),
+        "parameters",
+    ]
 
-    def read(name: str) -> ConvolutionWeights:
+    def read(name: str) -> Convolution:
         # A graph under construction has no values: they are read outside of it.
         with tf.init_scope():
-            kernel, bias = layers[name].kernel.numpy(), layers[name].bias.numpy()
-        return ConvolutionWeights(kernel, bias)
-
-    def read_blocks(stream: str, convolutions: tuple[str, ...]) -> tuple[BlockWeights, ...]:
-        depth = sum(f"{stream}{number}_first" in layers for number in range(1, len(layers)))
-        return tuple(
-            BlockWeights(**{each: read(f"{stream}{number}_{each}") for each in convolutions})
-            for number in range(1, depth + 1)
-        )
+            return Convolution(layers[name].kernel.numpy(), layers[name].bias.numpy())
 
     try:
-        return PixelCnnWeights(
-            image_shape=tuple(pixel_cnn.input_shape[1:]),
-            down_input=read("down_input"),
-            right_input_above=read("right_input_above"),
-            right_input_left=read("right_input_left"),
-            down_blocks=read_blocks("down", ("first", "second")),
-            right_blocks=read_blocks("right", ("first", "second", "across")),
-            parameters=read("parameters"),
-        )
+        image_shape = tuple(pixel_cnn.input_shape[1:])
+        return PixelCnnWeights(image_shape, depth, {name: read(name) for name in names})
     except (AttributeError, KeyError, TypeError) as error:
         raise SfmError(
             f"Model {pixel_cnn.name!r} is no PixelCNN; expected one that build_pixel_cnn made."
         ) from error
 
 
-Decoder = Callable[[tf.Tensor, "tf.Tensor | int"], tf.Tensor]
-
-_DTYPE = tf.float64
-_Activations = list[tf.Tensor]
-"""Inputs of both convolutions of each block of a stream, in order."""
+def _block_names(stream: str, depth: int, convolutions: Sequence[str]) -> list[str]:
+    return [f"{stream}{number}_{each}" for number in range(1, depth + 1) for each in convolutions]
 
 
 def compile_decoder(weights: PixelCnnWeights) -> Decoder:
@@ -197,18 +175,20 @@ def _compute_down_row(
     Returns:
         Its activations in this row, and what each block gives to the other stream.
     """
-    stream = _convolve(rows_above, weights.down_input, (1, 1))
+    stream = _convolve(rows_above, weights.layers["down_input"], (1, 1))
     activations, across = [], []
-    for index, (block, other) in enumerate(
-        zip(weights.down_blocks, weights.right_blocks, strict=True)
-    ):
+    for index in range(weights.depth):
+        name = f"down{index + 1}"
         first, second = previous[2 * index : 2 * index + 2]
         activations.append(_concatenated_elu(stream))
         features = tf.concat([first, activations[-1]], axis=1)
-        activations.append(_concatenated_elu(_convolve(features, block.first, (1, 1))))
+        activations.append(
+            _concatenated_elu(_convolve(features, weights.layers[f"{name}_first"], (1, 1)))
+        )
         features = tf.concat([second, activations[-1]], axis=1)
-        stream += _gate(_convolve(features, block.second, (1, 1)))
-        across.append(_convolve(_concatenated_elu(stream), other.across, (0, 0)))
+        stream += _gate(_convolve(features, weights.layers[f"{name}_second"], (1, 1)))
+        other = weights.layers[f"right{index + 1}_across"]
+        across.append(_convolve(_concatenated_elu(stream), other, (0, 0)))
     return activations, across
 
 
@@ -220,13 +200,13 @@ def _compute_row_terms(
     Returns:
         The terms of all convolutions side by side, `(width, batch, terms)`.
     """
-    above = _convolve(row_above, weights.right_input_above, (1, 1))
-    left = _convolve(row_above, _upper_row(weights.right_input_left), (1, 0))[:, :, :-1]
+    above = _convolve(row_above, weights.layers["right_input_above"], (1, 1))
+    left = _convolve(row_above, _upper_row(weights.layers["right_input_left"]), (1, 0))[:, :, :-1]
     terms = [above + left]
-    for index, block in enumerate(weights.right_blocks):
-        first, second = previous[2 * index : 2 * index + 2]
-        terms.append(_convolve(first, _upper_row(block.first), (1, 0)) + across[index])
-        terms.append(_convolve(second, _upper_row(block.second), (1, 0)))
+    for index, layer in enumerate(_right_convolutions(weights)):
+        term = _convolve(previous[index], _upper_row(layer), (1, 0))
+        # The other stream joins between a block's two convolutions.
+        terms.append(term if index % 2 else term + across[index // 2])
     return tf.transpose(tf.squeeze(tf.concat(terms, axis=-1), 1), [1, 0, 2])
 
 
@@ -252,10 +232,13 @@ def _decode_columns(
         column: tf.Tensor, carried: tf.Tensor, pixels: tf.TensorArray, row: tf.TensorArray
     ) -> tuple:
         stream, activations, onward = _compute_pixel(weights, terms[column] + carried)
-        parameters = tf.nn.elu(stream) @ _matrix(weights.parameters.kernel[0, 0])
-        parameters += _matrix(weights.parameters.bias)
+        parameters = tf.nn.elu(stream) @ _matrix(weights.layers["parameters"].kernel[0, 0])
+        parameters += _matrix(weights.layers["parameters"].bias)
         levels = _choose_levels(parameters, observed[column], epsilon)
-        onward = [_pixel_features(levels) @ _matrix(weights.right_input_left.kernel[1, 0]), *onward]
+        onward = [
+            _pixel_features(levels) @ _matrix(weights.layers["right_input_left"].kernel[1, 0]),
+            *onward,
+        ]
         row = row.write(column, tf.concat(activations, axis=-1))
         return column + 1, tf.concat(onward, axis=-1), pixels.write(column, levels), row
 
@@ -284,7 +267,10 @@ def _compute_pixel(
         The stream's last features, the activations, and the terms for the right neighbour.
     """
     convolutions = _right_convolutions(weights)
-    sizes = [weights.right_input_above.bias.size, *(each.bias.size for each in convolutions)]
+    sizes = [
+        weights.layers["right_input_above"].bias.size,
+        *(each.bias.size for each in convolutions),
+    ]
     stream, *terms = tf.split(terms, sizes, axis=-1)
     activations, onward = [], []
     features = stream
@@ -328,18 +314,18 @@ def _pixel_features(levels: tf.Tensor) -> tf.Tensor:
     return tf.concat([center_levels(levels), tf.ones_like(levels[..., :1])], axis=-1)
 
 
-def _convolve(rows: tf.Tensor, weights: ConvolutionWeights, padding: tuple[int, int]) -> tf.Tensor:
+def _convolve(rows: tf.Tensor, layer: Convolution, padding: tuple[int, int]) -> tf.Tensor:
     """Convolves as many rows as the kernel has to one, padded left and right."""
     rows = tf.pad(rows, [[0, 0], [0, 0], padding, [0, 0]])
-    return tf.nn.conv2d(rows, _matrix(weights.kernel), 1, "VALID") + _matrix(weights.bias)
+    return tf.nn.conv2d(rows, _matrix(layer.kernel), 1, "VALID") + _matrix(layer.bias)
 
 
-def _right_convolutions(weights: PixelCnnWeights) -> list[ConvolutionWeights]:
-    return [each for block in weights.right_blocks for each in (block.first, block.second)]
+def _right_convolutions(weights: PixelCnnWeights) -> list[Convolution]:
+    return weights.blocks_of("right", ("first", "second"))
 
 
-def _upper_row(weights: ConvolutionWeights) -> ConvolutionWeights:
-    return ConvolutionWeights(weights.kernel[:1], weights.bias)
+def _upper_row(layer: Convolution) -> Convolution:
+    return Convolution(layer.kernel[:1], layer.bias)
 
 
 def _matrix(values: np.ndarray) -> tf.Tensor:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.bit_depth import squeeze_bit_depth, squeeze_bit_depth_smoothly
+from sfm_tf.preprocessors.bpda import ImageFunction, with_surrogate_gradient
 from sfm_tf.preprocessors.draws import Draws, image_seeds
 from sfm_tf.preprocessors.jpeg_compression import compress_jpeg, compress_jpeg_smoothly
 from sfm_tf.preprocessors.local_median import filter_local_mean, filter_local_median
@@ -16,12 +17,7 @@ from sfm_tf.preprocessors.non_local_means import (
     denoise_non_local_means,
     denoise_non_local_means_smoothly,
 )
-from sfm_tf.preprocessors.operation import (
-    ImageFunction,
-    Operation,
-    Parameter,
-    with_surrogate_gradient,
-)
+from sfm_tf.preprocessors.operation import Operation, Parameter
 from sfm_tf.preprocessors.total_variation import (
     minimise_total_variation,
     minimise_total_variation_smoothly,

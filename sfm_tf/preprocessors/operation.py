@@ -1,69 +1,11 @@
-"""One kind of image operation that a chain can name: what it computes and what stands in for it."""
+"""One kind of image operation that a chain can name: its function, stand-in and parameters."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
-
-
-def static_image_shape(images: tf.Tensor) -> tuple[int, int, int]:
-    """Reads height, width and channels; the batch may stay unknown.
-
-    Args:
-        images: Tensor of shape `(batch, height, width, channels)`.
-
-    Returns:
-        Height and width in pixels, and the number of channels.
-
-    Raises:
-        SfmError: If `images` is not such a tensor, or one of the three is unknown.
-    """
-    shape = tf.TensorShape(images.shape)
-    if shape.rank != 4 or None in shape[1:].as_list():
-        raise SfmError(
-            f"Cannot pre-process images of shape {shape}; expected (batch, height, width, "
-            "channels) with a fixed height, width and number of channels."
-        )
-    return tuple(shape[1:].as_list())
-
-
-ImageFunction = Callable[[tf.Tensor], tf.Tensor]
-
-
-def with_surrogate_gradient(forward: ImageFunction, surrogate: ImageFunction) -> ImageFunction:
-    """Gives `forward` the gradient of `surrogate`.
-
-    The backward pass differentiable approximation of Athalye, Carlini and Wagner, "Obfuscated
-    gradients give a false sense of security", 2018, section 4.1: values are those of `forward`,
-    while the backward pass differentiates `surrogate` at the same images. The surrogate is only
-    evaluated when a gradient is asked for. Weights that `forward` reads get no gradient.
-
-    Args:
-        forward: Maps images to a tensor; need not be differentiable.
-        surrogate: Maps images to a tensor of the same shape, differentiable by TensorFlow;
-            `tf.identity` for the straight-through gradient.
-
-    Returns:
-        A function of images that works eagerly and inside `tf.function`. A SavedModel keeps its
-        values but not its gradient.
-    """
-
-    @tf.custom_gradient
-    def evaluate(images: tf.Tensor) -> tuple[tf.Tensor, ImageFunction]:
-        def gradient(upstream: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                approximation = surrogate(images)
-            of_images = tape.gradient(approximation, images, output_gradients=upstream)
-            # TensorFlow asks for both where `forward` reads the weights of a model.
-            return (of_images, [None] * len(variables)) if variables else of_images
-
-        return forward(images), gradient
-
-    return evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +56,24 @@ class Operation:
         return len(values) == len(self.parameters) and all(
             map(Parameter.allows, self.parameters, values)
         )
+
+
+def static_image_shape(images: tf.Tensor) -> tuple[int, int, int]:
+    """Reads height, width and channels; the batch may stay unknown.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`.
+
+    Returns:
+        Height and width in pixels, and the number of channels.
+
+    Raises:
+        SfmError: If `images` is not such a tensor, or one of the three is unknown.
+    """
+    shape = tf.TensorShape(images.shape)
+    if shape.rank != 4 or None in shape[1:].as_list():
+        raise SfmError(
+            f"Cannot pre-process images of shape {shape}; expected (batch, height, width, "
+            "channels) with a fixed height, width and number of channels."
+        )
+    return tuple(shape[1:].as_list())

@@ -15,7 +15,7 @@ from sfm_tf.models.pixel_cnn import (
     pixel_log_probabilities,
     split_parameters,
 )
-from sfm_tf.preprocessors.operation import with_surrogate_gradient
+from sfm_tf.preprocessors.bpda import with_surrogate_gradient
 
 
 @functools.cache

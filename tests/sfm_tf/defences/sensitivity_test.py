@@ -144,7 +144,7 @@ def _linear_classifier(shape, seed=0):
 def _compiled(classifier, percent):
     """The defence for any batch; eager loops of small steps are slow."""
     return tf.function(
-        lambda images: remove_sensitive_points(images, classifier, percent),
+        lambda images: remove_sensitive_points(images, percent, classifier),
         input_signature=[tf.TensorSpec((None, *classifier.input_shape[1:]), tf.float32)],
     )
 
@@ -181,7 +181,7 @@ def _holes(shape, count, share, seed=3):
 @pytest.mark.parametrize("percent", [1, 20, 50])
 def test_high_points_are_those_of_the_largest_gradient(shape, percent):
     classifier, norms = _linear_classifier(shape)
-    high = find_sensitive_points(tf.constant(_images(shape)), classifier, percent).numpy()
+    high = find_sensitive_points(tf.constant(_images(shape)), percent, classifier).numpy()
     assert high.shape == (3, *shape[:2], 1)
     count = max(1, round(percent * norms.size / 100))
     expected = norms >= np.sort(norms, axis=None)[-count]
@@ -192,11 +192,11 @@ def test_a_certain_classifier_still_has_a_gradient():
     classifier, norms = _linear_classifier((8, 8, 1))
     kernel, bias = classifier.get_weights()
     classifier.set_weights([kernel, bias + [1000.0, 0.0]])
-    high = find_sensitive_points(tf.constant(_images((8, 8, 1))), classifier, 10).numpy()
+    high = find_sensitive_points(tf.constant(_images((8, 8, 1))), 10, classifier).numpy()
     np.testing.assert_array_equal(high[0, ..., 0], norms >= np.sort(norms, axis=None)[-6])
     # Tiny weights are no ties.
     classifier.set_weights([kernel * 1e-30, bias])
-    small = find_sensitive_points(tf.constant(_images((8, 8, 1))), classifier, 10).numpy()
+    small = find_sensitive_points(tf.constant(_images((8, 8, 1))), 10, classifier).numpy()
     np.testing.assert_array_equal(small, high)
 
 
@@ -206,7 +206,7 @@ def test_of_equal_gradients_the_first_pixels_are_high():
     kernel[:] = 0
     kernel[5, 0] = 1
     classifier.set_weights([kernel, bias])
-    high = find_sensitive_points(tf.constant(_images((4, 4, 1))), classifier, 25).numpy()
+    high = find_sensitive_points(tf.constant(_images((4, 4, 1))), 25, classifier).numpy()
     np.testing.assert_array_equal(np.flatnonzero(high[0]), [0, 1, 2, 5])
 
 
@@ -241,7 +241,7 @@ def test_low_points_are_smoothed_and_high_ones_completed(shape):
     images, (classifier, remove) = _images(shape), _linear_defence(shape)
     images[0] = 1.0
     found = remove(images).numpy()
-    high = find_sensitive_points(tf.constant(images), classifier, 20).numpy()
+    high = find_sensitive_points(tf.constant(images), 20, classifier).numpy()
     kept = np.tile(~high, shape[2]).astype(np.float32)
     smoothed = solve_total_variation(images, kept, SMOOTHING_WEIGHT).numpy()
     completed = complete_high_points(smoothed, high).numpy()
@@ -275,7 +275,7 @@ def test_the_stand_in_averages_low_neighbours_at_high_points():
     images = _images((8, 8, 1), count=1)
     classifier, norms = _linear_classifier((8, 8, 1))
     high = norms >= np.sort(norms, axis=None)[-13]
-    found = average_sensitive_points(tf.constant(images), classifier, 20).numpy()[0, ..., 0]
+    found = average_sensitive_points(tf.constant(images), 20, classifier).numpy()[0, ..., 0]
     np.testing.assert_array_equal(found[~high], images[0, ..., 0][~high])
     for row, column in np.argwhere(high):
         window = (slice(max(row - 2, 0), row + 3), slice(max(column - 2, 0), column + 3))
@@ -294,7 +294,7 @@ def test_a_chain_has_values_of_the_defence_and_gradients_of_the_stand_in():
         found = tf.function(chain)(images)
     gradient = tape.gradient(found, images).numpy()
     np.testing.assert_allclose(found, remove(images), atol=1e-5)
-    high = find_sensitive_points(images, classifier, 20).numpy()
+    high = find_sensitive_points(images, 20, classifier).numpy()
     np.testing.assert_array_equal(gradient[high], 0)
     # A low pixel passes on what it gets, and its part in the means of its high neighbours.
     assert (gradient[~high] >= 1).all()
@@ -312,7 +312,7 @@ def test_the_defence_itself_has_no_gradient():
     classifier, images = _linear_classifier((4, 4, 1))[0], tf.constant(_images((4, 4, 1)))
     with tf.GradientTape() as tape:
         tape.watch(images)
-        found = remove_sensitive_points(images, classifier, 20)
+        found = remove_sensitive_points(images, 20, classifier)
     assert tape.gradient(found, images) is None
 
 

@@ -12,24 +12,18 @@ from sfm_tf.models.pixel_cnn import build_pixel_cnn
 from sfm_tf.models.pixel_cnn_decoding import compile_decoder, read_weights
 
 
-def test_reads_every_weight_of_the_model_once():
-    model = build_pixel_cnn((4, 5, 3), 4, 2, 2, seed=0)
+def test_reads_every_weight_of_the_model_in_the_order_of_its_blocks():
+    model = build_pixel_cnn((4, 5, 3), 4, 11, 2, seed=0)
     weights = read_weights(model)
-    blocks = [*weights.down_blocks, *weights.right_blocks]
-    convolutions = [weights.down_input, weights.right_input_above, weights.right_input_left]
-    convolutions += [each for block in blocks for each in (block.first, block.second)]
-    convolutions += [*(block.across for block in weights.right_blocks), weights.parameters]
-    kernels = {each.kernel.tobytes() for each in convolutions}
-    assert kernels == {layer.kernel.numpy().tobytes() for layer in model.layers if layer.weights}
-    assert sum(each.kernel.size + each.bias.size for each in convolutions) == model.count_params()
-    assert weights.image_shape == (4, 5, 3)
-
-
-def test_blocks_are_in_the_order_of_the_model():
-    model = build_pixel_cnn((4, 4, 1), 2, 11, 2, seed=0)
-    for number, block in enumerate(read_weights(model).right_blocks, start=1):
-        kernel = model.get_layer(f"right{number}_second").kernel.numpy()
-        np.testing.assert_array_equal(block.second.kernel, kernel)
+    names = {layer.name for layer in model.layers if layer.weights}
+    assert set(weights.layers) == names
+    for name, convolution in weights.layers.items():
+        kernel, bias = model.get_layer(name).get_weights()
+        np.testing.assert_array_equal(convolution.kernel, kernel)
+        np.testing.assert_array_equal(convolution.bias, bias)
+    seconds = [weights.layers[f"right{number}_second"] for number in range(1, 12)]
+    assert weights.blocks_of("right", ["second"]) == seconds
+    assert (weights.image_shape, weights.depth) == ((4, 5, 3), 11)
 
 
 def test_later_training_does_not_change_them():
@@ -59,7 +53,7 @@ def test_are_readable_while_a_graph_is_built():
 
     @tf.function
     def read():
-        return read_weights(model).parameters.kernel
+        return read_weights(model).layers["parameters"].kernel
 
     np.testing.assert_array_equal(read(), model.get_layer("parameters").kernel.numpy())
 

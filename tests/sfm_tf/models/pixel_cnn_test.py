@@ -11,7 +11,6 @@ from sfm_tf.errors import SfmError
 from sfm_tf.models.pixel_cnn import (
     bits_per_dimension,
     build_pixel_cnn,
-    channel_log_probabilities,
     component_log_probabilities,
     count_parameters,
     expected_images,
@@ -79,36 +78,11 @@ def test_joint_probability_is_that_of_scipy(channels):
     np.testing.assert_allclose(computed, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("channels", "channel"), [(1, 0), (3, 0), (3, 1), (3, 2)])
-def test_probabilities_of_a_channel_sum_to_one(channels, channel):
-    mixture = split_parameters(tf.constant(_parameters(channels)), channels)
-    levels = tf.constant(_levels(channels)[..., :channel])
-    probabilities = tf.exp(channel_log_probabilities(mixture, levels))
-    assert probabilities.shape == (*_SHAPE, 256)
-    np.testing.assert_allclose(tf.reduce_sum(probabilities, axis=-1), np.ones(_SHAPE), rtol=1e-12)
-
-
-def test_channels_given_the_earlier_ones_multiply_to_the_joint_probability():
-    mixture, levels = split_parameters(tf.constant(_parameters(3)), 3), _levels(3)
-    total = np.zeros(_SHAPE)
-    for channel in range(3):
-        distribution = channel_log_probabilities(mixture, tf.constant(levels[..., :channel]))
-        index = levels[..., channel, np.newaxis].astype(int)
-        total += np.take_along_axis(distribution.numpy(), index, axis=-1)[..., 0]
-    joint = pixel_log_probabilities(mixture, tf.constant(levels))
-    np.testing.assert_allclose(total, joint, rtol=1e-9)
-
-
-def test_probability_of_green_given_red_is_that_of_scipy():
-    parameters, levels = _parameters(3), _levels(3)
-    weights, masses, _ = _component_masses(parameters, levels)
-    with_green = (weights * masses[0] * masses[1]).sum(axis=-1)
-    expected = np.log(with_green / (weights * masses[0]).sum(axis=-1))
-    mixture = split_parameters(tf.constant(parameters), 3)
-    distribution = channel_log_probabilities(mixture, tf.constant(levels[..., :1])).numpy()
-    index = levels[..., 1, np.newaxis].astype(int)
-    computed = np.take_along_axis(distribution, index, axis=-1)[..., 0]
-    np.testing.assert_allclose(computed, expected, rtol=1e-9)
+def test_probabilities_of_all_levels_sum_to_one():
+    mixture = split_parameters(tf.constant(_parameters(1)), 1)
+    levels = tf.constant(np.tile(np.arange(256.0)[:, None, None, None, None], (1, *_SHAPE, 1)))
+    probabilities = tf.exp(pixel_log_probabilities(mixture, levels))
+    np.testing.assert_allclose(tf.reduce_sum(probabilities, axis=0), np.ones(_SHAPE), rtol=1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

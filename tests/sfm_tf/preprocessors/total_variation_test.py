@@ -7,64 +7,12 @@ import sklearn.datasets
 import tensorflow as tf
 from skimage.restoration import denoise_tv_bregman
 
-from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.total_variation import (
-    differences,
-    fill_dropped,
-    from_planes,
+    _fill_dropped,
     minimise_total_variation,
     minimise_total_variation_smoothly,
-    neighbors,
     solve_total_variation,
-    to_planes,
-    transposed_differences,
 )
-
-
-def _random(*shape):
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
-@pytest.mark.parametrize("batch", [0, 3])
-def test_images_come_back_from_planes(batch):
-    images = _random(batch, 4, 5, 3)
-    planes = to_planes(tf.constant(images))
-    assert planes.shape == (4, 5, batch * 3)
-    np.testing.assert_array_equal(from_planes(planes, 3), images)
-
-
-def test_channels_of_an_image_lie_together():
-    images = _random(2, 4, 5, 3)
-    np.testing.assert_array_equal(to_planes(tf.constant(images))[:, :, 3:], images[1])
-
-
-def test_other_shapes_are_rejected():
-    with pytest.raises(SfmError, match=r"expected \(batch, height, width, channels\)"):
-        to_planes(tf.zeros([8, 8, 1]))
-
-
-def test_neighbors_are_the_shifted_image_with_zeros_outside():
-    planes = _random(4, 5, 2)
-    padded = np.pad(planes, ((1, 1), (1, 1), (0, 0)))
-    expected = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
-    for neighbor, shifted in zip(neighbors(tf.constant(planes)), expected, strict=True):
-        np.testing.assert_array_equal(neighbor, shifted)
-
-
-def test_differences_are_those_to_the_next_pixel_and_zero_at_the_end():
-    planes = _random(4, 5, 2)
-    down, right = differences(tf.constant(planes))
-    np.testing.assert_array_equal(down, np.diff(planes, axis=0, append=planes[-1:]))
-    np.testing.assert_array_equal(right, np.diff(planes, axis=1, append=planes[:, -1:]))
-
-
-def test_transposed_differences_are_the_transpose():
-    planes, down, right = _random(3, 4, 5, 2)
-    down[-1], right[:, -1] = 0.0, 0.0
-    forwards = np.vdot(differences(tf.constant(planes)), (down, right))
-    backwards = np.vdot(planes, transposed_differences(tf.constant(down), tf.constant(right)))
-    np.testing.assert_allclose(forwards, backwards, rtol=1e-5)
-
 
 # What the default tolerance leaves for the worst pixel.
 WORST_ERROR = 0.01
@@ -217,7 +165,7 @@ def test_filling_takes_the_smallest_diamond_that_holds_anything_kept():
     values, kept = np.zeros((5, 9, 1)), np.zeros((5, 9, 1))
     kept[2, 2], values[2, 2] = 1.0, 0.8
     kept[2, 4], values[2, 4] = 1.0, 0.4
-    filled = fill_dropped(tf.constant(values), tf.constant(kept)).numpy()[:, :, 0]
+    filled = _fill_dropped(tf.constant(values), tf.constant(kept)).numpy()[:, :, 0]
     expected = {(2, 2): 0.8, (2, 3): 0.6, (1, 1): 0.8, (1, 5): 0.4, (4, 3): 0.6, (2, 8): 0.4}
     for position, value in expected.items():
         assert math.isclose(filled[position], value, rel_tol=1e-6), position
