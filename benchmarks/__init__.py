@@ -1,4 +1,4 @@
-"""Programs that measure this library beside others."""
+"""Programs that compare this library with others."""
 
 import os
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.attack_memory MODEL IMAGES OWNER ATTACK BATCH_SIZE SETTINGS
 
-`measure_memory` starts this: a process in which other attacks ran before still holds what they
-freed, or not, as its library likes. Here the model is read and called once; then the process
-forgets its largest size (Linux: 5 to `/proc/self/clear_refs`) and attacks one batch. The figure is
-the largest size after that (`VmHWM` of `/proc/self/status`) less the size before: with what it
-takes to compile the attack, without the libraries. It leaves out a GPU's memory.
+`measure_memory` starts this program, because a process that has run other attacks may still hold
+memory that they freed. It reads the model and calls it once, resets the peak memory of the process
+(Linux: 5 to `/proc/self/clear_refs`), and attacks one batch. The figure is the peak memory after
+that (`VmHWM` of `/proc/self/status`) minus the memory before. It includes the compilation of the
+attack, but not the libraries and not a GPU's memory.
 """
 
 import dataclasses

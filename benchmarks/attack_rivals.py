@@ -1,4 +1,4 @@
-"""The libraries that this one's attacks are compared with, where they are installed."""
+"""The libraries whose attacks are compared with this one's, if they are installed."""
 
 import functools
 import importlib

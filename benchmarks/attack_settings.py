@@ -1,4 +1,4 @@
-"""The settings that this library's attacks and all others are given alike."""
+"""The settings that the attacks of all libraries share."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The classifier that every attack of the benchmark is shown, and the images it is shown."""
+"""The classifier that every attack of the benchmark attacks, and the images."""
 
 import functools
 from collections.abc import Callable, Mapping

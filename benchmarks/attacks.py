@@ -4,26 +4,26 @@
     python -m benchmarks.attacks --attacks=pgd,cw --rivals=art --batch_sizes=32,128 --repeats=5
     python -m benchmarks.attacks --slow_images=128 --apgd_iterations=100 --square_queries=5000
 
-All attack one Keras classifier of digits, in one process; those of torchattacks and of AutoAttack's
-authors, its copy in torch, weight for weight. In each pair both take turns, so that a busy machine
-slows both alike, and get the median of their times. Before, ours was run on all images, which
-compiles it, and theirs on two. Both have the same settings, those of
-`benchmarks/attack_settings.py`.
+All attacks run in one process on one Keras classifier of digits. The attacks of torchattacks and of
+AutoAttack's authors run on a copy of it in torch, with the same weights. In each pair ours and
+theirs take turns, so that a busy machine slows both equally, and the median of the times counts.
+Before that, ours runs on all images, which compiles it, and theirs on two. Both have the same
+settings, those of `benchmarks/attack_settings.py`.
 
-The columns, each first of ours and then of theirs:
+The columns have our figure first and then theirs:
 
-- images per second, their ratio, and the ratio that this library is to reach;
-- with --memory, the MiB at its peak of attacking one batch: see `benchmarks/attack_memory.py`.
-  Every figure takes a process of its own, about a quarter of a minute;
-- the share of images that fool the model, within the radius unless it is CW-L2. All were known to
-  the model. More is better, and matters more than speed;
-- the median size of the perturbations of the images on which both fool it: of FAB-T the L-infinity
-  norm, else the L2 norm;
-- of attacks without chance, the largest difference between a pixel of ours and of theirs. Between
-  two frameworks gradients differ in their last bits, and so may the sign of a small one, which
-  moves a pixel by two steps. foolbox's MIM sums signs of gradients rather than gradients.
+- images per second, their ratio, and the goal for the ratio;
+- with --memory, the peak MiB while one batch is attacked: see `benchmarks/attack_memory.py`. Each
+  figure takes a process of its own and about a quarter of a minute;
+- the share of images that fool the model, within the radius except for CW-L2. The model classified
+  all of them correctly before. More is better, and matters more than speed;
+- the median size of the perturbations of the images that both attacks broke: the L-infinity norm
+  for FAB-T, otherwise the L2 norm;
+- for attacks without randomness, the largest difference between a pixel of ours and of theirs.
+  Gradients of two frameworks differ in their last bits, and so can the sign of a small gradient,
+  which moves a pixel by two steps. foolbox's MIM sums signs of gradients instead of gradients.
 
-The defaults are sized for ten minutes on two quiet cores; the last line above has AutoAttack's own
+The defaults take about ten minutes on two idle cores. The last command above uses AutoAttack's own
 lengths and takes hours.
 """
 
@@ -160,17 +160,17 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
         return functools.partial(_names, list(names))
 
     add("model", "resnet20", "Attacked classifier.", choices=list(ARCHITECTURES))
-    add("width", 16, "Channels of its first stage.")
+    add("width", 16, "Channels of the classifier's first stage.")
     add("attacks", ",".join(KINDS), "Attacks, comma-separated.", type=some_of(KINDS))
     add("rivals", ",".join(RIVALS), "Libraries, comma-separated.", type=some_of(RIVALS))
     add("batch_sizes", "32,128", "Batch sizes, comma-separated.", type=_sizes)
     add("images", 128, "Images for FGSM, PGD, MIM and DI2.")
     add("slow_images", 8, "Images for the other attacks.")
-    add("repeats", 3, "Most turns of each side of a pair.")
-    add("seconds", 10.0, "No further turns of a pair after so long.")
-    add("apgd_iterations", 25, "Steps of a run of APGD and FAB-T.")
+    add("repeats", 3, "Largest number of turns of each side of a pair.")
+    add("seconds", 10.0, "Seconds after which a pair takes no further turns.")
+    add("apgd_iterations", 25, "Iterations of APGD and FAB-T.")
     add("square_queries", 300, "Queries of Square.")
-    parser.add_argument("--memory", action="store_true", help="Measure the memory, too.")
+    parser.add_argument("--memory", action="store_true", help="Also measure the memory.")
     return parser.parse_args(arguments)
 
 

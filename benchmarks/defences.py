@@ -3,18 +3,17 @@
     python -m benchmarks.defences
     python -m benchmarks.defences --images=500 --repeats=9 --only=non_local_means_13_3_4,jpeg_75
 
-Both sides of a pair take turns in one process, so that a busy machine slows both alike, and get the
-median of their times; each has run on all images before, which compiles ours. Both start from a
-NumPy array and end with the tensor that a classifier in TensorFlow takes. Ours is the compiled
-operation on one batch of all images, for any batch size; theirs is what a user would call, on the
-cores that it takes by itself. The images are crops of photographs, 32x32 pixels of 3 channels with
-256 levels.
+Both sides of a pair take turns in one process, so that a busy machine slows both equally, and the
+median of the times counts. Each has run on all images before, which compiles ours. Both start from
+a NumPy array and end with the tensor that a TensorFlow classifier takes. Ours is the compiled
+operation on one batch of all images. Theirs is what a user would call, on as many cores as it uses
+by default. The images are crops of photographs: 32x32 pixels, 3 channels, 256 levels.
 
 The columns:
 
 - images per second of ours and of theirs, their ratio, and the quartiles of the turns' ratios;
-- the share of values that are within one of 256 levels of theirs, where both compute the same.
-  ART's total variation drops other values, and takes 10 steps of L-BFGS-B towards the minimum.
+- where both compute the same, the share of values that differ from theirs by at most one of 256
+  levels. ART's total variation drops other values, and takes 10 steps of L-BFGS-B.
 """
 
 import argparse
@@ -184,8 +183,8 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     add("only", ",".join(RIVALS), "Operations, comma-separated.", type=_specs)
     add("images", 100, "Images in the batch.")
-    add("repeats", 7, "Most turns of each side of a pair.")
-    add("seconds", 60.0, "No further turns of a pair after so long.")
+    add("repeats", 7, "Largest number of turns of each side of a pair.")
+    add("seconds", 60.0, "Seconds after which a pair takes no further turns.")
     return parser.parse_args(arguments)
 
 

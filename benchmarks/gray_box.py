@@ -1,17 +1,19 @@
-"""Asks which pre-processing T holds the gray box behind one trained masker, and why.
+"""Measures which pre-processing T keeps accuracy in the gray box behind one trained masker.
 
     python -m benchmarks.gray_box --workdir=runs/cifar10
     python -m benchmarks.gray_box --workdir=runs/cifar10 --preprocessors=none,bit_depth_4,median_3
     python -m benchmarks.gray_box --workdir=runs/cifar10 --trained=runs/cifar10/ablate/.../complete
 
 T is exchanged at test time; classifier and masker stay as `pipelines.train` left them. PGD attacks
-an independent source model (black box), the model without T (gray box) and all of it (white box, T
-by its BPDA surrogate). Beside the accuracies stand the median norms of the loss's gradient at
-clean images, from the classifier's input back to the image, and the share of images whose gradient
-is zero: a row that holds with no gradient left is no defence, only an attack that was stalled
-(Athalye et al. 2018). The gray box's attacker sees the gradients of the row without T.
+an independent source model (black box), the model without T (gray box) and the whole model (white
+box, T by its BPDA surrogate).
 
-Writes the same figures as JSON to --output.
+The other columns are about the gradient of the loss at clean images: its median norm, from the
+classifier's input back to the image, and the share of images where it is zero. A row that is
+accurate only because the gradient is zero shows a blocked attack, not a defence (Athalye et al.
+2018). The attacker in the gray box uses the gradients of the row without T.
+
+--output writes the same figures as JSON.
 """
 
 import argparse
@@ -156,14 +158,19 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="A trained run.")
     parser.add_argument(
-        "--trained", type=pathlib.Path, help="Folder of the models; by default its last training."
+        "--workdir",
+        type=pathlib.Path,
+        required=True,
+        help="Working directory with a finished training.",
     )
     parser.add_argument(
-        "--preprocessors", default=",".join(PREPROCESSORS), help="What stands for T, in turn."
+        "--trained", type=pathlib.Path, help="Folder of the models; by default the last training."
     )
-    parser.add_argument("--num_examples", type=int, default=500, help="Test images, the first.")
+    parser.add_argument(
+        "--preprocessors", default=",".join(PREPROCESSORS), help="Pre-processings T to try."
+    )
+    parser.add_argument("--num_examples", type=int, default=500, help="Number of test images.")
     parser.add_argument("--epsilon", type=float, default=8.0, help="Radius, in 1/255.")
     parser.add_argument("--iterations", type=int, default=30, help="Steps of PGD.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of PGD's starts.")

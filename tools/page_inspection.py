@@ -1,9 +1,9 @@
-"""What a page looks like in headless Chromium: its DOM, its width, what it loads and complains of.
+"""Opens a page in headless Chromium: its DOM, its width, what it loads, and its errors.
 
     python -m tools.page_inspection PAGE.html FOLDER
 
-writes screenshots for a desk and a phone, light and dark, and the page as it prints into FOLDER.
-Chromium has no network meanwhile. Debian has it in the package `chromium`.
+writes screenshots into FOLDER, for a desk and a phone, light and dark, and the printed page.
+Chromium runs without a network. Debian has it in the package `chromium`.
 """
 
 import argparse
@@ -188,7 +188,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Writes the pictures that the arguments ask for."""
     parser = argparse.ArgumentParser(description="Writes pictures of a page.")
     parser.add_argument("page", type=pathlib.Path, help="the HTML file")
-    parser.add_argument("folder", type=pathlib.Path, help="is made if it is not there")
+    parser.add_argument(
+        "folder", type=pathlib.Path, help="the folder of the pictures; made if needed"
+    )
     options = parser.parse_args(arguments)
     browser = find_browser()
     if browser is None:

@@ -2,8 +2,8 @@
 
     python -m tools.sample_report FOLDER
 
-writes both into FOLDER: something to look at after a change to the pages, without a training. The
-golden test compares them with what they were.
+writes both into FOLDER, to look at after a change to the pages, without a training. The golden test
+compares them with the stored ones.
 """
 
 import argparse
@@ -231,7 +231,9 @@ def sample_runs() -> list[ComparedRun]:
 def main(arguments: list[str] | None = None) -> None:
     """Writes the report and the comparison into the folder that the arguments name."""
     parser = argparse.ArgumentParser(description="Writes a report of made-up figures.")
-    parser.add_argument("folder", type=pathlib.Path, help="is made if it is not there")
+    parser.add_argument(
+        "folder", type=pathlib.Path, help="the folder of the documents; made if needed"
+    )
     folder = parser.parse_args(arguments).folder
     folder.mkdir(parents=True, exist_ok=True)
     build_report(sample_inputs(), folder)
