@@ -2,10 +2,9 @@
 
 `PredictionService` has Predict and GetModelMetadata, `ModelService` has GetModelStatus; the other
 methods are UNIMPLEMENTED. Messages come and go as bytes, so that whoever speaks gRPC need not know
-them. The messages themselves are those of the package tensorflow-serving-api, which is optional.
+them.
 """
 
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -22,18 +21,16 @@ from tensorflow_serving.apis import (
 
 from sfm_tf.serving.prediction_service import (
     Code,
-    Limits,
     ModelRepository,
-    Outputs,
-    Prediction,
+    Predict,
     RequestError,
+    RequestLimits,
     ServedModel,
     Signature,
     check_declaration,
     check_names,
     make_prediction,
 )
-from sfm_tf.serving.rest_api import DEFAULT_SIGNATURE, Predict
 
 SERVICES = ("/tensorflow.serving.PredictionService/", "/tensorflow.serving.ModelService/")
 """What the paths of the methods start with."""
@@ -41,25 +38,12 @@ SERVICES = ("/tensorflow.serving.PredictionService/", "/tensorflow.serving.Model
 _SIGNATURE_DEF = "signature_def"  # The one kind of metadata that TensorFlow Serving has.
 
 
-@dataclasses.dataclass(frozen=True)
-class GrpcAnswer:
-    """What gRPC sends back.
-
-    Attributes:
-        code: Number of the `grpc.StatusCode`, 0 for success.
-        details: Why it failed.
-        response: The serialized message where it did not.
-    """
-
-    code: int
-    details: str
-    response: bytes
-
-
 class GrpcApi:
     """Answers gRPC requests."""
 
-    def __init__(self, repository: ModelRepository, predict: Predict, limits: Limits) -> None:
+    def __init__(
+        self, repository: ModelRepository, predict: Predict, limits: RequestLimits
+    ) -> None:
         """Makes the services.
 
         Args:
@@ -75,39 +59,42 @@ class GrpcApi:
             model_service + "GetModelStatus": self._answer_status,
         }
 
-    async def answer(self, method: str, request: bytes) -> GrpcAnswer:
+    async def answer(self, method: str, request: bytes) -> tuple[int, str, bytes]:
         """Answers a request, whatever it is.
 
         Args:
             method: Path of the method, such as `/tensorflow.serving.PredictionService/Predict`.
             request: The serialized message.
+
+        Returns:
+            Number of the `grpc.StatusCode`, 0 for success; why it failed; and where it did not, the
+            serialized answer.
         """
         try:
             if method not in self._methods:
                 raise RequestError(Code.UNIMPLEMENTED, f"This server has no {method}")
             response = await self._methods[method](request)
-            return GrpcAnswer(0, "", response.SerializeToString())
+            return 0, "", response.SerializeToString()
         except message.DecodeError as error:
-            return GrpcAnswer(Code.INVALID_ARGUMENT.grpc, f"Malformed message: {error}", b"")
+            return Code.INVALID_ARGUMENT.grpc, f"Malformed message: {error}", b""
         except RequestError as error:
-            return GrpcAnswer(error.code.grpc, str(error), b"")
+            return error.code.grpc, str(error), b""
         except Exception:  # The outermost frame: the client is told, and the server goes on.
             logging.getLogger(__name__).exception("%s failed", method)
             details = "Internal error; the server's log has the details."
-            return GrpcAnswer(Code.INTERNAL.grpc, details, b"")
+            return Code.INTERNAL.grpc, details, b""
 
     async def _answer_predict(self, serialized: bytes) -> message.Message:
         request = predict_pb2.PredictRequest.FromString(serialized)
         model = self._find(request)
-        signature = _signature(model, request.model_spec.signature_name or DEFAULT_SIGNATURE)
+        signature = model.signature(request.model_spec.signature_name)
         check_names(signature, list(request.inputs))
         inputs = {
             name: _read_tensor(name, tensor, signature.inputs[name], self._limits)
             for name, tensor in request.inputs.items()
         }
         kept = _kept_outputs(signature, request.output_filter)
-        prediction: Prediction = make_prediction(model, signature, inputs, self._limits)
-        outputs: Outputs = await self._predict(prediction)
+        outputs = await self._predict(make_prediction(model, signature, inputs, self._limits))
         response = predict_pb2.PredictResponse(model_spec=_spec(model, signature.name))
         for name in kept:
             response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
@@ -116,13 +103,9 @@ class GrpcApi:
     async def _answer_metadata(self, serialized: bytes) -> message.Message:
         request = get_model_metadata_pb2.GetModelMetadataRequest.FromString(serialized)
         model = self._find(request)
-        if not request.metadata_field:
-            message_text = "GetModelMetadataRequest must specify at least one metadata_field"
-            raise RequestError(Code.INVALID_ARGUMENT, message_text)
-        for field in request.metadata_field:
-            if field != _SIGNATURE_DEF:
-                text = f"Metadata field {field} is not supported"
-                raise RequestError(Code.INVALID_ARGUMENT, text)
+        if set(request.metadata_field) != {_SIGNATURE_DEF}:
+            text = f"Expected metadata_field to be {_SIGNATURE_DEF}, the only one there is."
+            raise RequestError(Code.INVALID_ARGUMENT, text)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         for name, definition in model.signature_defs.items():
             signatures.signature_def[name].CopyFrom(definition)
@@ -138,9 +121,9 @@ class GrpcApi:
         for status in self._repository.statuses(*_wanted(request.model_spec)):
             added = response.model_version_status.add(version=status.version)
             added.state = get_model_status_pb2.ModelVersionStatus.State.Value(status.state)
-            if status.error:
+            if status.error_message:
                 added.status.error_code = tf.errors.UNKNOWN
-                added.status.error_message = status.error
+                added.status.error_message = status.error_message
         return response
 
     def _find(
@@ -165,29 +148,16 @@ def _spec(model: ServedModel, signature_name: str = "") -> model_pb2.ModelSpec:
     return spec
 
 
-def _signature(model: ServedModel, name: str) -> Signature:
-    if name not in model.signatures:
-        text = f'Serving signature key "{name}" not found.'
-        raise RequestError(Code.FAILED_PRECONDITION, text)
-    return model.signatures[name]
-
-
 def _kept_outputs(signature: Signature, wanted: list[str]) -> list[str]:
     names = sorted(signature.outputs)
-    for name in wanted:
-        if name not in names:
-            text = (
-                f"output tensor alias not found in signature: {name} Outputs expected to be "
-                f"in the set {{{','.join(names)}}}."
-            )
-            raise RequestError(Code.INVALID_ARGUMENT, text)
-    if len(set(wanted)) != len(wanted):
-        raise RequestError(Code.INVALID_ARGUMENT, "duplicate output tensor alias")
+    if not set(wanted) <= set(names) or len(set(wanted)) != len(wanted):
+        text = f"Invalid output_filter {', '.join(wanted)}; expected some of {', '.join(names)}."
+        raise RequestError(Code.INVALID_ARGUMENT, text)
     return list(wanted) or names
 
 
 def _read_tensor(
-    name: str, tensor: tensor_pb2.TensorProto, spec: tf.TensorSpec, limits: Limits
+    name: str, tensor: tensor_pb2.TensorProto, spec: tf.TensorSpec, limits: RequestLimits
 ) -> np.ndarray:
     """Makes the array of a tensor.
 

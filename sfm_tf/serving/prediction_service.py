@@ -8,7 +8,7 @@ import enum
 import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from sfm_tf.errors import SfmError
+from sfm_tf.serving.client.model_client import VersionStatus
 
 _LONGEST = 500  # gRPC sends it in a header, and clients may have put much of it together.
 
@@ -104,20 +105,17 @@ class ServedModel:
     signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
     owner: Any = dataclasses.field(repr=False)
 
+    def signature(self, name: str) -> Signature:
+        """Returns the function of that name, or the default one where the name is empty.
 
-@dataclasses.dataclass(frozen=True)
-class VersionStatus:
-    """What has become of a version; TensorFlow Serving's `ModelVersionStatus`.
-
-    Attributes:
-        version: Its number.
-        state: AVAILABLE, or END where it cannot be loaded.
-        error: Why not; empty where it is available.
-    """
-
-    version: int
-    state: str
-    error: str = ""
+        Raises:
+            RequestError: If there is none.
+        """
+        name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+        if name not in self.signatures:
+            text = f'Serving signature key "{name}" not found.'
+            raise RequestError(Code.FAILED_PRECONDITION, text)
+        return self.signatures[name]
 
 
 def version_folders(model_folder: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -229,7 +227,7 @@ class ModelRepository:
         return model
 
     def statuses(self, name: str, version: int | None = None) -> list[VersionStatus]:
-        """Returns what has become of a model's versions, the newest first.
+        """Returns the state of a model's versions, the newest first: AVAILABLE, or END and why.
 
         Args:
             name: Name of the model.
@@ -240,7 +238,7 @@ class ModelRepository:
         """
         known = [VersionStatus(key, "END", text) for key, text in self._failures_of(name).items()]
         if name in self._served:
-            known.append(VersionStatus(self._served[name].version, "AVAILABLE"))
+            known.append(VersionStatus(self._served[name].version, "AVAILABLE", ""))
         wanted = [status for status in known if version in (None, status.version)]
         if not wanted:
             which = "any versions" if version is None else f"version {version}"
@@ -269,7 +267,7 @@ _MEBIBYTE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """How much one request may ask for.
 
     Attributes:
@@ -306,22 +304,20 @@ class Prediction:
         return len(next(iter(self.inputs.values())))
 
 
+Predict = Callable[[Prediction], Awaitable[Outputs]]
+"""Runs a checked request; raises `RequestError` where the model fails on it."""
+
+
 def check_names(signature: Signature, names: Sequence[str]) -> None:
     """Raises `RequestError` unless a request names exactly the inputs of a signature."""
     sent, wanted = sorted(names), sorted(signature.inputs)
     if sent != wanted:
-        extra = ",".join(sorted(set(sent) - set(wanted)))
-        missing = ",".join(sorted(set(wanted) - set(sent)))
-        raise RequestError(
-            Code.INVALID_ARGUMENT,
-            f"input size does not match signature: {len(sent)}!={len(wanted)} "
-            f"len({{{','.join(sent)}}}) != len({{{','.join(wanted)}}}). "
-            f"Sent extra: {{{extra}}}. Missing but required: {{{missing}}}.",
-        )
+        text = f"Sent the inputs {', '.join(sent) or 'none'}; expected {', '.join(wanted)}."
+        raise RequestError(Code.INVALID_ARGUMENT, text)
 
 
 def check_declaration(
-    name: str, spec: tf.TensorSpec, dtype: tf.DType, shape: Sequence[int], limits: Limits
+    name: str, spec: tf.TensorSpec, dtype: tf.DType, shape: Sequence[int], limits: RequestLimits
 ) -> None:
     """Checks what a tensor is said to be, before room is made for it.
 
@@ -358,7 +354,10 @@ def _text(shape: tf.TensorShape | Sequence[int]) -> str:
 
 
 def make_prediction(
-    model: ServedModel, signature: Signature, inputs: Mapping[str, np.ndarray], limits: Limits
+    model: ServedModel,
+    signature: Signature,
+    inputs: Mapping[str, np.ndarray],
+    limits: RequestLimits,
 ) -> Prediction:
     """Checks the tensors of a request.
 

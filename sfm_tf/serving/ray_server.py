@@ -6,7 +6,7 @@ gRPC port is this module's own: Ray Serve's listens on every interface of the ma
 host asked for, and takes messages of 2 GiB.
 
 Ray itself opens ports for its own processes that other machines may reach. Each server makes a
-token without which they refuse to talk. Ray and tensorflow-serving-api are optional packages.
+token without which they refuse to talk. Ray is an optional package.
 """
 
 import asyncio
@@ -28,13 +28,14 @@ import grpc
 from grpc import aio
 
 from sfm_tf.errors import SfmError
+from sfm_tf.serving.grpc_api import SERVICES, GrpcApi
 from sfm_tf.serving.prediction_service import (
     Code,
-    Limits,
     ModelRepository,
     Outputs,
     Prediction,
     RequestError,
+    RequestLimits,
     run_merged,
     version_folders,
 )
@@ -47,7 +48,9 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _WAITING = 256  # Requests at a time; a client beyond them is told to come again.
 
 
-class _Front(grpc.GenericRpcHandler):
+class _Calls(grpc.GenericRpcHandler):
+    """Hands the calls of some services on as bytes."""
+
     def __init__(self, services: Sequence[str], answer: Answer) -> None:
         self._services, self._answer = tuple(services), answer
 
@@ -66,7 +69,7 @@ class _Front(grpc.GenericRpcHandler):
         return response
 
 
-async def start_grpc_front(
+async def start_grpc_server(
     host: str, port: int, services: Sequence[str], answer: Answer, largest_message: int
 ) -> tuple[aio.Server, int]:
     """Starts to answer unary gRPC calls.
@@ -91,7 +94,7 @@ async def start_grpc_front(
         ("grpc.so_reuseport", 0),
     ]
     server = aio.server(options=options, maximum_concurrent_rpcs=_WAITING)
-    server.add_generic_rpc_handlers((_Front(services, answer),))
+    server.add_generic_rpc_handlers((_Calls(services, answer),))
     try:
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
@@ -102,7 +105,6 @@ async def start_grpc_front(
     return server, bound
 
 
-_PACKAGES = ("ray", "tensorflow_serving")
 _LIBRARY = pathlib.Path(__file__).resolve().parents[2]
 _APPLICATION = "sfm"
 _ONGOING = 128  # Requests that the model's process holds at a time.
@@ -132,7 +134,7 @@ class ServerSettings:
     gpus: float = 0
     batch_wait_seconds: float = 0.002
     poll_seconds: float = 2.0
-    limits: Limits = dataclasses.field(default_factory=Limits)
+    limits: RequestLimits = dataclasses.field(default_factory=RequestLimits)
 
 
 class ModelServer:
@@ -147,10 +149,7 @@ class ModelServer:
         Raises:
             SfmError: If a model has no version that can be served.
         """
-        # Both need the optional packages, which only the processes that Ray starts must have.
         from ray import serve
-
-        from sfm_tf.serving.grpc_api import GrpcApi
 
         limits = settings.limits
         self._repository = ModelRepository(settings.models)
@@ -176,18 +175,17 @@ class ModelServer:
         from starlette.responses import Response
 
         length = request.headers.get("content-length", "")
-        answer = await self._rest.answer(
+        status, body = await self._rest.answer(
             request.method,
             request.url.path,
             int(length) if length.isdecimal() else None,
             request.stream(),
         )
-        return Response(answer.body, answer.status, media_type="application/json")
+        return Response(body, status, media_type="application/json")
 
     async def grpc(self, method: str, request: bytes) -> tuple[int, str, bytes]:
         """Answers a gRPC request with status code, details and message."""
-        answer = await self._grpc.answer(method, request)
-        return answer.code, answer.details, answer.response
+        return await self._grpc.answer(method, request)
 
     async def _predict(self, prediction: Prediction) -> Outputs:
         result = await self._run_batch(prediction)
@@ -210,12 +208,11 @@ class ModelServer:
 
 
 def check_installed() -> None:
-    """Raises `SfmError` unless the optional packages of a server are there."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
+    """Raises `SfmError` unless Ray is there."""
+    if importlib.util.find_spec("ray") is None:
         raise SfmError(
-            f"The server needs {' and '.join(missing)}, which is not installed; "
-            "run `make ray` or install requirements-ray.txt."
+            "The server needs ray, which is not installed; run `make ray` or install "
+            "requirements-ray.txt."
         )
 
 
@@ -263,8 +260,6 @@ async def running_server(settings: ServerSettings) -> AsyncIterator[tuple[int, i
     import ray
     from ray import serve
 
-    from sfm_tf.serving.grpc_api import SERVICES
-
     _start_ray(ray, settings)
     try:
         handle = await asyncio.to_thread(_deploy, serve, settings)
@@ -277,13 +272,13 @@ async def running_server(settings: ServerSettings) -> AsyncIterator[tuple[int, i
                 return Code.UNAVAILABLE.grpc, "The server is busy or restarting; try again.", b""
 
         limit = settings.limits.body_bytes
-        front, grpc_port = await start_grpc_front(
+        grpc_server, grpc_port = await start_grpc_server(
             settings.host, settings.grpc_port, SERVICES, answer, limit
         )
         try:
             yield settings.rest_port, grpc_port
         finally:
-            await front.stop(grace=1.0)
+            await grpc_server.stop(grace=1.0)
     finally:
         await asyncio.to_thread(_shut_down, serve, ray)
 

@@ -4,8 +4,9 @@
     GET  /v1/models/NAME[/versions/V]/metadata   the signatures
     POST /v1/models/NAME[/versions/V]:predict    tensors in, tensors out
 
-Whatever speaks HTTP calls `RestApi.answer`. Routes and statuses are those of TensorFlow Serving's
-`http_rest_api_handler`; 413 for a body over the limit is this server's own.
+Whatever speaks HTTP calls `RestApi.answer`. Routes, formats and statuses are those of TensorFlow
+Serving's `http_rest_api_handler`; its Classify, Regress and version labels are not here. 413 for a
+body over the limit, and the words of most errors, are this server's own.
 """
 
 import base64
@@ -15,7 +16,7 @@ import itertools
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,362 +25,21 @@ from google.protobuf import json_format
 
 from sfm_tf.serving.prediction_service import (
     Code,
-    Limits,
     ModelRepository,
-    Outputs,
-    Prediction,
+    Predict,
     RequestError,
+    RequestLimits,
     ServedModel,
     make_prediction,
 )
 
-
-def write_outputs(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
-    """Writes the answer to a `:predict` request.
-
-    A float32 is written with the digits of the double of the same value, so it reads back exactly.
-
-    Args:
-        outputs: Tensors by name; strings as object arrays of bytes.
-        by_row: Whether to write `predictions`, a list with one entry per example, rather than
-            `outputs`, the whole tensors.
-
-    Returns:
-        JSON. Entries, or `outputs`, are bare values where there is a single tensor.
-
-    Raises:
-        RequestError: If rows are asked for and the tensors differ in their first dimension.
-    """
-    sizes = {values.shape[:1] for values in outputs.values()}
-    if by_row and (len(sizes) != 1 or () in sizes):
-        raise RequestError(Code.INVALID_ARGUMENT, "Tensors have inconsistent batch sizes")
-    columns = {name: _json_values(name, values) for name, values in sorted(outputs.items())}
-    if len(columns) == 1:
-        answer = next(iter(columns.values()))
-    elif by_row:
-        answer = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-    else:
-        answer = columns
-    return json.dumps({"predictions" if by_row else "outputs": answer}).encode("ascii")
-
-
-def _json_values(name: str, values: np.ndarray) -> Any:
-    if values.dtype != object:
-        return values.tolist()
-    written = np.empty(values.size, dtype=object)
-    for place, value in enumerate(values.ravel()):
-        written[place] = _write_bytes(value, is_binary=name.endswith("_bytes"))
-    return written.reshape(values.shape).tolist()
-
-
-def _write_bytes(value: bytes, is_binary: bool) -> str | dict[str, str]:
-    if not is_binary:
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            pass
-    return {"b64": base64.b64encode(value).decode("ascii")}
-
-
-_FLOATS = frozenset({tf.float32, tf.float64})
-_INTEGERS = frozenset(
-    {tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64}
-)
-_PYTHON_TYPES: Mapping[tf.DType, frozenset[type]] = {
-    **dict.fromkeys(_FLOATS, frozenset({int, float})),
-    **dict.fromkeys(_INTEGERS, frozenset({int})),
-    tf.bool: frozenset({bool}),
-    tf.string: frozenset({str, dict}),
-}
-"""What Python's parser may make of an element of a tensor."""
-
-_JSON_TYPES = {
-    type(None): "Null",
-    bool: "Bool",
-    dict: "Object",
-    list: "Array",
-    str: "String",
-    int: "Number",
-    float: "Number",
-}
-_SHOWN = 100  # Characters of a refused value that its error repeats.
-
-
-@dataclasses.dataclass(frozen=True)
-class JsonRequest:
-    """The body of a `:predict` request.
-
-    Attributes:
-        signature_name: The signature it names; None for the default.
-        by_row: Whether it is a list of `instances` rather than of whole `inputs`.
-        value: What stands under that key.
-    """
-
-    signature_name: str | None
-    by_row: bool
-    value: Any
-
-
-def read_request(body: bytes, most_lists: int) -> JsonRequest:
-    """Parses the body of a `:predict` request.
-
-    Args:
-        body: JSON in UTF-8.
-        most_lists: Lists and objects that it may hold.
-
-    Raises:
-        RequestError: If it is no such request.
-    """
-    document = _parse(body, most_lists)
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise _invalid(
-            f"JSON Value: {_shown(name)} not formatted correctly. 'signature_name' key must be a "
-            "string value."
-        )
-    keys = [key for key in ("instances", "inputs") if key in document]
-    if not keys:
-        raise _invalid("Missing 'inputs' or 'instances' key")
-    if len(keys) == 2:
-        raise _invalid(
-            "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist"
-        )
-    value, by_row = document[keys[0]], keys[0] == "instances"
-    if by_row and not isinstance(value, list):
-        raise _invalid("Excepting 'instances' to be an list/array")
-    if by_row and not value:
-        raise _invalid("No values in 'instances' array")
-    return JsonRequest(name or None, by_row, value)
-
-
-def _parse(body: bytes, most_lists: int) -> dict[str, Any]:
-    if not body:
-        raise _invalid("JSON Parse error: The document is empty")
-    if body.count(b"[") + body.count(b"{") > most_lists:
-        raise RequestError(Code.TOO_LARGE, f"JSON with more than {most_lists} lists and objects")
-    try:
-        document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise _invalid("JSON Parse error: Lists are nested too deeply.") from error
-    except json.JSONDecodeError as error:
-        raise _invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-    except ValueError as error:  # No UTF-8, or a number of thousands of digits.
-        raise _invalid(f"JSON Parse error: {error}") from error
-    if not isinstance(document, dict):
-        raise _invalid(f"JSON Value: {_shown(document)} Is not object")
-    return document
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number; expected finite values.")
-
-
-def read_inputs(request: JsonRequest, specs: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
-    """Makes the tensors of a request.
-
-    Args:
-        request: The request.
-        specs: What the signature takes, by name; their shapes are not looked at.
-
-    Returns:
-        Tensors by name, of the types that the signature takes; strings as object arrays of bytes.
-
-    Raises:
-        RequestError: If its value is none for such tensors.
-    """
-    if request.by_row:
-        return _read_rows(request.value, specs)
-    return _read_columns(request.value, specs)
-
-
-def _read_rows(rows: list[Any], specs: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
-    by_name = _is_named(rows[0])
-    if not by_name and len(specs) != 1:
-        raise _invalid(
-            "instances is a plain list, but expecting list of objects as multiple input tensors "
-            "required as per tensorinfo_map"
-        )
-    for place, row in enumerate(rows):
-        if _is_named(row) != by_name:
-            found = "object but got list" if by_name else "value/list but got object"
-            raise _invalid(f"Expecting {found} at item {place} of input list")
-        if by_name and row.keys() != specs.keys():
-            raise _invalid(
-                f"Failed to process element: {place} of 'instances' list. JSON object: "
-                f"{_shown(row)} keys must be equal to: {','.join(sorted(specs))}"
-            )
-    if by_name:
-        columns = {name: [row[name] for row in rows] for name in specs}
-    else:
-        columns = dict.fromkeys(specs, rows)
-    return {name: _read_column(rows, specs[name]) for name, rows in columns.items()}
-
-
-def _read_column(rows: list[Any], spec: tf.TensorSpec) -> np.ndarray:
-    try:
-        return _read_tensor(rows, spec.dtype)
-    except RequestError as error:
-        # Only now that it matters, which row it is.
-        raise _row_error(rows, spec) or error from None
-
-
-def _row_error(rows: list[Any], spec: tf.TensorSpec) -> RequestError | None:
-    first_shape: tuple[int, ...] | None = None
-    for place, row in enumerate(rows):
-        where = f"Failed to process element: {place} of 'instances' list. Error: "
-        try:
-            shape = _read_tensor(row, spec.dtype).shape
-        except RequestError as error:
-            return RequestError(error.code, where + str(error))
-        first_shape = shape if first_shape is None else first_shape
-        if shape != first_shape:
-            shapes = [",".join(map(str, sizes)) for sizes in (first_shape, shape)]
-            return _invalid(f"{where}Expecting shape [{shapes[0]}] but got: [{shapes[1]}]")
-    return None
-
-
-def _read_columns(value: Any, specs: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
-    if not _is_named(value):
-        if len(specs) != 1:
-            raise _invalid(
-                "inputs is a plain value/list, but expecting an object as multiple input tensors "
-                "required as per tensorinfo_map"
-            )
-        return {name: _read_tensor(value, spec.dtype) for name, spec in specs.items()}
-    for name in specs:
-        if name not in value:
-            raise _invalid(f"Missing named input: {name} in 'inputs' object.")
-    return {name: _read_tensor(value[name], spec.dtype) for name, spec in specs.items()}
-
-
-def _is_named(value: Any) -> bool:
-    """Whether a value is an object of named tensors rather than one of base64."""
-    return isinstance(value, dict) and not _is_base64(value)
-
-
-def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
-
-
-def _read_tensor(value: Any, dtype: tf.DType) -> np.ndarray:
-    """Makes a tensor of nested lists, level by level: no recursion, and a few passes in C each."""
-    if dtype not in _PYTHON_TYPES:
-        message = f"Conversion of JSON Value: {_shown(value)} to type: {dtype.name}"
-        raise RequestError(Code.UNIMPLEMENTED, message)
-    shape: list[int] = []
-    values = [value]
-    while values and isinstance(values[0], list):
-        _check_level(values, len(shape))
-        shape.append(len(values[0]))
-        values = list(itertools.chain.from_iterable(values))
-    return _convert(values, dtype, len(shape)).reshape(shape)
-
-
-def _check_level(values: list[Any], level: int) -> None:
-    if set(map(type, values)) != {list}:
-        found = next(value for value in values if not isinstance(value, list))
-        raise _invalid(
-            f"JSON Value: {_shown(found)} found at incorrect level: {level + 1} in the JSON DOM. "
-            f"Expected at level: {level + 2}"
-        )
-    size = len(values[0])
-    for found in set(map(len, values)) - {size}:
-        raise _invalid(
-            f"Encountered list at unexpected size: {found} at level: {level} expected size: {size}"
-        )
-
-
-def _convert(values: list[Any], dtype: tf.DType, level: int) -> np.ndarray:
-    types = set(map(type, values))
-    if list in types:
-        raise _invalid(f"Encountered list at unexpected level: {level} expected < {level}")
-    if types - _PYTHON_TYPES[dtype]:
-        found = next(value for value in values if type(value) not in _PYTHON_TYPES[dtype])
-        raise _type_error(found, dtype)
-    if dtype == tf.string:
-        array = np.empty(len(values), dtype=object)
-        array[:] = [_read_bytes(value) for value in values]
-        return array
-    if dtype in _FLOATS:
-        return _convert_floats(values, dtype)
-    try:
-        return np.array(values, dtype.as_numpy_dtype)
-    except OverflowError as error:
-        raise _type_error(max(values, key=abs), dtype) from error
-
-
-def _convert_floats(values: list[Any], dtype: tf.DType) -> np.ndarray:
-    try:
-        wide = np.array(values, np.float64)
-        with np.errstate(over="ignore"):
-            array = wide.astype(dtype.as_numpy_dtype)
-    except OverflowError:
-        wide = array = np.array([np.inf])
-    if not np.isfinite(array).all():
-        found = values[int(np.argmax(~np.isfinite(array)))] if len(array) == len(values) else ""
-        name = {tf.float32: "float", tf.float64: "double"}[dtype]
-        raise _invalid(
-            f"Cannot convert JSON value: {_shown(found)} to {name} without loss of precision."
-        )
-    return array
-
-
-def _read_bytes(value: Any) -> bytes:
-    if isinstance(value, str):
-        try:
-            return value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            message = f"JSON Parse error: {_shown(value)} holds half a surrogate pair."
-            raise _invalid(message) from error
-    if not _is_base64(value):
-        raise _invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
-    text = value["b64"].rstrip("=")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _invalid("Unable to base64 decode") from error
-
-
-def _type_error(value: Any, dtype: tf.DType) -> RequestError:
-    name = {tf.float32: "float", tf.float64: "double"}.get(dtype, dtype.name)
-    kind = _JSON_TYPES[type(value)]
-    return _invalid(f"JSON Value: {_shown(value)} Type: {kind} is not of expected type: {name}")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | dict):
-        # Writing a whole refused document, only to cut it off, would cost as much as reading it.
-        return f"<{_JSON_TYPES[type(value)]} of {len(value)}>"
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-
-def _invalid(message: str) -> RequestError:
-    return RequestError(Code.INVALID_ARGUMENT, message)
-
-
-DEFAULT_SIGNATURE = "serving_default"
-
-_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?"
 _ROUTES = (
-    ("POST", re.compile(_MODEL + ":(?P<verb>predict|classify|regress)")),
-    ("GET", re.compile(_MODEL + "(?:/(?P<verb>metadata))?")),
+    ("POST", re.compile(_MODEL + "(?P<verb>:predict)")),
+    ("GET", re.compile(_MODEL + "(?P<verb>/metadata)?")),
 )
 _LARGEST_VERSION = 2**63 - 1
 _DISCARDED = 4  # Times the limit that is read of a body, so that its sender stops to read why.
-
-Predict = Callable[[Prediction], Awaitable[Outputs]]
-"""Runs a checked request; raises `RequestError` where the model fails on it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RestAnswer:
-    """What HTTP sends back: a status, and a JSON document, empty where there is no such place."""
-
-    status: int
-    body: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,11 +54,11 @@ class RestApi:
 
     repository: ModelRepository
     predict: Predict
-    limits: Limits
+    limits: RequestLimits
 
     async def answer(
         self, method: str, path: str, length: int | None, chunks: AsyncIterator[bytes]
-    ) -> RestAnswer:
+    ) -> tuple[int, bytes]:
         """Answers a request, whatever it is.
 
         Args:
@@ -408,43 +68,34 @@ class RestApi:
             chunks: The body.
 
         Returns:
-            The answer; an error is `{"error": "..."}` as TensorFlow Serving writes it.
+            HTTP's status and a JSON document, `{"error": "..."}` for an error; the document is
+            empty where there is no such place.
         """
         if not path.startswith("/v1/"):
-            return RestAnswer(404, b"")
+            return 404, b""
         try:
-            return RestAnswer(200, await self._answer(method, path, length, chunks))
+            return 200, await self._answer(method, path, length, chunks)
         except RequestError as error:
-            return _refuse(error.code.http, str(error))
+            return error.code.http, _dump({"error": str(error)})
         except Exception:  # The outermost frame: the client is told, and the server goes on.
             logging.getLogger(__name__).exception("%s %s failed", method, path)
-            return _refuse(Code.INTERNAL.http, "Internal error; the server's log has the details.")
+            text = "Internal error; the server's log has the details."
+            return Code.INTERNAL.http, _dump({"error": text})
 
     async def _answer(
         self, method: str, path: str, length: int | None, chunks: AsyncIterator[bytes]
     ) -> bytes:
         body = await read_body(length, chunks, self.limits.body_bytes)
-        if method == "GET" and path == "/v1/models":
-            raise RequestError(Code.INVALID_ARGUMENT, "Missing model name in request.")
         for route_method, pattern in _ROUTES:
             match = pattern.fullmatch(path)
             if match and method == route_method:
-                return await self._answer_route(match, body)
-        raise RequestError(Code.INVALID_ARGUMENT, f"Malformed request: {method} {path}")
-
-    async def _answer_route(self, match: re.Match[str], body: bytes) -> bytes:
-        name, verb = match["name"], match["verb"]
-        if match["label"]:
-            message = f"Unrecognized servable version label: {match['label']}"
-            raise RequestError(Code.INVALID_ARGUMENT, message)
-        version = _read_version(match["version"])
-        if verb is None:
-            return self._status(name, version)
-        if verb == "metadata":
-            return _metadata(self.repository.find(name, version))
-        if verb == "predict":
-            return await self._predict(name, version, body)
-        raise RequestError(Code.UNIMPLEMENTED, f"This server does not {verb}; use :predict.")
+                name, version = match["name"], _read_version(match["version"])
+                if match["verb"] == ":predict":
+                    return await self._predict(name, version, body)
+                if match["verb"] == "/metadata":
+                    return _metadata(self.repository.find(name, version))
+                return self._status(name, version)
+        raise _invalid(f"Malformed request: {method} {path}")
 
     def _status(self, name: str, version: int | None) -> bytes:
         statuses = [
@@ -452,8 +103,8 @@ class RestApi:
                 "version": str(status.version),
                 "state": status.state,
                 "status": {
-                    "error_code": "UNKNOWN" if status.error else "OK",
-                    "error_message": status.error,
+                    "error_code": "UNKNOWN" if status.error_message else "OK",
+                    "error_message": status.error_message,
                 },
             }
             for status in self.repository.statuses(name, version)
@@ -463,11 +114,7 @@ class RestApi:
     async def _predict(self, name: str, version: int | None, body: bytes) -> bytes:
         request = read_request(body, self.limits.json_lists)
         model = self.repository.find(name, version)
-        signature_name = request.signature_name or DEFAULT_SIGNATURE
-        if signature_name not in model.signatures:
-            message = f'Serving signature name: "{signature_name}" not found in signature def'
-            raise RequestError(Code.INVALID_ARGUMENT, message)
-        signature = model.signatures[signature_name]
+        signature = model.signature(request.signature_name)
         inputs = read_inputs(request, signature.inputs)
         outputs = await self.predict(make_prediction(model, signature, inputs, self.limits))
         return write_outputs(outputs, request.by_row)
@@ -509,8 +156,7 @@ def _read_version(text: str | None) -> int | None:
     # Python reads digits of any script and refuses thousands of them.
     version = int(text) if text.isascii() and len(text) <= 19 else _LARGEST_VERSION + 1
     if version > _LARGEST_VERSION:
-        message = f"Failed to convert version: {text} to numeric."
-        raise RequestError(Code.INVALID_ARGUMENT, message)
+        raise _invalid(f"Failed to convert version: {text} to numeric.")
     return version
 
 
@@ -527,9 +173,194 @@ def _metadata(model: ServedModel) -> bytes:
     return _dump({"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}})
 
 
-def _refuse(status: int, message: str) -> RestAnswer:
-    return RestAnswer(status, _dump({"error": message}))
-
-
 def _dump(value: object) -> bytes:
     return json.dumps(value, indent=1).encode("ascii")
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonRequest:
+    """The body of a `:predict` request.
+
+    Attributes:
+        signature_name: The signature it names; empty for the default.
+        by_row: Whether it is a list of `instances` rather than of whole `inputs`.
+        value: What stands under that key.
+    """
+
+    signature_name: str
+    by_row: bool
+    value: Any
+
+
+def read_request(body: bytes, most_lists: int) -> JsonRequest:
+    """Parses the body of a `:predict` request.
+
+    Args:
+        body: JSON in UTF-8.
+        most_lists: Lists and objects that it may hold.
+
+    Raises:
+        RequestError: If it is no such request.
+    """
+    if body.count(b"[") + body.count(b"{") > most_lists:
+        raise RequestError(Code.TOO_LARGE, f"JSON with more than {most_lists} lists and objects")
+    try:
+        document = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise _invalid("JSON Parse error: Lists are nested too deeply.") from error
+    except ValueError as error:  # No JSON, no UTF-8, or a number of thousands of digits.
+        raise _invalid(f"JSON Parse error: {error}") from error
+    if not isinstance(document, dict):
+        raise _invalid("The JSON document is not an object.")
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise _invalid("'signature_name' key must be a string value.")
+    keys = [key for key in ("instances", "inputs") if key in document]
+    if len(keys) != 1:
+        raise _invalid("Expected either an 'instances' or an 'inputs' key.")
+    value, by_row = document[keys[0]], keys[0] == "instances"
+    if by_row and not (isinstance(value, list) and value):
+        raise _invalid("Expected 'instances' to be a list with at least one value.")
+    return JsonRequest(name, by_row, value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number; expected finite values.")
+
+
+def read_inputs(request: JsonRequest, specs: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
+    """Makes the tensors of a request.
+
+    Args:
+        request: The request.
+        specs: What the signature takes, by name; their shapes are not looked at.
+
+    Returns:
+        Tensors by name, of the types that the signature takes; strings as object arrays of bytes.
+        Numbers too large for a float become infinite.
+
+    Raises:
+        RequestError: If its value is none for such tensors.
+    """
+    columns = _columns(request, specs)
+    return {name: _read_tensor(name, columns[name], spec.dtype) for name, spec in specs.items()}
+
+
+def _columns(request: JsonRequest, specs: Mapping[str, tf.TensorSpec]) -> Mapping[str, Any]:
+    """Returns the values of each input; a single input need not be named."""
+    value = request.value
+    if not _is_named(value[0] if request.by_row else value):
+        if len(specs) != 1:
+            raise _invalid(f"Expected objects that name the inputs {', '.join(sorted(specs))}.")
+        return dict.fromkeys(specs, value)
+    rows = value if request.by_row else [value]
+    for row in rows:
+        if not (isinstance(row, dict) and row.keys() >= specs.keys()):
+            raise _invalid(f"Expected values named {', '.join(sorted(specs))} in each object.")
+    if request.by_row:
+        return {name: [row[name] for row in rows] for name in specs}
+    return value
+
+
+def _is_named(value: Any) -> bool:
+    """Whether a value is an object of named tensors rather than one of base64."""
+    return isinstance(value, dict) and value.keys() != {"b64"}
+
+
+_PYTHON_TYPES: Mapping[str, frozenset[type]] = {
+    "f": frozenset({int, float}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "b": frozenset({bool}),
+    "O": frozenset({str, dict}),
+}
+"""What Python's parser may make of an element of a tensor, by the kind of NumPy's dtype."""
+
+
+def _read_tensor(name: str, value: Any, dtype: tf.DType) -> np.ndarray:
+    """Makes a tensor of nested lists, level by level: no recursion, and a few passes in C each."""
+    numpy_type = np.dtype(dtype.as_numpy_dtype)
+    if numpy_type.kind not in _PYTHON_TYPES:
+        text = f"Input {name} is of type {dtype.name}, which JSON does not have; use gRPC."
+        raise RequestError(Code.UNIMPLEMENTED, text)
+    shape: list[int] = []
+    values = [value]
+    while values and isinstance(values[0], list):
+        if set(map(type, values)) != {list} or len(set(map(len, values))) != 1:
+            raise _invalid(f"Input {name} has lists of different lengths at level {len(shape)}.")
+        shape.append(len(values[0]))
+        values = list(itertools.chain.from_iterable(values))
+    if set(map(type, values)) - _PYTHON_TYPES[numpy_type.kind]:
+        raise _invalid(f"Input {name} has a value that is not of expected type: {dtype.name}")
+    if dtype == tf.string:
+        array = np.empty(len(values), dtype=object)
+        array[:] = [_read_bytes(name, each) for each in values]
+        return array.reshape(shape)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(values, numpy_type).reshape(shape)
+    except OverflowError as error:
+        raise _invalid(f"Input {name} has a value too large for {dtype.name}.") from error
+
+
+def _read_bytes(name: str, value: str | dict[str, Any]) -> bytes:
+    try:
+        if isinstance(value, str):
+            return value.encode("utf-8")
+        text = value["b64"].rstrip("=")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (UnicodeEncodeError, LookupError, AttributeError, ValueError, binascii.Error) as error:
+        raise _invalid(f"Input {name} has a value that is neither text nor base64.") from error
+
+
+def write_outputs(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
+    """Writes the answer to a `:predict` request.
+
+    A float32 is written with the digits of the double of the same value, so it reads back exactly.
+
+    Args:
+        outputs: Tensors by name; strings as object arrays of bytes.
+        by_row: Whether to write `predictions`, a list with one entry per example, rather than
+            `outputs`, the whole tensors.
+
+    Returns:
+        JSON. Entries, or `outputs`, are bare values where there is a single tensor.
+
+    Raises:
+        RequestError: If rows are asked for and the tensors differ in their first dimension.
+    """
+    sizes = {values.shape[:1] for values in outputs.values()}
+    if by_row and (len(sizes) != 1 or () in sizes):
+        raise _invalid("Tensors have inconsistent batch sizes")
+    columns = {name: _json_values(name, values) for name, values in sorted(outputs.items())}
+    if len(columns) == 1:
+        answer = next(iter(columns.values()))
+    elif by_row:
+        answer = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+    else:
+        answer = columns
+    return json.dumps({"predictions" if by_row else "outputs": answer}).encode("ascii")
+
+
+def _json_values(name: str, values: np.ndarray) -> Any:
+    if values.dtype != object:
+        return values.tolist()
+    written = np.empty(values.size, dtype=object)
+    for place, value in enumerate(values.ravel()):
+        written[place] = _write_bytes(value, is_binary=name.endswith("_bytes"))
+    return written.reshape(values.shape).tolist()
+
+
+def _write_bytes(value: bytes, is_binary: bool) -> str | dict[str, str]:
+    if not is_binary:
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+    return {"b64": base64.b64encode(value).decode("ascii")}
+
+
+def _invalid(message: str) -> RequestError:
+    return RequestError(Code.INVALID_ARGUMENT, message)

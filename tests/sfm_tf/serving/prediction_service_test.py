@@ -9,9 +9,9 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.serving.prediction_service import (
     Code,
-    Limits,
     ModelRepository,
     RequestError,
+    RequestLimits,
     ServedModel,
     Signature,
     check_declaration,
@@ -92,6 +92,9 @@ def test_a_loaded_version_knows_its_signatures(tmp_path):
     assert signature.inputs["images"].shape.as_list() == [None, 2]
     assert signature.outputs["sums"].dtype == tf.float32
     assert signature.is_batched
+    assert model.signature("") is signature
+    with pytest.raises(RequestError, match='Serving signature key "nope" not found'):
+        model.signature("nope")
     assert not model.signatures["total"].is_batched
     assert model.signature_defs["total"].inputs["values"].dtype == 1  # DT_FLOAT
     assert answer(model) == [[7.0, 17.0]]
@@ -132,7 +135,7 @@ def test_a_version_that_does_not_load_leaves_the_one_before(tmp_path):
     assert repository.find("adding").version == 1
     states = [(status.version, status.state) for status in repository.statuses("adding")]
     assert states == [(2, "END"), (1, "AVAILABLE")]
-    assert "Cannot serve" in repository.statuses("adding", 2)[0].error
+    assert "Cannot serve" in repository.statuses("adding", 2)[0].error_message
     assert len(repository.failures()) == 1
 
     shutil.rmtree(tmp_path / "2")
@@ -187,7 +190,7 @@ def test_zeros_of_every_type_are_tried(tmp_path):
 
 
 IMAGES = tf.TensorSpec([None, 2, 1], tf.float32, name="images")
-LIMITS = Limits(body_bytes=1000, batch_size=8)
+LIMITS = RequestLimits(body_bytes=1000, batch_size=8)
 
 
 def double(images):
@@ -219,7 +222,7 @@ def recorder(sizes):
 @pytest.mark.parametrize("names", [[], ["image"], ["images", "more"]])
 def test_the_inputs_are_those_of_the_signature(names):
     check_names(SIGNATURE, ["images"])
-    with pytest.raises(RequestError, match="input size does not match signature") as caught:
+    with pytest.raises(RequestError, match="; expected images") as caught:
         check_names(SIGNATURE, names)
     assert caught.value.code is Code.INVALID_ARGUMENT
 

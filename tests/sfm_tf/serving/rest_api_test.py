@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from sfm_tf.serving.prediction_service import (
     Code,
-    Limits,
     ModelRepository,
     RequestError,
+    RequestLimits,
     run_merged,
 )
 from sfm_tf.serving.rest_api import RestApi, read_body, read_inputs, read_request, write_outputs
@@ -107,37 +107,34 @@ def test_bytes_come_as_base64_and_text_as_text():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "JSON Parse error: The document is empty"),
-        ("instances = [1, 2]", "JSON Parse error: .* at offset: 0"),
-        ('{"instances": [1,', "JSON Parse error: .* at offset: 17"),
+        ("", "JSON Parse error: Expecting value"),
+        ('{"instances": [1,', "JSON Parse error: .*17"),
         (b'{"instances": ["\xff"]}', "JSON Parse error: .*utf-8"),
-        ("[" * 400 + "]" * 400, "Is not object"),
+        ("[" * 400 + "]" * 400, "is not an object"),
         ('{"instances": [' + "9" * 5000 + "]}", "JSON Parse error: .*digits"),
         ('{"instances": [NaN]}', "NaN is no JSON number"),
         ('{"instances": [-Infinity]}', "-Infinity is no JSON number"),
-        ('{"instances": [1e999]}', "Cannot convert JSON value: Infinity to float without loss"),
-        ('{"instances": [0.5, 1e39]}', "Cannot convert JSON value: 1e.39 to float without loss"),
-        ('{"instances": [1' + "0" * 400 + "]}", "to float without loss of precision"),
+        ('{"instances": [1' + "0" * 400 + "]}", "a value too large for float32"),
         ('{"signature_name": 1, "instances": [1]}', "'signature_name' key must be a string"),
-        ('{"examples": [1]}', "Missing 'inputs' or 'instances' key"),
-        ('{"inputs": [1], "instances": [1]}', "expecting only one of"),
-        ('{"instances": 1}', "Excepting 'instances' to be an list/array"),
-        ('{"instances": []}', "No values in 'instances' array"),
-        ('{"instances": ["a"]}', 'JSON Value: "a" Type: String is not of expected type: float'),
-        ('{"instances": [1, true]}', "process element: 1 .*Type: Bool is not of expected type"),
-        ('{"instances": [null]}', "Type: Null is not of expected type: float"),
-        ('{"instances": [{"b64": "AA=="}]}', "Type: Object is not of expected type: float"),
-        ('{"instances": [[1], [1, 2]]}', r"element: 1 .*Expecting shape \[1\] but got: \[2\]"),
-        ('{"instances": [[[1], [1, 2]]]}', "list at unexpected size: 2 at level: 1 expected size"),
-        ('{"instances": [[1, [2]]]}', "Encountered list at unexpected level"),
-        ('{"inputs": [[[1], 2]]}', "JSON Value: 2 found at incorrect level"),
-        ('{"instances": [{"x": 1}, 2]}', "Expecting object but got list at item 1"),
-        ('{"instances": [1, {"x": 2}]}', "Expecting value/list but got object at item 1"),
-        ('{"instances": [{"y": 1}]}', "element: 0 .* keys must be equal to: x"),
-        ('{"inputs": {"y": 1}}', "Missing named input: x in 'inputs' object"),
+        ('{"examples": [1]}', "either an 'instances' or an 'inputs' key"),
+        ('{"inputs": [1], "instances": [1]}', "either an 'instances' or an 'inputs' key"),
+        ('{"instances": 1}', "a list with at least one value"),
+        ('{"instances": []}', "a list with at least one value"),
+        ('{"instances": ["a"]}', "not of expected type: float32"),
+        ('{"instances": [1, true]}', "not of expected type: float32"),
+        ('{"instances": [null]}', "not of expected type: float32"),
+        ('{"instances": [{"b64": "AA=="}]}', "not of expected type: float32"),
+        ('{"instances": [1, {"x": 2}]}', "not of expected type: float32"),
+        ('{"instances": [[1, [2]]]}', "not of expected type: float32"),
+        ('{"instances": [[1], [1, 2]]}', "lists of different lengths at level 1"),
+        ('{"instances": [[[1], [1, 2]]]}', "lists of different lengths at level 2"),
+        ('{"inputs": [[[1], 2]]}', "lists of different lengths at level 2"),
+        ('{"instances": [{"x": 1}, 2]}', "Expected values named x in each object"),
+        ('{"instances": [{"y": 1}]}', "Expected values named x in each object"),
+        ('{"inputs": {"y": 1}}', "Expected values named x in each object"),
     ],
 )
-def test_what_is_no_such_tensor_is_refused_in_the_words_of_tensorflow_serving(text, message):
+def test_what_is_no_such_tensor_is_refused(text, message):
     with pytest.raises(RequestError, match=message) as caught:
         read(text, FLOATS)
     assert caught.value.code is Code.INVALID_ARGUMENT
@@ -147,10 +144,10 @@ def test_what_is_no_such_tensor_is_refused_in_the_words_of_tensorflow_serving(te
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ('{"b64": "?"}', "Unable to base64 decode"),
-        ('{"b64": 1}', "keys must be equal to"),
-        ("1", "Type: Number is not of expected type: string"),
-        (r'"\ud800"', "half a surrogate pair"),
+        ('{"b64": "?"}', "neither text nor base64"),
+        ('{"b64": 1}', "neither text nor base64"),
+        (r'"\ud800"', "neither text nor base64"),
+        ("1", "not of expected type: string"),
     ],
 )
 def test_what_is_no_string_is_refused(value, message):
@@ -162,19 +159,18 @@ def test_what_is_no_string_is_refused(value, message):
 def test_integers_are_whole_and_in_range(value):
     specs = {"x": tf.TensorSpec(None, tf.int8)}
     assert read('{"instances": [127, -128]}', specs)["x"].tolist() == [127, -128]
-    with pytest.raises(RequestError, match="is not of expected type: int8"):
+    with pytest.raises(RequestError, match=r"expected type: int8|too large for int8"):
         read(f'{{"instances": [{value}]}}', specs)
 
 
-def test_several_inputs_need_names():
-    with pytest.raises(RequestError, match="instances is a plain list, but expecting"):
-        read('{"instances": [1]}', TWO)
-    with pytest.raises(RequestError, match="inputs is a plain value/list, but expecting"):
-        read('{"inputs": [1]}', TWO)
+@pytest.mark.parametrize("key", ["instances", "inputs"])
+def test_several_inputs_need_names(key):
+    with pytest.raises(RequestError, match="Expected objects that name the inputs a, b"):
+        read(f'{{"{key}": [1]}}', TWO)
 
 
 def test_other_types_are_not_converted():
-    with pytest.raises(RequestError, match="to type: complex64") as caught:
+    with pytest.raises(RequestError, match="type complex64, which JSON does not have") as caught:
         read('{"instances": [1]}', {"x": tf.TensorSpec(None, tf.complex64)})
     assert caught.value.code is Code.UNIMPLEMENTED
 
@@ -218,7 +214,7 @@ def api(tmp_path_factory):
     tf.saved_model.save(tf.Module(), str(folder / "3"), signatures=signatures)
     repository = ModelRepository({"toy": folder})
     repository.refresh()
-    limits = Limits(body_bytes=20_000, batch_size=4)
+    limits = RequestLimits(body_bytes=20_000, batch_size=4)
 
     async def predict(prediction):
         (result,) = run_merged([prediction], limits.batch_size)
@@ -236,8 +232,8 @@ async def stream(*chunks):
 
 def ask(api, method, path, body=b"", length=None):
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = asyncio.run(api.answer(method, path, length, stream(body[:9], body[9:])))
-    return answer.status, json.loads(answer.body or "null")
+    status, answer = asyncio.run(api.answer(method, path, length, stream(body[:9], body[9:])))
+    return status, json.loads(answer or "null")
 
 
 @pytest.mark.parametrize("path", [PREDICT, "/v1/models/toy/versions/3:predict"])
@@ -305,7 +301,7 @@ def test_metadata_has_the_signatures(api, path):
         # Those of http_rest_api_handler_test.cc.
         ("GET", "/v1/foo", 400, "Malformed request: GET /v1/foo"),
         ("POST", "/v1/foo", 400, "Malformed request"),
-        ("GET", "/v1/models", 400, "Missing model name in request."),
+        ("GET", "/v1/models", 400, "Malformed request"),
         ("POST", "/v1/models", 400, "Malformed request"),
         ("GET", PREDICT, 400, "Malformed request"),
         ("PUT", PREDICT, 400, "Malformed request"),
@@ -318,8 +314,8 @@ def test_metadata_has_the_signatures(api, path):
         ("GET", "/v1/models/foo", 404, "Could not find any versions of model foo"),
         ("GET", "/v1/models/toy/versions/9", 404, "Could not find version 9 of model toy"),
         ("GET", "/v1/models/foo/metadata", 404, "Servable not found"),
-        ("GET", "/v1/models/toy/labels/stable", 400, "Unrecognized servable version label"),
-        ("POST", "/v1/models/toy:classify", 501, "This server does not classify"),
+        ("GET", "/v1/models/toy/labels/stable", 400, "Malformed request"),
+        ("POST", "/v1/models/toy:classify", 400, "Malformed request"),
     ],
 )
 def test_routes_that_do_not_exist(api, method, path, status, message):
@@ -336,11 +332,13 @@ def test_other_paths_are_not_there(api, path):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b"", 400, "JSON Parse error: The document is empty"),
-        ({"signature_name": "nope", "instances": [1]}, 400, 'name: "nope" not found in signature'),
+        (b"", 400, "JSON Parse error"),
+        ({"signature_name": "nope", "instances": [1]}, 400, 'signature key "nope" not found'),
         ({"instances": IMAGES[:, :3].tolist()}, 400, "has shape [2,3,4,1]; expected [?,4,4,1]"),
         ({"instances": IMAGES[0].tolist()}, 400, "has shape [4,4,1]; expected"),
         ({"instances": ["a"]}, 400, "is not of expected type: float"),
+        (b'{"instances": [[[[0.5], [1e39]]]]}', 400, "has shape [1,1,2,1]"),
+        (json.dumps({"inputs": IMAGES.tolist()}).replace("1.0", "1e39").encode(), 400, "infinite"),
         ({"instances": (IMAGES * 255).tolist()}, 400, "values from 0 to 255; expected values in"),
         ({"instances": IMAGES[:1].repeat(5, 0).tolist()}, 400, "Task size 5 is larger than"),
         (b'{"instances": [NaN]}', 400, "NaN is no JSON number"),
