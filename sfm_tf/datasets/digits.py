@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.datasets import load_digits
 
+from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.datasets.source import ImageSource
 from sfm_tf.records.example import ImageRecord
 from sfm_tf.settings import PIXEL_LEVELS
 
@@ -26,7 +26,7 @@ def _digits() -> Iterator[ImageRecord]:
         yield ImageRecord(keys[index], images[index, ..., np.newaxis], int(dataset.target[index]))
 
 
-def open_digits(config: DataConfig) -> ImageSource:
+def open_source(config: DataConfig) -> ImageSource:
     """Returns the digits; none of the settings in `config` bears on where they are."""
     del config
     class_names = tuple(str(digit) for digit in range(10))

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import tensorflow_datasets as tfds
 
 from sfm_tf.datasets.decoding import decode_image, image_shape
+from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.datasets.source import ImageSource
 from sfm_tf.errors import SfmError
 from sfm_tf.records.example import ImageRecord
 
@@ -90,7 +90,7 @@ def _read(
             yield ImageRecord(f"{split}/{path.as_posix()}", image, label)
 
 
-def open_image_folder(config: DataConfig) -> ImageSource:
+def open_source(config: DataConfig) -> ImageSource:
     """Opens `<source>/<split>/<class>/<image>`, or `<source>/<class>/<image>` without a test split.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
-from sfm_tf.datasets.source import ImageSource
+from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.records.example import ImageRecord
 
 

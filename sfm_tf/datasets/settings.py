@@ -1,8 +1,21 @@
 """Settings of the stages `ingest` and `validate`."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from sfm_tf.settings import Settings, setting
+
+DATASETS: Mapping[str, str] = {
+    "digits": "sfm_tf.datasets.digits",
+    "cifar10": "sfm_tf.datasets.tfds_source",
+    "svhn_cropped": "sfm_tf.datasets.tfds_source",
+    "tiny_imagenet": "sfm_tf.datasets.tiny_imagenet",
+    "image_folder": "sfm_tf.datasets.image_folder",
+}
+"""The module of each dataset: its function `open_source(config)` returns an `ImageSource`.
+
+A module is imported only to ingest its dataset, so that programs start without it.
+"""
 
 ANOMALY_KINDS = (
     "empty_class",
@@ -25,7 +38,7 @@ class DataConfig(Settings):
     dataset: str = setting(
         "digits",
         "Dataset to ingest.",
-        choices=("digits", "cifar10", "svhn_cropped", "tiny_imagenet", "image_folder"),
+        choices=tuple(DATASETS),
     )
     data_dir: str = setting(
         "", "Folder of TensorFlow Datasets; empty for the default of that library."

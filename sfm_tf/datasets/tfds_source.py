@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 
 import tensorflow_datasets as tfds
 
+from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.datasets.source import ImageSource
 from sfm_tf.errors import SfmError
 from sfm_tf.records.example import ImageRecord
 
@@ -85,7 +85,7 @@ CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
 _CONNECTION_TIMEOUT_SECONDS = 3.0
 
 
-def open_tfds(config: DataConfig) -> ImageSource:
+def open_source(config: DataConfig) -> ImageSource:
     """Opens CIFAR-10 or SVHN, and prepares it first where that has not been done.
 
     Preparing takes the original archives from `<data_dir>/downloads/manual` or

@@ -19,8 +19,8 @@ import tensorflow_datasets as tfds
 
 from sfm_tf.datasets.archives import Archive, fingerprint, open_archive
 from sfm_tf.datasets.decoding import decode_image, image_shape
+from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.datasets.source import ImageSource
 from sfm_tf.datasets.tfds_source import prepare, read_records
 from sfm_tf.errors import SfmError
 
@@ -165,7 +165,7 @@ def _archive_path(config: DataConfig) -> pathlib.Path:
     return path
 
 
-def open_tiny_imagenet(config: DataConfig) -> ImageSource:
+def open_source(config: DataConfig) -> ImageSource:
     """Opens Tiny ImageNet, and prepares it in `data_dir` first where that has not been done.
 
     Args:

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from sfm_tf.datasets.digits import open_digits
+from sfm_tf.datasets.digits import open_source
 from sfm_tf.datasets.settings import DataConfig
 
 
 @pytest.fixture(scope="module")
 def records():
-    return list(open_digits(DataConfig()).splits["train"]())
+    return list(open_source(DataConfig()).splits["train"]())
 
 
 def test_describes_itself(records):
-    source = open_digits(DataConfig())
+    source = open_source(DataConfig())
     assert source.class_names == tuple("0123456789")
     assert (source.height, source.width, source.channels) == (8, 8, 1)
     assert list(source.splits) == ["train"]
@@ -38,7 +38,7 @@ def test_is_the_dataset_of_scikit_learn(records):
 
 
 def test_order_is_fixed_and_mixes_classes_and_writers(records):
-    again = [record.key for record in open_digits(DataConfig()).splits["train"]()]
+    again = [record.key for record in open_source(DataConfig()).splits["train"]()]
     assert [record.key for record in records] == again
     counts = collections.Counter(record.label for record in records[:200])
     assert len(counts) == 10

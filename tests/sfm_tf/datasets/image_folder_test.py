@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sfm_tf.datasets.image_folder import open_image_folder
+from sfm_tf.datasets.image_folder import open_source
 from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.errors import SfmError
 
@@ -32,7 +32,7 @@ def _fill(folder, counts):
 
 
 def _open(folder):
-    return open_image_folder(DataConfig(dataset="image_folder", source=os.fspath(folder)))
+    return open_source(DataConfig(dataset="image_folder", source=os.fspath(folder)))
 
 
 def _check(source, split, images):
@@ -175,7 +175,7 @@ def test_other_split_folder(tmp_path):
 @pytest.mark.parametrize("source", ["", "/nonexistent/photos"])
 def test_no_folder(source):
     with pytest.raises(SfmError, match=f"No folder '{source}'; set source"):
-        open_image_folder(DataConfig(dataset="image_folder", source=source))
+        open_source(DataConfig(dataset="image_folder", source=source))
 
 
 def test_empty_folder(tmp_path):

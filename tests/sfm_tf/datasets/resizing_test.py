@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.resizing import resize_image, resize_source
-from sfm_tf.datasets.source import ImageSource
 from sfm_tf.records.example import ImageRecord
 
 

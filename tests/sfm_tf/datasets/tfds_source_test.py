@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 
 from sfm_tf.datasets import tfds_source
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.datasets.tfds_source import open_tfds, prepare, read_records
+from sfm_tf.datasets.tfds_source import open_source, prepare, read_records
 from sfm_tf.errors import SfmError
 
 _IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), dtype=np.uint8)
@@ -154,7 +154,7 @@ def _add(file, name, data):
 def test_svhn_from_its_original_files(tmp_path, monkeypatch, folder):
     paths = _write_svhn(tmp_path / folder)
     _expect_archives(monkeypatch, "svhn_cropped", paths)
-    source = open_tfds(DataConfig(dataset="svhn_cropped", data_dir=os.fspath(tmp_path)))
+    source = open_source(DataConfig(dataset="svhn_cropped", data_dir=os.fspath(tmp_path)))
 
     assert source.class_names == tuple("0123456789")
     assert (source.height, source.width, source.channels) == (32, 32, 3)
@@ -173,10 +173,10 @@ def test_cifar10_from_its_original_archive_and_then_without(tmp_path, monkeypatc
     _expect_archives(monkeypatch, "cifar10", paths)
     monkeypatch.setenv("HOME", os.fspath(tmp_path))
     config = DataConfig(dataset="cifar10", data_dir="~/images")
-    open_tfds(config)
+    open_source(config)
     for path in paths.values():
         path.unlink()
-    source = open_tfds(config)
+    source = open_source(config)
 
     assert source.class_names[8] == "ship"
     records = {record.key: record for record in source.splits["train"]()}
@@ -193,7 +193,7 @@ def test_archive_with_other_contents_is_refused(tmp_path):
     _write_cifar(tmp_path / "downloads" / "manual")
     config = DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path))
     with pytest.raises(SfmError, match="archive of dataset 'cifar10' is not the original") as info:
-        open_tfds(config)
+        open_source(config)
     assert "\n" not in str(info.value)
     assert not tfds.builder("cifar10", data_dir=os.fspath(tmp_path)).is_prepared()
 
@@ -216,7 +216,7 @@ def test_unreachable_host_fails_fast_and_says_what_to_put_where(tmp_path, monkey
         rf"\(.*\); put images.tar.gz into {tmp_path}/downloads/manual"
     )
     with pytest.raises(SfmError, match=message):
-        open_tfds(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
+        open_source(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
     assert time.monotonic() - start < 10
 
 
@@ -227,7 +227,7 @@ def test_silent_host_fails_fast(tmp_path, monkeypatch):
         listener.listen()
         _expect_at(monkeypatch, f"http://127.0.0.1:{listener.getsockname()[1]}/images.tar.gz")
         with pytest.raises(SfmError, match="cannot be reached"):
-            open_tfds(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
+            open_source(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
 
 
 class _Refusing(http.server.BaseHTTPRequestHandler):
@@ -252,7 +252,7 @@ def test_host_that_answers_with_an_error_is_reachable(tmp_path, monkeypatch):
     _expect_at(monkeypatch, f"http://127.0.0.1:{server.server_port}/images.tar.gz")
     try:
         with pytest.raises(SfmError, match="reached"):
-            open_tfds(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
+            open_source(DataConfig(dataset="cifar10", data_dir=os.fspath(tmp_path)))
     finally:
         server.shutdown()
         server.server_close()
@@ -264,7 +264,7 @@ def test_host_that_answers_with_an_error_is_reachable(tmp_path, monkeypatch):
     reason="set SFM_TF_CIFAR10_DATA_DIR to the folder of prepared CIFAR-10",
 )
 def test_real_cifar10():
-    source = open_tfds(
+    source = open_source(
         DataConfig(dataset="cifar10", data_dir=os.environ["SFM_TF_CIFAR10_DATA_DIR"])
     )
     records = source.splits["test"]()

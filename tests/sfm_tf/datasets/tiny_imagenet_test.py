@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.datasets.tiny_imagenet import open_tiny_imagenet
+from sfm_tf.datasets.tiny_imagenet import open_source
 from sfm_tf.errors import SfmError
 
 _WNIDS = ("n03", "n01", "n02")
@@ -90,7 +90,7 @@ def _check_source(source):
 
 def test_zip(tmp_path):
     path = _zip(tmp_path / "sample.zip", _files())
-    source = open_tiny_imagenet(_config(tmp_path, path))
+    source = open_source(_config(tmp_path, path))
     _check_source(source)
     grey = next(record for record in source.splits["train"]() if record.key == _GREY)
     np.testing.assert_array_equal(grey.image[..., 0], grey.image[..., 2])
@@ -100,19 +100,19 @@ def test_zip(tmp_path):
 @pytest.mark.parametrize("root", ["", "tiny-imagenet-200"])
 def test_folder(tmp_path, root):
     _folder(tmp_path / "raw" / root, _files())
-    _check_source(open_tiny_imagenet(_config(tmp_path, tmp_path / "raw")))
+    _check_source(open_source(_config(tmp_path, tmp_path / "raw")))
 
 
 def test_official_archive_among_manual_downloads(tmp_path):
     _zip(tmp_path / "data/downloads/manual/tiny-imagenet-200.zip", _files())
-    _check_source(open_tiny_imagenet(_config(tmp_path)))
+    _check_source(open_source(_config(tmp_path)))
 
 
 def test_is_prepared_once_for_each_archive(tmp_path):
     path = _zip(tmp_path / "sample.zip", _files())
 
     def prepared():
-        open_tiny_imagenet(_config(tmp_path, path))
+        open_source(_config(tmp_path, path))
         files = (tmp_path / "data" / "tiny_imagenet").rglob("*train.tfrecord*")
         return {file: file.stat().st_mtime_ns for file in files}
 
@@ -154,7 +154,7 @@ _REPLACED = {
 def test_damage_is_named_and_nothing_is_prepared(tmp_path, replaced, message):
     path = _zip(tmp_path / "sample.zip", {**_files(), **replaced})
     with pytest.raises(SfmError, match=message) as info:
-        open_tiny_imagenet(_config(tmp_path, path))
+        open_source(_config(tmp_path, path))
     assert "\n" not in str(info.value)
     data = tmp_path / "data"
     assert [file for file in data.rglob("*") if file.is_file()] == []
@@ -166,19 +166,19 @@ def test_missing_list_is_named(tmp_path, name):
     del files[name]
     path = _zip(tmp_path / "sample.zip", files)
     with pytest.raises(SfmError, match=pathlib.PurePath(name).name):
-        open_tiny_imagenet(_config(tmp_path, path))
+        open_source(_config(tmp_path, path))
 
 
 def test_member_outside_is_refused(tmp_path):
     path = _zip(tmp_path / "sample.zip", {**_files(), "../../evil.JPEG": b""})
     with pytest.raises(SfmError, match="expected relative names"):
-        open_tiny_imagenet(_config(tmp_path, path))
+        open_source(_config(tmp_path, path))
 
 
 def test_missing_archive_says_what_to_put_where(tmp_path):
     manual = tmp_path / "data" / "downloads" / "manual"
     with pytest.raises(SfmError, match=f"No Tiny ImageNet at {manual}/tiny-imagenet-200.zip; set"):
-        open_tiny_imagenet(_config(tmp_path))
+        open_source(_config(tmp_path))
 
 
 @pytest.mark.skipif(
@@ -186,7 +186,7 @@ def test_missing_archive_says_what_to_put_where(tmp_path):
     reason="set SFM_TF_TINY_IMAGENET to an archive or folder of Tiny ImageNet",
 )
 def test_real_archive(tmp_path):
-    source = open_tiny_imagenet(_config(tmp_path, os.environ["SFM_TF_TINY_IMAGENET"]))
+    source = open_source(_config(tmp_path, os.environ["SFM_TF_TINY_IMAGENET"]))
     counts = collections.Counter(record.label for record in source.splits["train"]())
     assert set(counts) == set(range(len(source.class_names)))
     assert min(counts.values()) == max(counts.values())
