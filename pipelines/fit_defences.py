@@ -16,7 +16,8 @@ from pipelines.stage_execution import ProgressLine, execute_stage
 from pipelines.validate import check_validated
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory, fit_stage
-from sfm_tf.defences.catalogue import FITTED, fits_needed
+from sfm_tf.defences.catalogue import FITTED
+from sfm_tf.defences.chains import fits_needed
 from sfm_tf.defences.fitting import fit_operation, settings_of
 from sfm_tf.experiments import Experiment
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pipelines.quiet_start  # noqa: F401  Before the library, which imports TensorFlow.
 from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory, fit_stage
-from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, ALL, FITTED, fits_needed
+from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, ALL, FITTED
+from sfm_tf.defences.chains import fits_needed
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.subjects import ModelFolders
 from sfm_tf.experiments import Experiment

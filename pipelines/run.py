@@ -16,7 +16,7 @@ from pipelines.export import pushed_folder
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings
-from sfm_tf.defences.catalogue import check_defences
+from sfm_tf.defences.chains import check_defences
 from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 from sfm_tf.preprocessors.chain import parse_preprocessor

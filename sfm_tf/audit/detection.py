@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from sfm_tf.artifacts.atomic_files import write_json
-from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
 from sfm_tf.audit.audited_evaluation import exact_float32
 from sfm_tf.defences.feature_squeezing import check_scores, squeezing_scorer, threshold_at
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, Progress
-from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS, NORMS
+from sfm_tf.evaluation.attack_catalogue import ATTACKS, AWARE_ATTACK, build_attack, step_size_at
 from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.runner import ScoredModel, score_clean
 from sfm_tf.evaluation.samples import Samples
@@ -178,9 +177,6 @@ def _thinned(
 
 DETECTION_FILE = "detection.json"
 
-AWARE_ATTACK = "squeezing_aware"
-"""Name of the attack that knows the detector, in the file's entries."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
@@ -279,7 +275,7 @@ def _stored_images(
         if entry.defence != name or entry.name in seen:
             continue
         seen.add(entry.name)
-        is_slow = ATTACK_KINDS[entry.attack].is_slow
+        is_slow = ATTACKS[entry.attack].is_slow
         attacked = samples.first(config.decision_examples) if is_slow else samples
         found[entry.threat_model, entry.attack, entry.epsilon] = _read(entry.name, attacked, store)
     return found
@@ -301,14 +297,13 @@ def _aware_images(
     threshold: float,
 ) -> np.ndarray:
     epsilon = max(config.epsilons)
-    attack = SqueezingAwareGradientDescent(
+    attack = build_attack(
+        AWARE_ATTACK,
         scored.classifier,
-        norm=NORMS[config.norm],
-        epsilon=epsilon / PIXEL_LEVELS,
-        step_size=max(config.step_size, epsilon / config.iterations) / PIXEL_LEVELS,
-        iterations=config.iterations,
-        batch_size=config.attack_batch_size,
-        seed=seed,
+        epsilon / PIXEL_LEVELS,
+        config,
+        seed,
+        step_size=step_size_at(epsilon, config) / PIXEL_LEVELS,
         threshold=threshold,
         squeezers=split_chain(detector.squeezers),
     )

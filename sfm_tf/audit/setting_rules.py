@@ -8,11 +8,10 @@ import pyarrow.compute as pc
 
 from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
 from sfm_tf.audit.finding import Judgement, not_run
+from sfm_tf.defences.catalogue import broken_by
+from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.results import CLEAN, OWN_MODEL, UNDEFENDED
 from sfm_tf.settings import PIXEL_LEVELS
-
-SINGLE_STEP = ("noise", "fgsm")
-"""Attacks that do not iterate along the gradient."""
 
 NORM_NAMES: Mapping[str, str] = {"inf": "L∞", "2": "L2"}
 
@@ -106,13 +105,15 @@ def judge_white_box(evidence: Evidence) -> Judgement:
     if not attacks:
         return not_run("No attack followed the gradient of the whole model.")
     figure = f"The whole model was attacked by {', '.join(attacks)}."
-    return Judgement("warn" if set(attacks) <= set(SINGLE_STEP) else "pass", figure)
+    kinds = [ATTACKS[name] for name in attacks]
+    climbs = any(kind.uses_gradient and kind.is_iterated for kind in kinds)
+    return Judgement("pass" if climbs else "warn", figure)
 
 
 def judge_adaptive(evidence: Evidence) -> Judgement:
     """Attacks went through each part of the defence by the means that the part asks for."""
     parts, attacks = evidence.probe("subject"), evidence.attacks(GRADIENT_ATTACKERS)
-    aimed = [name for name in attacks if name.startswith("adaptive_")]
+    aimed = [name for name in attacks if "adaptive" in ATTACKS[name].threat_models]
     if parts is None:
         if not aimed:
             return not_run("Nothing aimed at the parts of the defence.")
@@ -193,32 +194,6 @@ def judge_recorded(evidence: Evidence) -> Judgement:
         return Judgement("fail", f"Not recorded: {', '.join(missing)}.")
     versions = ", ".join(f"{name} {evidence.packages[name]}" for name in _RECORDED)
     return Judgement("pass", f"Recorded: all settings, the seed {evidence.seed}, {versions}.")
-
-
-_GUO = "Athalye et al. 2018"  # It broke Guo et al. 2018.
-_SQUEEZING = "He et al. 2017"
-
-KNOWN_BROKEN: Mapping[str, str] = {
-    "bit_depth": _SQUEEZING,
-    "feature_squeezing": _SQUEEZING,
-    "jpeg": _GUO,
-    "median": _SQUEEZING,
-    "non_local_means": _SQUEEZING,
-    "pixel_defend": "Athalye et al. 2018",
-    "quilting": _GUO,
-    "total_variation": _GUO,
-    "tvm": _GUO,
-}
-"""Defences that adaptive attacks have broken, and by whom."""
-
-
-def broken_by(defence: str) -> str | None:
-    """Returns who broke a defence, or a chain of them joined by `+`; None where nobody is known."""
-    for part in defence.split("+"):
-        for name, source in KNOWN_BROKEN.items():
-            if part == name or part.startswith(f"{name}_"):
-                return source
-    return None
 
 
 def judge_broken_baselines(evidence: Evidence) -> Judgement:

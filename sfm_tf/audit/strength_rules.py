@@ -7,16 +7,14 @@ import numpy as np
 from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
 from sfm_tf.audit.finding import Judgement, broken_beyond, grade, not_run, worst
 from sfm_tf.audit.probes.probing import right_images
-from sfm_tf.audit.setting_rules import NORM_NAMES, SINGLE_STEP
+from sfm_tf.audit.setting_rules import NORM_NAMES
+from sfm_tf.evaluation.attack_catalogue import ATTACKS
 
 WEAKER = ("black_box", "gray_box", "undefended")
 """Attackers who follow the gradient of another model."""
 
 ASKING = ("score_based", "decision_based")
 """Attackers without a gradient."""
-
-GRADIENTLESS = ("noise", "square")
-"""Attacks that take no gradient, whoever is asked to run them."""
 
 _AUTO_ATTACKS = ("autoattack", "autoattack_rand")
 _AUTO_ATTACK_PARTS = {"apgd_ce", "apgd_t", "fab_t", "square"}
@@ -51,7 +49,8 @@ def _beside(count: int, examples: int) -> str:
 
 
 def _lost_by_iterating(evidence: Evidence) -> Iterator[tuple[int, int]]:
-    iterated = [name for name in evidence.attacks(("white_box",)) if name not in SINGLE_STEP]
+    run = evidence.attacks(("white_box",))
+    iterated = [name for name in run if ATTACKS[name].is_iterated]
     for epsilon in evidence.config.epsilons:
         many = evidence.right(("white_box",), epsilon, iterated)
         single = evidence.right(("white_box",), epsilon, ("fgsm",))
@@ -128,7 +127,7 @@ def _excesses(
 ) -> Iterator[tuple[str, float, int]]:
     """Yields attackers with the images that only they break, and how many there are."""
     run = evidence.attacks(GRADIENT_ATTACKERS)
-    gradient = [name for name in run if name not in GRADIENTLESS]
+    gradient = [name for name in run if ATTACKS[name].uses_gradient]
     for threat_model in threat_models:
         counts, examples = [], evidence.examples(threat_model)
         for epsilon in evidence.config.epsilons:

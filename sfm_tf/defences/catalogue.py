@@ -1,30 +1,95 @@
-"""The defences that an evaluation can name: what each puts in front of the classifier."""
+"""Every defence in one table: what a report calls it, what it is made of, and who broke it.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+Settings read this table, so it imports nothing of TensorFlow; `defences.chains` makes chains of it.
+"""
 
-from sfm_tf.defences.settings import DEFENCES, ComparedConfig
-from sfm_tf.errors import SfmError
-from sfm_tf.preprocessors.chain import OPERATIONS, operation_name, split_chain
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sfm_tf.defences.settings import ComparedConfig
 
 ALL = "all"
 
-ADVERSARIALLY_TRAINED = ("adversarial_training", "sfm_adversarial_training")
+_GUO = "Athalye et al. 2018"  # It broke Guo et al. 2018.
+_SQUEEZING = "He et al. 2017"
 
-TRAINED = ("sfm", *ADVERSARIALLY_TRAINED)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Defence:
+    """A defence that an evaluation can name.
+
+    Attributes:
+        title: Its name in reports.
+        chain: Returns the pre-processing that it puts in front of the classifier, from the
+            settings; None where a model is trained for it.
+        made_from: What its operation, of the same name, has to be made from first: training images,
+            by `pipelines.fit_defences`, or the classifier; None where it needs nothing.
+        is_adversarially_trained: Whether its model is trained on adversarial images.
+        broken_by: The publication whose adaptive attack broke it; None where none is known.
+    """
+
+    title: str
+    chain: "Callable[[ComparedConfig], str] | None" = None
+    made_from: Literal["training_images", "classifier"] | None = None
+    is_adversarially_trained: bool = False
+    broken_by: str | None = None
+
+
+DEFENCES: Mapping[str, Defence] = {
+    "undefended": Defence(title="no defence", chain=lambda config: "none"),
+    "sfm": Defence(title="SFM-Defence"),
+    "feature_squeezing": Defence(
+        title="feature squeezing",
+        chain=lambda config: config.feature_squeezing,
+        broken_by=_SQUEEZING,
+    ),
+    "tvm": Defence(title="TVM", chain=lambda config: config.tvm, broken_by=_GUO),
+    "quilting": Defence(
+        title="quilting",
+        chain=lambda config: config.quilting,
+        made_from="training_images",
+        broken_by=_GUO,
+    ),
+    "pixel_defend": Defence(
+        title="PixelDefend",
+        chain=lambda config: config.pixel_defend,
+        made_from="training_images",
+        broken_by="Athalye et al. 2018",
+    ),
+    "sensitivity": Defence(
+        title="Sensitivity", chain=lambda config: config.sensitivity, made_from="classifier"
+    ),
+    "jpeg": Defence(title="JPEG", chain=lambda config: config.jpeg, broken_by=_GUO),
+    "adversarial_training": Defence(title="adversarial training", is_adversarially_trained=True),
+    "sfm_adversarial_training": Defence(
+        title="SFM-Defence, adversarial training", is_adversarially_trained=True
+    ),
+}
+"""The defences by name, in the order of tables."""
+
+TRAINED = tuple(name for name, defence in DEFENCES.items() if defence.chain is None)
 """Those whose models are trained for them; the others are put in front of the same classifier."""
 
-_CHAINS: Mapping[str, Callable[[ComparedConfig], str]] = {
-    "undefended": lambda config: "none",
-    "feature_squeezing": lambda config: config.feature_squeezing,
-    "tvm": lambda config: config.tvm,
-    "quilting": lambda config: config.quilting,
-    "pixel_defend": lambda config: config.pixel_defend,
-    "sensitivity": lambda config: config.sensitivity,
-    "jpeg": lambda config: config.jpeg,
-}
+ADVERSARIALLY_TRAINED = tuple(
+    name for name, defence in DEFENCES.items() if defence.is_adversarially_trained
+)
 
-FITTED = ("quilting", "pixel_defend")
+FITTED = tuple(name for name, defence in DEFENCES.items() if defence.made_from == "training_images")
 """Operations that `pipelines.fit_defences` fits to training images."""
+
+MADE = tuple(name for name, defence in DEFENCES.items() if defence.made_from)
+"""Operations that are made from training images or from the classifier."""
+
+_BROKEN: Mapping[str, str] = {
+    **{name: defence.broken_by for name, defence in DEFENCES.items() if defence.broken_by},
+    # Operations that broken defences are made of.
+    "bit_depth": _SQUEEZING,
+    "median": _SQUEEZING,
+    "non_local_means": _SQUEEZING,
+    "total_variation": _GUO,
+}
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
@@ -37,54 +102,14 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(listed))
 
 
-def defence_chain(name: str, config: ComparedConfig) -> str:
-    """Returns the chain of operations that a defence puts in front of the classifier.
+def broken_by(name: str) -> str | None:
+    """Returns the publication that broke a defence; None where none is known.
 
     Args:
-        name: One of `DEFENCES` but `TRAINED`, or a chain of them and of operations joined by `+`.
-        config: What the defences are made of.
-
-    Returns:
-        Specification for `preprocessors.chain.parse_preprocessor`.
-
-    Raises:
-        SfmError: If the name is of a trained defence: it is no chain.
+        name: A name of `DEFENCES`, or a chain of them and of operations joined by `+`.
     """
-    parts = list(_chain_parts(name, config))
-    return "+".join(parts) or "none"
-
-
-def _chain_parts(name: str, config: ComparedConfig) -> Iterator[str]:
     for part in name.split("+"):
-        if part in TRAINED:
-            raise SfmError(
-                f"Invalid defence {name!r}: {part} cannot be part of a chain. Name it alone, and "
-                "choose its pre-processing with --preprocessor when it is trained."
-            )
-        chain = _CHAINS[part](config) if part in _CHAINS else part
-        yield from split_chain(chain)
-
-
-def check_defences(names: Iterable[str], config: ComparedConfig) -> None:
-    """Raises `SfmError` for the first name that is of no defence."""
-    known = (*OPERATIONS, *FITTED, "sensitivity")
-    for name in expand(names):
-        chain = "none" if name in TRAINED else defence_chain(name, config)
-        for part in split_chain(chain):
-            if operation_name(part) not in known:
-                raise SfmError(
-                    f"Unknown defence {part!r}; expected {ALL}, one of {', '.join(DEFENCES)}, or a "
-                    f"chain joined by '+' of them and of {', '.join(known)} with their parameters."
-                )
-
-
-def fits_needed(names: Sequence[str], config: ComparedConfig) -> tuple[str, ...]:
-    """Returns the operations, of `FITTED`, that have to be fitted before these defences run.
-
-    Raises:
-        SfmError: If there is no such defence.
-    """
-    check_defences(names, config)
-    chains = [defence_chain(name, config) for name in expand(names) if name not in TRAINED]
-    used = {operation_name(part) for chain in chains for part in split_chain(chain)}
-    return tuple(name for name in FITTED if name in used)
+        for broken, publication in _BROKEN.items():
+            if part == broken or part.startswith(f"{broken}_"):
+                return publication
+    return None

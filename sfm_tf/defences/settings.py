@@ -4,20 +4,6 @@ import dataclasses
 
 from sfm_tf.settings import Settings, setting
 
-DEFENCES = (
-    "undefended",
-    "sfm",
-    "feature_squeezing",
-    "tvm",
-    "quilting",
-    "pixel_defend",
-    "sensitivity",
-    "jpeg",
-    "adversarial_training",
-    "sfm_adversarial_training",
-)
-"""Defences that an evaluation can be asked for; see `defences.catalogue`."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparedConfig(Settings):

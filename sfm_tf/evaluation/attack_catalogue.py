@@ -1,27 +1,23 @@
-"""The attacks that an evaluation can name, cheap ones first."""
+"""Every attack in one table: what a report calls it, what it needs, and how an evaluation runs it.
 
+Settings read this table, so it names the classes without importing them: the programs that only
+read settings start without TensorFlow.
+"""
+
+import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from art.estimators.classification.tensorflow import TensorFlowV2Classifier
-
-from sfm_tf.attacks.adaptive import OBJECTIVES, AdaptiveGradientDescent
-from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
-from sfm_tf.attacks.attack import CompiledAttack
-from sfm_tf.attacks.autoattack import AutoAttack
-from sfm_tf.attacks.cw import CarliniWagner
-from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
-from sfm_tf.attacks.fab import FastAdaptiveBoundary
-from sfm_tf.attacks.fgsm import FastGradientMethod
-from sfm_tf.attacks.hop_skip_jump import HopSkipJump
-from sfm_tf.attacks.mim import MomentumIterativeMethod
-from sfm_tf.attacks.pgd import ProjectedGradientDescent
-from sfm_tf.attacks.square import SquareAttack
-from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.settings import PIXEL_LEVELS
+
+if TYPE_CHECKING:
+    from art.estimators.classification.tensorflow import TensorFlowV2Classifier
+
+    from sfm_tf.attacks.attack import CompiledAttack
+    from sfm_tf.evaluation.settings import EvaluationConfig
 
 # Confident models look robust to a gradient that float32 has rounded away.
 _LOSS = "stable_cross_entropy"
@@ -29,26 +25,46 @@ _LOSS = "stable_cross_entropy"
 NORMS: Mapping[str, float] = {"inf": math.inf, "2": 2}
 """The orders of norms by their names among the settings."""
 
-Options = Callable[[EvaluationConfig], dict[str, Any]]
+Options: TypeAlias = "Callable[[EvaluationConfig], dict[str, Any]]"
+
+AWARE_ATTACK = "squeezing_aware"
+"""Name of the attack that knows the feature squeezing detector; `audit.detection` runs it."""
 
 
-class AttackKind(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackKind:
     """An attack of the catalogue.
 
     Attributes:
-        attack: Its class.
-        options: Its options, beside those that all attacks have.
+        title: Its name as its authors or the paper write it.
+        class_path: Its class, as `module.Class` in `sfm_tf.attacks`.
+        options: Returns its options from the settings, beside those that all attacks have.
+        uses_gradient: Whether it follows the gradient of the attacked model.
+        is_iterated: Whether it takes many steps.
         is_bounded: Whether it looks in a ball, rather than for the smallest perturbation.
-        is_slow: Whether it takes minutes per image, so that only a few are attacked.
+        is_slow: Whether it takes seconds per image, so that only a few are attacked.
+        is_configurable: Whether `--attacks` can name it.
+        threat_models: The threat models that always run it, whatever `--attacks` says.
     """
 
-    attack: type[CompiledAttack]
-    options: Options
+    title: str
+    class_path: str
+    options: Options = lambda config: {}
+    uses_gradient: bool = True
+    is_iterated: bool = True
     is_bounded: bool = True
     is_slow: bool = False
+    is_configurable: bool = True
+    threat_models: tuple[str, ...] = ()
+
+    @property
+    def attack(self) -> "type[CompiledAttack]":
+        """The class of the attack."""
+        module, name = self.class_path.split(".")
+        return getattr(importlib.import_module(f"sfm_tf.attacks.{module}"), name)
 
 
-def _steps(config: EvaluationConfig) -> dict[str, Any]:
+def _steps(config: "EvaluationConfig") -> dict[str, Any]:
     return {
         "step_size": config.step_size / PIXEL_LEVELS,
         "iterations": config.iterations,
@@ -58,11 +74,11 @@ def _steps(config: EvaluationConfig) -> dict[str, Any]:
     }
 
 
-def _random_start(config: EvaluationConfig) -> dict[str, Any]:
+def _random_start(config: "EvaluationConfig") -> dict[str, Any]:
     return {**_steps(config), "random_start": True, "keep_best": True}
 
 
-def _carlini_wagner(config: EvaluationConfig) -> dict[str, Any]:
+def _carlini_wagner(config: "EvaluationConfig") -> dict[str, Any]:
     return {
         "binary_search_steps": config.cw_searches,
         "iterations": config.cw_iterations,
@@ -89,60 +105,126 @@ def _auto_attack(version: str) -> Options:
     }
 
 
-def _adaptive(objective: str) -> Options:
-    return lambda config: {**_random_start(config), "objective": objective}
+def _adaptive(objective: str, title: str) -> AttackKind:
+    return AttackKind(
+        title=title,
+        class_path="adaptive.AdaptiveGradientDescent",
+        options=lambda config: {**_random_start(config), "objective": objective},
+        is_configurable=False,
+        threat_models=("adaptive",),
+    )
 
 
-ATTACK_KINDS: Mapping[str, AttackKind] = {
-    "noise": AttackKind(UniformNoise, lambda config: {}),
-    "fgsm": AttackKind(FastGradientMethod, lambda config: {"loss": _LOSS}),
+ATTACKS: Mapping[str, AttackKind] = {
+    "noise": AttackKind(
+        title="noise",
+        class_path="uniform_noise.UniformNoise",
+        uses_gradient=False,
+        is_iterated=False,
+    ),
+    "fgsm": AttackKind(
+        title="FGSM",
+        class_path="fgsm.FastGradientMethod",
+        options=lambda config: {"loss": _LOSS},
+        is_iterated=False,
+    ),
     "pgd": AttackKind(
-        ProjectedGradientDescent,
-        lambda config: {**_random_start(config), "restarts": config.restarts},
+        title="PGD",
+        class_path="pgd.ProjectedGradientDescent",
+        options=lambda config: {**_random_start(config), "restarts": config.restarts},
     ),
     "mim": AttackKind(
-        MomentumIterativeMethod, lambda config: {**_steps(config), "keep_best": True}
+        title="MIM",
+        class_path="mim.MomentumIterativeMethod",
+        options=lambda config: {**_steps(config), "keep_best": True},
     ),
-    "diverse": AttackKind(DiverseInputsMethod, _steps),
-    **{
-        f"adaptive_{objective}": AttackKind(AdaptiveGradientDescent, _adaptive(objective))
-        for objective in OBJECTIVES
-    },
-    "cw": AttackKind(CarliniWagner, _carlini_wagner, is_bounded=False),
-    "apgd_ce": AttackKind(AutoProjectedGradientDescent, _apgd("cross_entropy")),
-    "apgd_dlr": AttackKind(AutoProjectedGradientDescent, _apgd("dlr")),
+    "diverse": AttackKind(
+        title="Diverse", class_path="diverse_inputs.DiverseInputsMethod", options=_steps
+    ),
+    "adaptive_mask_aware": _adaptive("mask_aware", "mask-aware PGD"),
+    "adaptive_mask_stage": _adaptive("mask_stage", "PGD on the mask"),
+    "adaptive_frozen_mask": _adaptive("frozen_mask", "PGD past the mask"),
+    "adaptive_other_surrogate": _adaptive("other_surrogate", "PGD, other surrogate"),
+    "cw": AttackKind(
+        title="CW", class_path="cw.CarliniWagner", options=_carlini_wagner, is_bounded=False
+    ),
+    "apgd_ce": AttackKind(
+        title="APGD-CE",
+        class_path="apgd.AutoProjectedGradientDescent",
+        options=_apgd("cross_entropy"),
+    ),
+    "apgd_dlr": AttackKind(
+        title="APGD-DLR", class_path="apgd.AutoProjectedGradientDescent", options=_apgd("dlr")
+    ),
     "fab_t": AttackKind(
-        FastAdaptiveBoundary,
-        lambda config: {"iterations": config.apgd_iterations},
+        title="FAB-T",
+        class_path="fab.FastAdaptiveBoundary",
+        options=lambda config: {"iterations": config.apgd_iterations},
         is_bounded=False,
     ),
-    "apgd_t": AttackKind(AutoProjectedGradientDescent, _apgd("targeted_dlr")),
-    "square": AttackKind(SquareAttack, lambda config: {"queries": config.square_queries}),
-    "autoattack": AttackKind(AutoAttack, _auto_attack("standard")),
-    "autoattack_rand": AttackKind(AutoAttack, _auto_attack("rand")),
+    "apgd_t": AttackKind(
+        title="APGD-T",
+        class_path="apgd.AutoProjectedGradientDescent",
+        options=_apgd("targeted_dlr"),
+    ),
+    "square": AttackKind(
+        title="Square",
+        class_path="square.SquareAttack",
+        options=lambda config: {"queries": config.square_queries},
+        uses_gradient=False,
+        threat_models=("score_based",),
+    ),
+    "autoattack": AttackKind(
+        title="AutoAttack", class_path="autoattack.AutoAttack", options=_auto_attack("standard")
+    ),
+    "autoattack_rand": AttackKind(
+        title="AutoAttack (rand)", class_path="autoattack.AutoAttack", options=_auto_attack("rand")
+    ),
     "hop_skip_jump": AttackKind(
+        title="HopSkipJump",
+        class_path="hop_skip_jump.HopSkipJump",
         # Each image is kept as soon as it is done, for it takes seconds.
-        HopSkipJump,
-        lambda config: {"batch_size": 1},
+        options=lambda config: {"batch_size": 1},
+        uses_gradient=False,
         is_bounded=False,
         is_slow=True,
+        is_configurable=False,
+        threat_models=("decision_based",),
+    ),
+    AWARE_ATTACK: AttackKind(
+        title="squeezing-aware PGD",
+        class_path="squeezing_aware.SqueezingAwareGradientDescent",
+        options=lambda config: {"iterations": config.iterations},
+        is_configurable=False,
     ),
 }
-"""The attacks by name, in the order an evaluation runs them."""
+"""The attacks by name, cheap ones first: the order in which an evaluation runs them."""
+
+CONFIGURABLE_ATTACKS = tuple(name for name, kind in ATTACKS.items() if kind.is_configurable)
+"""The names that `--attacks` takes."""
 
 
 def attack_rank(name: str) -> int:
     """Returns the place of an attack among all, cheap ones first."""
-    return list(ATTACK_KINDS).index(name)
+    return list(ATTACKS).index(name)
+
+
+def step_size_at(epsilon: float, config: "EvaluationConfig") -> float:
+    """Returns the step of PGD and its kin at a radius, both in 1/255.
+
+    It is that of the settings, or longer where all steps together would not cross the radius.
+    """
+    return max(config.step_size, epsilon / config.iterations)
 
 
 def build_attack(
     name: str,
-    estimator: TensorFlowV2Classifier,
+    estimator: "TensorFlowV2Classifier",
     epsilon: float,
-    config: EvaluationConfig,
+    config: "EvaluationConfig",
     seed: int,
-) -> CompiledAttack:
+    **options: Any,
+) -> "CompiledAttack":
     """Returns the attack of this name as the evaluation runs it (Yu et al. 2022, section 6.1 (3)).
 
     PGD starts at a random point as Madry et al. 2018 define it, and keeps the most damaging
@@ -150,20 +232,21 @@ def build_attack(
     worst case; for the images that ART makes, use the classes with their own defaults.
 
     Args:
-        name: A key of `ATTACK_KINDS`.
+        name: A key of `ATTACKS`.
         estimator: The model to attack.
         epsilon: Radius of the ball, in the units of the pixels. For another one,
             `set_params(epsilon=...)` spares a second compilation. An attack for the smallest
             perturbation has none.
         config: Norm, iterations, step size and batch size.
         seed: Seed of everything random.
+        **options: Options of the attack that no setting has.
 
     Raises:
         SfmError: If there is no such attack, or a setting is outside its limits.
     """
-    if name not in ATTACK_KINDS:
-        raise SfmError(f"Unknown attack {name!r}; expected one of {', '.join(ATTACK_KINDS)}.")
-    kind = ATTACK_KINDS[name]
+    if name not in ATTACKS:
+        raise SfmError(f"Unknown attack {name!r}; expected one of {', '.join(ATTACKS)}.")
+    kind = ATTACKS[name]
     shared = {
         "norm": NORMS[config.norm],
         "epsilon": epsilon,
@@ -172,4 +255,4 @@ def build_attack(
     }
     # CW has one norm and draws nothing; an attack for the smallest perturbation has no radius.
     known = {option: value for option, value in shared.items() if option in kind.attack.options}
-    return kind.attack(estimator, **{**known, **kind.options(config)})
+    return kind.attack(estimator, **{**known, **kind.options(config), **options})

@@ -18,9 +18,8 @@ from sfm_tf.evaluation.paired_answers import (
     right_answers,
     worst_answers,
 )
-from sfm_tf.evaluation.results import CLEAN, DEFENDED, OWN_MODEL, UNDEFENDED, ResultsTable
+from sfm_tf.evaluation.results import CLEAN, DEFENDED, OWN_MODEL, UNDEFENDED, ResultsTable, Scenario
 from sfm_tf.evaluation.significance import wilson_interval
-from sfm_tf.evaluation.threat_models import Use
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,7 +194,7 @@ _RECORDS: Mapping[str, type] = {
 }
 
 
-def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None) -> Metrics:
+def summarise(results: ResultsTable, vanished: Mapping[Scenario, float] | None = None) -> Metrics:
     """Returns accuracies with their intervals, for each attack and for the worst case.
 
     The worst case of an image is taken per image, then averaged (Carlini et al. 2019, "On
@@ -228,8 +227,10 @@ def summarise(results: ResultsTable, vanished: Mapping[Use, float] | None = None
             for key, rows in _groups(unbounded, keys[:3])
         ),
         vanished_gradients=tuple(
-            VanishedGradients(defence=use.defence, threat_model=use.threat_model, share=share)
-            for use, share in (vanished or {}).items()
+            VanishedGradients(
+                defence=scenario.defence, threat_model=scenario.threat_model, share=share
+            )
+            for scenario, share in (vanished or {}).items()
         ),
     )
 

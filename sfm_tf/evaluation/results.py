@@ -1,5 +1,6 @@
 """The per-sample results: one row per image, defence, threat model, attack and radius."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -25,6 +26,19 @@ CLEAN = "clean"
 
 NO_THREAT = "none"
 """Name in column `threat_model` of those rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """A defence that is scored under a threat model."""
+
+    defence: str
+    threat_model: str
+
+    def __str__(self) -> str:
+        """Returns both words."""
+        return f"{self.defence} {self.threat_model}"
+
 
 ResultsTable: TypeAlias = pa.Table
 

@@ -21,18 +21,19 @@ from sfm_tf.evaluation.adversarial_store import (
     Standing,
     StoredSet,
 )
-from sfm_tf.evaluation.attack_catalogue import NORMS, build_attack
+from sfm_tf.evaluation.attack_catalogue import NORMS, build_attack, step_size_at
+from sfm_tf.evaluation.attack_plan import PlannedAttack, plan_attacks
 from sfm_tf.evaluation.results import (
     CLEAN,
     NO_THREAT,
     UNDEFENDED,
     ResultsTable,
+    Scenario,
     join_results,
     results_rows,
 )
 from sfm_tf.evaluation.samples import Samples, check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.threat_models import PlannedAttack, Use, plan_attacks
 from sfm_tf.models.art_classifier import classifier_logits
 from sfm_tf.models.defended_model import DefendedModel, in_precision
 from sfm_tf.models.input_checks import check_logits
@@ -135,7 +136,7 @@ def clean_rows(defence: str, model: ScoredModel, samples: Samples) -> ResultsTab
 
 
 def attack_rows(
-    use: Use,
+    scenario: Scenario,
     attack_name: str,
     epsilon: float,
     outcome: AttackOutcome,
@@ -145,7 +146,7 @@ def attack_rows(
     """Returns a row for each image of an attack's outcome.
 
     Args:
-        use: The defence and the threat model.
+        scenario: The defence and the threat model.
         attack_name: The attack.
         epsilon: Its radius in 1/255; infinite where it found its own.
         outcome: What it made of the samples.
@@ -154,8 +155,8 @@ def attack_rows(
     """
     values = {
         "label": samples.labels,
-        "defence": use.defence,
-        "threat_model": use.threat_model,
+        "defence": scenario.defence,
+        "threat_model": scenario.threat_model,
         "attack": attack_name,
         "epsilon": epsilon,
         "clean_prediction": np.argmax(model.clean_logits[: len(samples)], axis=1),
@@ -277,7 +278,7 @@ class Evaluation:
 
     results: ResultsTable
     sets: tuple[StoredSet, ...]
-    vanished: Mapping[Use, float]
+    vanished: Mapping[Scenario, float]
     costs: Sequence[Mapping[str, Any]]
 
 
@@ -348,7 +349,7 @@ class _Work:
     scored: Mapping[str, ScoredModel]
     progress: Progress
     standings: dict[_StandingKey, Standing] = dataclasses.field(default_factory=dict)
-    vanished: dict[Use, float] = dataclasses.field(default_factory=dict)
+    vanished: dict[Scenario, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -436,11 +437,11 @@ def _execution(
     work: _Work,
 ) -> AttackExecution:
     radius = "" if math.isinf(epsilon) else f" {epsilon:g}/255"
-    uses = ", ".join(map(str, planned.uses))
+    scenarios = ", ".join(map(str, planned.scenarios))
     return AttackExecution(
         attack=attack,
         label=f"{planned.attack_name}-{epsilon:g}",  # "inf" where the attack finds its own.
-        phrase=f"{place} {planned.attack_name}{radius} ({uses})",
+        phrase=f"{place} {planned.attack_name}{radius} ({scenarios})",
         model_digest=f"{planned.digest} {_precision(planned, work.config)}",
         samples=samples,
         store=work.store,
@@ -454,7 +455,7 @@ def _at_radius(
     """Returns the options of a radius: steps are longer where all together would not cross it."""
     options = {"epsilon": epsilon / PIXEL_LEVELS}
     if "step_size" in attack.options:
-        options["step_size"] = max(config.step_size, epsilon / config.iterations) / PIXEL_LEVELS
+        options["step_size"] = step_size_at(epsilon, config) / PIXEL_LEVELS
     return options
 
 
@@ -471,7 +472,7 @@ def _attacked(planned: PlannedAttack, samples: Samples, work: _Work) -> TensorFl
     if precision == "float32":
         return exact
     rounded = samples.wrap(in_precision(planned.model, precision), batch_size)
-    missing = [use for use in planned.uses if use not in work.vanished]
+    missing = [scenario for scenario in planned.scenarios if scenario not in work.vanished]
     if missing:
         share = vanished_share(exact, rounded, samples, batch_size)
         work.vanished.update(dict.fromkeys(missing, share))
@@ -498,11 +499,11 @@ def _standing(
 
 def _standing_key(planned: PlannedAttack, epsilon: float) -> _StandingKey:
     # A weaker attacker does not inherit what a stronger one broke.
-    return planned.digest, epsilon, frozenset(use.threat_model for use in planned.uses)
+    return planned.digest, epsilon, frozenset(each.threat_model for each in planned.scenarios)
 
 
 def _still_right(planned: PlannedAttack, images: np.ndarray, work: _Work) -> np.ndarray:
-    scored = work.scored[planned.uses[0].defence]
+    scored = work.scored[planned.scenarios[0].defence]
     return np.flatnonzero(scored.predictions(images) == work.samples.labels)
 
 
@@ -512,13 +513,14 @@ def _rows(made: _MadeSet, planned: PlannedAttack, work: _Work) -> Iterator[Resul
         clean = clean_outcome(made.classifier, made.samples)
         norm = NORMS[work.config.norm]
         outcomes = list(within_radii(made.outcome, clean, made.samples, work.config.epsilons, norm))
-    for use in planned.uses:
-        model = work.scored[use.defence]
+    for scenario in planned.scenarios:
+        model = work.scored[scenario.defence]
         for epsilon, outcome in outcomes:
-            yield attack_rows(use, planned.attack_name, epsilon, outcome, model, made.samples)
+            yield attack_rows(scenario, planned.attack_name, epsilon, outcome, model, made.samples)
 
 
 def _stored_sets(made: _MadeSet, planned: PlannedAttack) -> Iterator[StoredSet]:
     epsilon = made.epsilon if planned.is_bounded else None
-    for use in planned.uses:
-        yield StoredSet(use.defence, use.threat_model, planned.attack_name, epsilon, made.name)
+    for scenario in planned.scenarios:
+        keys = (scenario.defence, scenario.threat_model, planned.attack_name)
+        yield StoredSet(*keys, epsilon, made.name)

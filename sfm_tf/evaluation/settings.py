@@ -2,36 +2,10 @@
 
 import dataclasses
 
-from sfm_tf.defences.settings import DEFENCES
+from sfm_tf.defences.catalogue import DEFENCES
+from sfm_tf.evaluation.attack_catalogue import CONFIGURABLE_ATTACKS
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.settings import PIXEL_LEVELS, Settings, setting
-
-ATTACKS = (
-    "noise",
-    "fgsm",
-    "pgd",
-    "mim",
-    "diverse",
-    "cw",
-    "apgd_ce",
-    "apgd_dlr",
-    "fab_t",
-    "apgd_t",
-    "square",
-    "autoattack",
-    "autoattack_rand",
-)
-"""Attacks that an evaluation can be asked for; see `attacks.catalogue`."""
-
-THREAT_MODELS = (
-    "black_box",
-    "gray_box",
-    "white_box",
-    "adaptive",
-    "undefended",
-    "score_based",
-    "decision_based",
-)
-"""What an attacker may know; see `attacks.threat_models`."""
 
 AUDIT_LEVELS = ("not_credible", "incomplete", "credible")
 """How far the audit believes an evaluation, the least first; see `audit.verdict`."""
@@ -64,10 +38,12 @@ class EvaluationConfig(Settings):
         ("fgsm", "pgd"),
         "Attacks of the black, gray and white box and of undefended. The other threat models have "
         "fixed attacks.",
-        choices=ATTACKS,
+        choices=CONFIGURABLE_ATTACKS,
     )
     threat_models: tuple[str, ...] = setting(
-        ("black_box", "gray_box", "white_box"), "What the attacker knows.", choices=THREAT_MODELS
+        ("black_box", "gray_box", "white_box"),
+        "What the attacker knows.",
+        choices=tuple(threat_model.value for threat_model in ThreatModel),
     )
     norm: str = setting("inf", "Norm that bounds a perturbation.", choices=("inf", "2"))
     epsilons: tuple[float, ...] = setting(

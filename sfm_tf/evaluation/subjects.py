@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from sfm_tf.artifacts.fingerprints import content_digest
-from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, TRAINED, defence_chain, expand
+from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, TRAINED, expand
+from sfm_tf.defences.chains import defence_chain
 from sfm_tf.defences.fitting import fitted_operations
 from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError

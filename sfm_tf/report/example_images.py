@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
-from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS
+from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -481,7 +481,7 @@ def _read(
     store: AdversarialStore, entry: StoredSet, images: np.ndarray, settings: EvaluationConfig
 ) -> np.ndarray:
     # A slow attack was given the first few images only.
-    slow = ATTACK_KINDS[entry.attack].is_slow
+    slow = ATTACKS[entry.attack].is_slow
     count = min(settings.decision_examples, len(images)) if slow else len(images)
     outcome = store.read(entry.name, (count, *images.shape[1:]))
     if outcome is None:

@@ -10,15 +10,7 @@ from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
 from sfm_tf.report.report_inputs import Audit, ReportInputs
 from sfm_tf.report.tables import accuracy_cell, find_entry
 
-THREAT_MODEL_NAMES: Mapping[str, str] = {
-    ThreatModel.BLACK_BOX.value: "black box",
-    ThreatModel.GRAY_BOX.value: "gray box",
-    ThreatModel.WHITE_BOX.value: "white box",
-    ThreatModel.ADAPTIVE.value: "adaptive",
-    ThreatModel.UNDEFENDED.value: "unaware of the defence",
-    ThreatModel.SCORE_BASED.value: "score-based",
-    ThreatModel.DECISION_BASED.value: "decision-based",
-}
+THREAT_MODEL_NAMES: Mapping[str, str] = {model.value: model.title for model in ThreatModel}
 
 _BUDGETS: Mapping[str, str] = {
     "inf": "each value of an image, from 0 to 1, may change by at most ε (L∞ norm)",

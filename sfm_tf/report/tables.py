@@ -5,51 +5,24 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sfm_tf.defences.catalogue import DEFENCES
+from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.paired_answers import ALL_THREATS
-from sfm_tf.evaluation.results import DEFENDED, OWN_MODEL, UNDEFENDED
+from sfm_tf.evaluation.results import OWN_MODEL
 from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.settings import PIXEL_LEVELS
 
 NOT_RUN = "not run"
 """What stands where nothing was measured; no cell is ever empty."""
 
-ATTACK_NAMES: Mapping[str, str] = {
-    "noise": "noise",
-    "fgsm": "FGSM",
-    "pgd": "PGD",
-    "mim": "MIM",
-    "diverse": "Diverse",
-    "cw": "CW",
-    "apgd_ce": "APGD-CE",
-    "apgd_dlr": "APGD-DLR",
-    "fab_t": "FAB-T",
-    "apgd_t": "APGD-T",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-    "autoattack_rand": "AutoAttack (rand)",
-    "adaptive_mask_aware": "mask-aware PGD",
-    "adaptive_mask_stage": "PGD on the mask",
-    "adaptive_frozen_mask": "PGD past the mask",
-    "adaptive_other_surrogate": "PGD, other surrogate",
-    "hop_skip_jump": "HopSkipJump",
-    "squeezing_aware": "squeezing-aware PGD",
-}
+ATTACK_NAMES: Mapping[str, str] = {name: kind.title for name, kind in ATTACKS.items()}
 """Attacks as their authors or the paper write them."""
 
 _EXPECTED_ATTACKS = ("fgsm", "pgd")
 """Attacks a table has columns for where none was run."""
 
 DEFENCE_NAMES: Mapping[str, str] = {
-    UNDEFENDED: "no defence",
-    DEFENDED: "SFM-Defence",
-    "feature_squeezing": "feature squeezing",
-    "tvm": "TVM",
-    "quilting": "quilting",
-    "pixel_defend": "PixelDefend",
-    "sensitivity": "Sensitivity",
-    "jpeg": "JPEG",
-    "adversarial_training": "adversarial training",
-    "sfm_adversarial_training": "SFM-Defence, adversarial training",
+    **{name: defence.title for name, defence in DEFENCES.items()},
     OWN_MODEL: "own model",
 }
 """Defences in the report's words."""

@@ -13,8 +13,7 @@ from pipelines.validate import validate
 from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED
-from sfm_tf.defences.settings import DEFENCES
+from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, DEFENCES
 from sfm_tf.errors import SfmError
 from sfm_tf.models.attention_unet import build_masker
 from sfm_tf.models.defended_model import DefendedModel

@@ -5,9 +5,11 @@ import re
 import pytest
 
 from sfm_tf.datasets.settings import ANOMALY_KINDS, DataConfig
-from sfm_tf.defences.settings import DEFENCES
+from sfm_tf.defences.catalogue import DEFENCES
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.settings import ATTACKS, AUDIT_LEVELS, THREAT_MODELS, EvaluationConfig
+from sfm_tf.evaluation.attack_catalogue import ATTACKS
+from sfm_tf.evaluation.settings import AUDIT_LEVELS, EvaluationConfig
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.serving.settings import ExportConfig
 from sfm_tf.settings import Settings, setting
 
@@ -87,6 +89,7 @@ def test_the_paper_is_the_default_attack_setting():
     assert evaluation.epsilons == (8.0, 16.0)
 
 
+THREAT_MODELS = [threat_model.value for threat_model in ThreatModel]
 _NAMES = (ANOMALY_KINDS, ATTACKS, AUDIT_LEVELS, DEFENCES, THREAT_MODELS)
 
 

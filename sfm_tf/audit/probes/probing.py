@@ -15,7 +15,7 @@ from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.audit.probes.probed_models import Setup, SwitchedModel, Variant
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import Progress
-from sfm_tf.evaluation.attack_catalogue import NORMS, build_attack
+from sfm_tf.evaluation.attack_catalogue import NORMS, build_attack, step_size_at
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.logit_losses import stable_cross_entropy
@@ -157,7 +157,7 @@ class Bench:
 
     def step_size(self, epsilon: float) -> float:
         """Returns PGD's step at a radius, both in 1/255, as the evaluation's attacks take it."""
-        return max(self.config.step_size, epsilon / self.config.iterations)
+        return step_size_at(epsilon, self.config)
 
     def pgd(
         self, target: Setup | keras.Model, classes: np.ndarray | None = None, **changes: Any

@@ -1,12 +1,17 @@
+import dataclasses
+
 import pytest
 
 from sfm_tf.defences.catalogue import (
-    check_defences,
-    defence_chain,
+    ADVERSARIALLY_TRAINED,
+    DEFENCES,
+    FITTED,
+    TRAINED,
+    broken_by,
     expand,
-    fits_needed,
 )
-from sfm_tf.defences.settings import DEFENCES, ComparedConfig
+from sfm_tf.defences.chains import check_defences, defence_chain, fits_needed
+from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
 
 CONFIG = ComparedConfig(jpeg="jpeg_50", tvm="total_variation_40_20")
@@ -49,3 +54,28 @@ def test_an_unknown_defence_is_refused_with_those_there_are():
         check_defences(["tmv"], CONFIG)
     with pytest.raises(SfmError, match="Unknown defence 'blur_2'"):
         check_defences(["jpeg+blur_2"], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "publication"),
+    [
+        ("jpeg", "Athalye et al. 2018"),
+        ("jpeg_75", "Athalye et al. 2018"),
+        ("median_2+sensitivity_10", "He et al. 2017"),
+        ("sensitivity", None),
+        ("sfm", None),
+        ("adversarial_training", None),
+        ("undefended", None),
+    ],
+)
+def test_who_broke_a_defence_is_known_by_its_parts(name, publication):
+    assert broken_by(name) == publication
+
+
+def test_each_defence_is_trained_or_a_chain():
+    assert TRAINED == ("sfm", "adversarial_training", "sfm_adversarial_training")
+    assert TRAINED[1:] == ADVERSARIALLY_TRAINED
+    assert FITTED == ("quilting", "pixel_defend")
+    settings = {field.name for field in dataclasses.fields(ComparedConfig)}
+    assert set(DEFENCES) - set(TRAINED) - {"undefended"} <= settings
+    assert len({defence.title for defence in DEFENCES.values()}) == len(DEFENCES)

@@ -1,20 +1,30 @@
+import importlib
+import pkgutil
+
 import keras
 import numpy as np
 import pytest
 
-from sfm_tf.attacks.adaptive import OBJECTIVES
+import sfm_tf.attacks
+from sfm_tf.attacks.adaptive import OBJECTIVES, AdaptiveGradientDescent
 from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import CompiledAttack
+from sfm_tf.attacks.autoattack import AutoAttack
 from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
 from sfm_tf.attacks.fgsm import FastGradientMethod
 from sfm_tf.attacks.mim import MomentumIterativeMethod
-from sfm_tf.attacks.pgd import ProjectedGradientDescent
+from sfm_tf.attacks.pgd import GradientAttack, IteratedGradientAttack, ProjectedGradientDescent
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS, attack_rank, build_attack
-from sfm_tf.evaluation.settings import ATTACKS, EvaluationConfig
-from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
+from sfm_tf.evaluation.attack_catalogue import (
+    ATTACKS,
+    CONFIGURABLE_ATTACKS,
+    attack_rank,
+    build_attack,
+)
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
@@ -65,7 +75,7 @@ def test_each_apgd_has_its_loss_and_its_iterations(name, loss):
     assert (attack.loss, attack.iterations) == (loss, 9)
 
 
-@pytest.mark.parametrize("name", [*ATTACKS, "hop_skip_jump"])
+@pytest.mark.parametrize("name", [*CONFIGURABLE_ATTACKS, "hop_skip_jump"])
 def test_every_attack_that_can_be_configured_runs(name):
     config = EvaluationConfig(
         iterations=2,
@@ -82,7 +92,7 @@ def test_every_attack_that_can_be_configured_runs(name):
     # An image that is misclassified to begin with may come back as it is.
     moved = attack.generate(images, classifier.predict(images).argmax(axis=1))
     assert np.abs(moved - images).max() > 0
-    if ATTACK_KINDS[name].is_bounded:
+    if ATTACKS[name].is_bounded:
         assert np.abs(moved - images).max() <= 8 / 255 + 1e-6
 
 
@@ -98,9 +108,49 @@ def test_every_adaptive_objective_is_an_attack(objective):
     assert 0 < np.abs(moved - images).max() <= 8 / 255 + 1e-6
 
 
-def test_every_attack_of_a_threat_model_is_in_the_catalogue():
-    for threat_model in ThreatModel:
-        assert set(default_attacks(threat_model, ATTACKS)) <= set(ATTACK_KINDS)
+def _attack_classes():
+    """Every class of sfm_tf.attacks that is an attack of its own, not a step towards one."""
+    found = set()
+    for module in pkgutil.iter_modules(sfm_tf.attacks.__path__, "sfm_tf.attacks."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, CompiledAttack):
+                found.add(value)
+    return found - {CompiledAttack, GradientAttack, IteratedGradientAttack}
+
+
+def test_every_attack_has_its_row():
+    classes = [kind.attack for kind in ATTACKS.values()]
+    assert set(classes) == _attack_classes()
+    # One class has several rows only where an option tells them apart.
+    several = {kind for kind in classes if classes.count(kind) > 1}
+    assert several == {AdaptiveGradientDescent, AutoProjectedGradientDescent, AutoAttack}
+    adaptive = {name.removeprefix("adaptive_") for name in ATTACKS if name.startswith("adaptive_")}
+    assert adaptive == set(OBJECTIVES)
+
+
+def test_no_two_attacks_have_the_same_title():
+    titles = [kind.title for kind in ATTACKS.values()]
+    assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_row_says_what_its_class_is(name):
+    kind = ATTACKS[name]
+    if issubclass(kind.attack, IteratedGradientAttack):
+        assert kind.uses_gradient
+        assert kind.is_iterated
+    assert set(kind.threat_models) <= {threat_model.value for threat_model in ThreatModel}
+    options = set(kind.options(EvaluationConfig()))
+    assert ("iterations" in options or "queries" in options or kind.is_slow) == kind.is_iterated
+
+
+def test_attacks_that_take_no_gradient_or_a_single_step_are_these():
+    assert [name for name, kind in ATTACKS.items() if not kind.uses_gradient] == [
+        "noise",
+        "square",
+        "hop_skip_jump",
+    ]
+    assert [name for name, kind in ATTACKS.items() if not kind.is_iterated] == ["noise", "fgsm"]
 
 
 @pytest.mark.parametrize("name", ["pgd", "mim", "diverse", "apgd_ce", "square", "fab_t"])

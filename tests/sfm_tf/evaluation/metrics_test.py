@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from sfm_tf.evaluation.metrics import Metrics, break_down, confusion, per_class, summarise
-from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.results import Scenario, join_results, results_rows
 from sfm_tf.evaluation.significance import wilson_interval
-from sfm_tf.evaluation.threat_models import Use
 
 LABELS = np.array([0, 1, 2, 3])
 CLEAN = np.array([0, 1, 2, 0])  # The last image is wrong to begin with.
@@ -179,7 +178,9 @@ def test_the_subject_is_the_defence_or_the_users_own_model(defences, subject):
 
 
 def test_the_summary_is_json():
-    summary = summarise(join_results([_results(), _smallest()]), {Use("sfm", "white_box"): 0.5})
+    summary = summarise(
+        join_results([_results(), _smallest()]), {Scenario("sfm", "white_box"): 0.5}
+    )
     value = json.loads(json.dumps(summary.to_json(), allow_nan=False))
     assert value == summary.to_json()
     assert Metrics.from_json(value) == summary

@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.results import Scenario
 from sfm_tf.evaluation.runner import (
     attack_rows,
     clean_outcome,
@@ -22,7 +23,6 @@ from sfm_tf.evaluation.runner import (
 )
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.threat_models import Use
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
@@ -100,8 +100,8 @@ def test_clean_rows_are_those_of_the_model():
 
 def test_attack_rows_score_the_images_that_the_attack_made():
     model = score_clean(MODEL, SCORING_SAMPLES, 2)
-    use = Use("sfm", "white_box")
-    rows = attack_rows(use, "pgd", 8.0, OUTCOME, model, SCORING_SAMPLES).to_pylist()
+    scenario = Scenario("sfm", "white_box")
+    rows = attack_rows(scenario, "pgd", 8.0, OUTCOME, model, SCORING_SAMPLES).to_pylist()
     assert [row["prediction"] for row in rows] == [1, 1, 0]
     assert [row["clean_prediction"] for row in rows] == [0, 1, 0]
     assert [row["iterations"] for row in rows] == [4, 5, -1]
@@ -114,7 +114,7 @@ def test_fewer_images_are_scored_beside_their_own_clean_predictions():
     model = score_clean(MODEL, SCORING_SAMPLES, 2)
     first = AttackOutcome(*(getattr(OUTCOME, name)[:2] for name in vars(OUTCOME)))
     rows = attack_rows(
-        Use("sfm", "decision_based"), "x", 8.0, first, model, SCORING_SAMPLES.first(2)
+        Scenario("sfm", "decision_based"), "x", 8.0, first, model, SCORING_SAMPLES.first(2)
     )
     assert rows["clean_prediction"].to_pylist() == [0, 1]
 
@@ -534,7 +534,7 @@ def test_what_16_bits_lose_is_measured_for_each_use(models, tmp_path):
         threat_models=("white_box",), attacks=("fgsm",), attack_precision="bfloat16"
     )
     vanished = _evaluate(models, tmp_path, config).vanished
-    assert {str(use) for use in vanished} == {"undefended white_box", "sfm white_box"}
+    assert {str(scenario) for scenario in vanished} == {"undefended white_box", "sfm white_box"}
     assert all(0.0 <= share <= 1.0 for share in vanished.values())
 
 

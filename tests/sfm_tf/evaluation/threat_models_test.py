@@ -4,15 +4,7 @@ import pytest
 
 from sfm_tf.attacks.adaptive import OBJECTIVES
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.threat_models import (
-    ThreatModel,
-    Use,
-    applies_to,
-    attacked_model,
-    default_attacks,
-    plan_attacks,
-)
+from sfm_tf.evaluation.threat_models import ThreatModel, applies_to, attacked_model, default_attacks
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
@@ -118,99 +110,3 @@ def test_each_attacker_is_told_in_a_sentence_of_its_own():
     for sentence in sentences:
         assert sentence.startswith("The attacker knows ")
         assert sentence.index(".") == len(sentence) - 1
-
-
-def test_the_names_are_those_of_the_settings():
-    choices = EvaluationConfig.__dataclass_fields__["threat_models"].metadata["choices"]
-    assert tuple(threat_model.value for threat_model in ThreatModel) == choices
-
-
-ATTACK_PLAN_SHAPE = (4, 4, 1)
-
-
-def _model(seed, *layers):
-    keras.utils.set_random_seed(seed)
-    return keras.Sequential([keras.Input(ATTACK_PLAN_SHAPE), *layers])
-
-
-def _classifier(seed=0):
-    return _model(seed, keras.layers.Flatten(), keras.layers.Dense(3))
-
-
-CLASSIFIER = _classifier()
-DEFENDED = DefendedModel(
-    CLASSIFIER,
-    _model(1, keras.layers.Conv2D(1, 1, activation="sigmoid")),
-    parse_preprocessor("bit_depth_3"),
-)
-MODELS = {"undefended": DefendedModel(CLASSIFIER), "sfm": DEFENDED}
-SOURCE = _classifier(2)
-
-
-def _plan(models=MODELS, source=SOURCE, **settings):
-    plan = plan_attacks(models, source, EvaluationConfig(**settings))
-    return {(a.attack_name, tuple(map(str, a.uses))): a for a in plan}
-
-
-def test_each_attack_on_each_model_is_planned_once():
-    plan = _plan(attacks=("pgd",), threat_models=("black_box", "gray_box", "white_box"))
-    assert list(plan) == [
-        ("pgd", ("undefended black_box", "sfm black_box")),
-        ("pgd", ("undefended gray_box", "undefended white_box")),
-        ("pgd", ("sfm gray_box",)),
-        ("pgd", ("sfm white_box",)),
-    ]
-    source, bare, gray, white = plan.values()
-    assert source.model is SOURCE
-    assert (source.is_scored, bare.is_scored, gray.is_scored, white.is_scored) == (
-        False,
-        True,
-        False,
-        True,
-    )
-
-
-def test_cheap_attacks_come_first():
-    attacks = ("square", "apgd_ce", "cw", "pgd", "fgsm", "noise")
-    plan = _plan(attacks=attacks, threat_models=("white_box",))
-    names = list(dict.fromkeys(name for name, _ in plan))
-    assert names == ["noise", "fgsm", "pgd", "cw", "apgd_ce", "square"]
-
-
-def test_an_attacker_unaware_of_the_defence_attacks_the_bare_classifier():
-    plan = _plan(attacks=("pgd",), threat_models=("white_box", "undefended"))
-    # The same model as the white box of the bare classifier, whose images serve both.
-    assert list(plan) == [
-        ("pgd", ("undefended white_box", "sfm undefended")),
-        ("pgd", ("sfm white_box",)),
-    ]
-    shared = next(iter(plan.values()))
-    assert not shared.is_scored
-
-
-def test_threat_models_with_attacks_of_their_own_run_those():
-    plan = _plan(attacks=("fgsm",), threat_models=("score_based", "decision_based", "adaptive"))
-    names = {name for name, _ in plan}
-    assert {"square", "hop_skip_jump", "adaptive_mask_aware"} <= names
-    assert "fgsm" not in names
-    assert not any("undefended adaptive" in uses for _, uses in plan)
-
-
-def test_a_decision_based_attacker_has_only_the_first_images():
-    plan = _plan(threat_models=("decision_based", "white_box"), decision_examples=7)
-    assert {a.examples for (name, _), a in plan.items() if name == "hop_skip_jump"} == {7}
-    assert {a.examples for (name, _), a in plan.items() if name == "pgd"} == {None}
-
-
-def test_square_of_the_white_box_serves_the_score_based_attacker_too():
-    plan = _plan(attacks=("square",), threat_models=("white_box", "score_based"))
-    assert ("square", ("sfm white_box", "sfm score_based")) in plan
-
-
-def test_a_use_is_told_in_two_words():
-    assert str(Use("sfm", "white_box")) == "sfm white_box"
-
-
-def test_the_black_box_needs_a_source():
-    with pytest.raises(SfmError, match="needs a source model"):
-        _plan(source=None)

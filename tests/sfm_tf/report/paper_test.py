@@ -2,7 +2,7 @@
 
 import pytest
 
-from sfm_tf.defences.settings import DEFENCES
+from sfm_tf.defences.catalogue import DEFENCES
 from sfm_tf.report.paper import CAVEAT, PAPER_COSTS, comparison_tables, cost_table, paper_results
 
 

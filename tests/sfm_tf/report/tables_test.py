@@ -1,5 +1,3 @@
-from sfm_tf.audit.detection import AWARE_ATTACK
-from sfm_tf.evaluation.attack_catalogue import ATTACK_KINDS
 from sfm_tf.report import tables
 from sfm_tf.report.tables import Cell, Row, Table, ablation_table, largest_radii
 
@@ -98,10 +96,6 @@ def test_only_defences_that_were_measured_have_rows():
     table = tables.accuracy_table(metrics, "white_box", "White box", (8.0,))
     assert [row.label for row in table.rows] == ["own model"]
     assert list(map(str, table.rows[0].cells)) == ["90.0% (85.0–93.4)", *["not run"] * 3]
-
-
-def test_every_attack_that_can_be_run_has_a_name():
-    assert set(tables.ATTACK_NAMES) == {*ATTACK_KINDS, AWARE_ATTACK}
 
 
 def test_smallest_perturbations_are_told_in_the_units_of_a_pixel():
