@@ -1,4 +1,4 @@
-"""Rules on the attack itself: whether it saw a gradient, climbed, ended, and works elsewhere."""
+"""Rules on the attack itself: its gradient, its loss, its convergence, and known breaks."""
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ NOTICED = 0.9
 SPREAD = 0.10
 """By how much the accuracy of a random defence may differ between draws, in shares."""
 
-_UNPROBED = "The probes were not run."
+_UNPROBED = "The audit took no measurements."
 
 
 def judge_convergence(evidence: Evidence) -> Judgement:
@@ -58,13 +58,13 @@ def _judge_efforts(convergence: Mapping[str, Any], efforts: Mapping[str, str]) -
         for words, name in efforts.items()
     }
     told = "; ".join(
-        f"with {words} it leaves {convergence[name]['correct']} and breaks "
-        f"{more[words] or 'none'} that were right"
+        f"with {words} it leaves {convergence[name]['correct']} correct and breaks "
+        f"{more[words] or 'no'} further images"
         for words, name in efforts.items()
     )
     return Judgement(
         worst(grade(count, len(base)) for count in more.values()),
-        f"PGD leaves {base.sum()} of {len(base)} images right; {told}.",
+        f"PGD leaves {base.sum()} of {len(base)} images correct; {told}.",
     )
 
 
@@ -72,7 +72,7 @@ def judge_gradients(evidence: Evidence) -> Judgement:
     """The attack saw a finite gradient at every stage of the model that is not zero."""
     gradients, measured = evidence.probe("gradients"), _measured_shares(evidence)
     if gradients is None and not measured:
-        return not_run("No gradient was looked at.")
+        return not_run("No gradient was measured.")
     stages = [] if gradients is None else gradients["stages"]
     blind = {entry["stage"]: entry["zero_share"] + entry["not_finite_share"] for entry in stages}
     shares = {**blind, **measured}
@@ -134,7 +134,7 @@ def judge_surrogates(evidence: Evidence) -> Judgement:
     if surrogates is None:
         return not_run(_UNPROBED)
     if not surrogates:
-        return Judgement("pass", "There is no pre-processing to get past.")
+        return Judgement("pass", "The model has no pre-processing.")
     (used,) = (entry for entry in surrogates if entry["used"])
     base, statuses = right_images(used), []
     for entry in surrogates:
@@ -145,8 +145,8 @@ def judge_surrogates(evidence: Evidence) -> Judgement:
     told = ", ".join(f"{entry['surrogate']} {entry['correct']}" for entry in surrogates)
     return Judgement(
         worst(statuses),
-        f"How many of {len(base)} images PGD leaves right, by surrogate: {told}; the white box "
-        f"uses {used['surrogate']}.",
+        f"Of {len(base)} images, PGD leaves so many correct with each surrogate: {told}. The white "
+        f"box uses {used['surrogate']}.",
     )
 
 
@@ -171,8 +171,8 @@ def judge_parts(evidence: Evidence) -> Judgement:
     is_idle = len(parts) > 1 and gained <= MANY * whole["examples"]
     return Judgement(
         "warn" if is_idle else "pass",
-        f"How many of {whole['examples']} images are right under PGD in the white box, by the "
-        f"parts before the classifier: {told}.",
+        f"Of {whole['examples']} images, so many are correct under white-box PGD with these parts "
+        f"before the classifier: {told}.",
     )
 
 
@@ -194,12 +194,12 @@ def judge_known_breaks(evidence: Evidence) -> Judgement:
     statuses.append("pass" if bare <= WITHSTOOD * clean else "warn")
     return Judgement(
         worst(statuses),
-        f"Of {examples} images PGD leaves {bare} right on the bare classifier, "
-        f"{found['bit_depth']['correct']} behind a bit depth of 3, and "
-        f"{found['scaled']['correct']} with logits scaled up, where the label's gradient is "
-        f"rounded away on {found['plain_blind_share']:.0%} in the plain loss and on "
-        f"{found['stable_blind_share']:.0%} in the one that is used; where logits are saturated, "
-        f"{found['saturated_zero_share']:.0%} are reported as without a gradient.",
+        f"Of {examples} images, PGD leaves {bare} correct on the bare classifier, "
+        f"{found['bit_depth']['correct']} with a bit depth of 3 before it, and "
+        f"{found['scaled']['correct']} with its logits scaled up. Scaling makes the gradient "
+        f"vanish on {found['plain_blind_share']:.0%} of the images in the plain loss, on "
+        f"{found['stable_blind_share']:.0%} in the loss that is used. With saturated logits, "
+        f"{found['saturated_zero_share']:.0%} of the images are reported as without a gradient.",
     )
 
 
@@ -209,9 +209,9 @@ def judge_draws(evidence: Evidence) -> Judgement:
     if subject is None:
         return not_run(_UNPROBED)
     if not subject["is_random"]:
-        return Judgement("pass", "Nothing in the model is drawn at random.")
+        return Judgement("pass", "The model is not random.")
     if draws is None:
-        return not_run("The model is random, but no draw was repeated.")
+        return not_run("The model is random, but it was measured with one draw only.")
     shares = {
         name: [entry["correct"] / entry["examples"] for entry in draws[name]]
         for name in ("clean", "attacked")
