@@ -7,7 +7,7 @@ from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.audit.audited_evaluation import write_evaluation
-from sfm_tf.datasets.ingestion import ingest
+from sfm_tf.datasets.ingestion import ingest, source_version
 from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -29,7 +29,12 @@ def make_records(run_directory: RunDirectory) -> Artifact:
         ingest(config, 0, folder, lambda split, count: None)
 
     execution = Execution(
-        stage="ingest", module=_MODULE, configs={"data": config}, seed=0, inputs={}
+        stage="ingest",
+        module=_MODULE,
+        configs={"data": config},
+        seed=0,
+        inputs={},
+        source=source_version(config),
     )
     return execute(execution, run_directory, produce).artifact
 

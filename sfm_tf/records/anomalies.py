@@ -25,7 +25,7 @@ class Anomaly:
     """Something a person should look at before training.
 
     Attributes:
-        kind: One of `config.ANOMALY_KINDS`.
+        kind: One of `datasets.settings.ANOMALY_KINDS`.
         message: One line about it.
         split: Name of the split; empty where several are meant.
         shard: Name of the file; empty where the whole split is meant.

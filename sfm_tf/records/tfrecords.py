@@ -1,4 +1,4 @@
-"""Records as `tf.data` or as arrays, in the order they were written."""
+"""Splits of a dataset as sharded TFRecord files: read in the order in which they are written."""
 
 import contextlib
 import functools
@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -17,11 +17,105 @@ from sfm_tf.records.example import ImageRecord, encode_record, parse_pixels, par
 from sfm_tf.records.schema import Schema
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.tfrecord$")
+_BATCH = 512
 
 
-def shard_name(split: str, index: int, shard_count: int) -> str:
-    """Returns for instance `train-00000-of-00004.tfrecord`."""
-    return f"{split}-{index:05d}-of-{shard_count:05d}.tfrecord"
+def load_split(
+    folder: pathlib.Path, split: str, schema: Schema, limit: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a split, or its first records, into memory.
+
+    Args:
+        folder: Folder of the shards.
+        split: Name of the split.
+        schema: Schema of the dataset.
+        limit: Records wanted at most; 0 for all.
+
+    Returns:
+        Images, float32 in [0, 1] of shape `(records, height, width, channels)`, and labels, int64
+        of shape `(records,)`, in the order of writing.
+
+    Raises:
+        SfmError: If a shard is missing, cut off or damaged, if records are missing, or if an image
+            cannot be decoded; names the shard and the record.
+    """
+    dataset = _parsed_records(folder, split, schema, parse_record)
+    size = schema.split_sizes[split]
+    count = min(limit, size) if limit else size
+    images = np.empty((count, *schema.image_shape), np.float32)
+    labels = np.empty((count,), np.int64)
+    start = 0
+    try:
+        for image_batch, label_batch in dataset.take(count).batch(_BATCH).as_numpy_iterator():
+            stop = start + len(label_batch)
+            images[start:stop], labels[start:stop] = image_batch, label_batch
+            start = stop
+    except tf.errors.InvalidArgumentError as error:
+        raise SfmError(_undecodable(folder, split, schema)) from error
+    return images, labels
+
+
+def read_pixels(folder: pathlib.Path, split: str, schema: Schema) -> tf.data.Dataset:
+    """Returns a split as it was written, without scaling its pixels.
+
+    The checksums of all records are verified before this returns: damage is reported here rather
+    than in the middle of a pass.
+
+    Args:
+        folder: Folder of the shards.
+        split: Name of the split.
+        schema: Schema of the dataset.
+
+    Returns:
+        Dataset of `(image, label)` in the order of writing, unbatched: uint8 of shape
+        `(height, width, channels)` and a scalar int64. Its cardinality is the split's size.
+
+    Raises:
+        SfmError: If a shard is missing, cut off or damaged, or if records are missing; names the
+            shard and the record.
+    """
+    return _parsed_records(folder, split, schema, parse_pixels)
+
+
+def _parsed_records(
+    folder: pathlib.Path,
+    split: str,
+    schema: Schema,
+    parse: Callable[[tf.Tensor, Schema], tuple[tf.Tensor, tf.Tensor]],
+) -> tf.data.Dataset:
+    paths = _whole_shards(folder, split, schema)
+    # Writing is round-robin, so taking one record of each shard in turn restores its order.
+    serialized = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).interleave(
+        tf.data.TFRecordDataset, cycle_length=len(paths), block_length=1
+    )
+    records = serialized.map(
+        functools.partial(parse, schema=schema),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return records.apply(tf.data.experimental.assert_cardinality(schema.split_sizes[split]))
+
+
+def _whole_shards(folder: pathlib.Path, split: str, schema: Schema) -> list[pathlib.Path]:
+    if split not in schema.split_sizes:
+        raise SfmError(f"Unknown split {split!r}; expected one of {', '.join(schema.split_sizes)}.")
+    paths = _find_shards(folder, split)
+    count = _count_records(paths)
+    if count != schema.split_sizes[split]:
+        raise SfmError(
+            f"Split {split!r} in {folder} has {count} records; "
+            f"expected {schema.split_sizes[split]} by its schema, run the ingest again."
+        )
+    return paths
+
+
+def _find_shards(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """Returns the shards of `split` in order; raises `SfmError` if any is missing."""
+    paths = [folder / name for name in shard_names(folder, split)]
+    for path in paths:
+        if not path.is_file():
+            raise SfmError(f"Shard {path} is missing; run the ingest again.")
+    return paths
 
 
 def shard_names(folder: pathlib.Path, split: str) -> list[str]:
@@ -40,28 +134,15 @@ def shard_names(folder: pathlib.Path, split: str) -> list[str]:
             f"{' and '.join(map(str, sorted(counts)))}; ingest into an empty folder."
         )
     shard_count = counts.pop()
-    return [shard_name(split, index, shard_count) for index in range(shard_count)]
+    return [_shard_name(split, index, shard_count) for index in range(shard_count)]
 
 
-def find_shards(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
-    """Returns the shards of `split` in order.
-
-    Raises:
-        SfmError: If any is missing.
-    """
-    paths = [folder / name for name in shard_names(folder, split)]
-    for path in paths:
-        if not path.is_file():
-            raise SfmError(f"Shard {path} is missing; run the ingest again.")
-    return paths
+def _shard_name(split: str, index: int, shard_count: int) -> str:
+    return f"{split}-{index:05d}-of-{shard_count:05d}.tfrecord"
 
 
-def count_records(paths: list[pathlib.Path]) -> int:
-    """Reads whole shards, so that the checksum of every record is verified, and counts records.
-
-    Raises:
-        SfmError: If a shard is cut off or damaged; names the shard and the record.
-    """
+def _count_records(paths: list[pathlib.Path]) -> int:
+    """Reads whole shards, so that the checksum of every record is verified, and counts records."""
     dataset = tf.data.TFRecordDataset([str(path) for path in paths])
     try:
         return int(dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
@@ -80,8 +161,22 @@ def _damage(paths: list[pathlib.Path]) -> str:
     return "A shard was damaged when first read"
 
 
+def _undecodable(folder: pathlib.Path, split: str, schema: Schema) -> str:
+    for path in _find_shards(folder, split):
+        for index, serialized in enumerate(tf.data.TFRecordDataset(str(path))):
+            try:
+                parse_record(serialized, schema)
+            except (tf.errors.InvalidArgumentError, ValueError) as error:
+                reason = str(getattr(error, "message", error)).splitlines()[0]
+                return f"Record {index} of shard {path} cannot be decoded: {reason}"
+    return f"A record of split {split!r} in {folder} could not be decoded when first read"
+
+
 class SplitWriter:
-    """Writes the records of one split round-robin into its shards.
+    """Writes the records of one split round-robin into its shards `train-00000-of-00004.tfrecord`.
+
+    Record `i` is record `i // shard_count` of shard `i % shard_count`; equal records make equal
+    files.
 
     A context manager: the shards appear under their names when it is left without an exception,
     and not at all otherwise.
@@ -95,14 +190,13 @@ class SplitWriter:
         self.count = 0
         self._folder = folder
         self._paths = [
-            folder / shard_name(split, index, shard_count) for index in range(shard_count)
+            folder / _shard_name(split, index, shard_count) for index in range(shard_count)
         ]
         self._temporaries = [
             path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in self._paths
         ]
         self._writers: list[tf.io.TFRecordWriter] = []
         self._open_files = contextlib.ExitStack()
-        self._shape: tuple[int, ...] | None = None
 
     def __enter__(self) -> "SplitWriter":
         """Opens the shards.
@@ -135,16 +229,8 @@ class SplitWriter:
         """Writes one record.
 
         Raises:
-            SfmError: If its image has another shape than those before.
             tf.errors.OpError: If the disk is full or fails.
         """
-        if self._shape is None:
-            self._shape = record.image.shape
-        if record.image.shape != self._shape:
-            raise SfmError(
-                f"Image {record.key!r} has shape {record.image.shape}; expected {self._shape}, the "
-                "shape of the images before it. Give --image_size to resize all images."
-            )
         self._writers[self.count % len(self._writers)].write(encode_record(record))
         self.count += 1
 
@@ -165,142 +251,3 @@ class SplitWriter:
 def _sync_file(path: pathlib.Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def write_split(
-    records: Iterable[ImageRecord], folder: pathlib.Path, split: str, shard_count: int
-) -> int:
-    """Writes a split as `<split>-00000-of-00004.tfrecord` and so on.
-
-    Record `i` is record `i // shard_count` of shard `i % shard_count`; equal records make equal
-    files.
-
-    Args:
-        records: The images, in the order in which they will be read.
-        folder: Folder to write into, made if it does not exist.
-        split: Name of the split.
-        shard_count: Number of files.
-
-    Returns:
-        The number of records written.
-
-    Raises:
-        SfmError: If images differ in shape, or the shards cannot be opened.
-        tf.errors.OpError: If the disk is full or fails.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with SplitWriter(folder, split, shard_count) as writer:
-        for record in records:
-            writer.write(record)
-    return writer.count
-
-
-_BATCH = 512
-
-
-def _whole_shards(folder: pathlib.Path, split: str, schema: Schema) -> list[pathlib.Path]:
-    if split not in schema.split_sizes:
-        raise SfmError(f"Unknown split {split!r}; expected one of {', '.join(schema.split_sizes)}.")
-    paths = find_shards(folder, split)
-    count = count_records(paths)
-    if count != schema.split_sizes[split]:
-        raise SfmError(
-            f"Split {split!r} in {folder} has {count} records; "
-            f"expected {schema.split_sizes[split]} by its schema, run the ingest again."
-        )
-    return paths
-
-
-def _parsed_records(
-    folder: pathlib.Path,
-    split: str,
-    schema: Schema,
-    parse: Callable[[tf.Tensor, Schema], tuple[tf.Tensor, tf.Tensor]],
-) -> tf.data.Dataset:
-    paths = _whole_shards(folder, split, schema)
-    # Writing is round-robin, so taking one record of each shard in turn restores its order.
-    serialized = tf.data.Dataset.from_tensor_slices([str(path) for path in paths]).interleave(
-        tf.data.TFRecordDataset, cycle_length=len(paths), block_length=1
-    )
-    records = serialized.map(
-        functools.partial(parse, schema=schema),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    return records.apply(tf.data.experimental.assert_cardinality(schema.split_sizes[split]))
-
-
-def read_pixels(folder: pathlib.Path, split: str, schema: Schema) -> tf.data.Dataset:
-    """Reads a split without scaling its pixels; otherwise as `read_split`.
-
-    Returns:
-        Dataset of `(image, label)`: uint8 of shape `(height, width, channels)`, scalar int64.
-    """
-    return _parsed_records(folder, split, schema, parse_pixels)
-
-
-def read_split(folder: pathlib.Path, split: str, schema: Schema) -> tf.data.Dataset:
-    """Reads a split for a model.
-
-    The checksums of all records are verified before this returns: damage is reported here rather
-    than in the middle of an epoch.
-
-    Args:
-        folder: Folder of the shards.
-        split: Name of the split.
-        schema: Schema of the dataset.
-
-    Returns:
-        Dataset of `(image, label)` in the order of writing, unbatched: float32 in [0, 1] of shape
-        `(height, width, channels)` and a scalar int64. Its cardinality is the split's size.
-
-    Raises:
-        SfmError: If a shard is missing, cut off or damaged, or records are missing; names the
-            shard and the record.
-    """
-    return _parsed_records(folder, split, schema, parse_record)
-
-
-def load_split(
-    folder: pathlib.Path, split: str, schema: Schema, limit: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a split, or its first records, into memory.
-
-    Args:
-        folder: Folder of the shards.
-        split: Name of the split.
-        schema: Schema of the dataset.
-        limit: Records wanted at most; 0 for all.
-
-    Returns:
-        Images, float32 in [0, 1] of shape `(records, height, width, channels)`, and labels, int64
-        of shape `(records,)`, in the order of writing.
-
-    Raises:
-        SfmError: As `read_split`, or if an image cannot be decoded; names the shard and the record.
-    """
-    dataset = read_split(folder, split, schema)
-    size = schema.split_sizes[split]
-    count = min(limit, size) if limit else size
-    images = np.empty((count, *schema.image_shape), np.float32)
-    labels = np.empty((count,), np.int64)
-    start = 0
-    try:
-        for image_batch, label_batch in dataset.take(count).batch(_BATCH).as_numpy_iterator():
-            stop = start + len(label_batch)
-            images[start:stop], labels[start:stop] = image_batch, label_batch
-            start = stop
-    except tf.errors.InvalidArgumentError as error:
-        raise SfmError(_undecodable(folder, split, schema)) from error
-    return images, labels
-
-
-def _undecodable(folder: pathlib.Path, split: str, schema: Schema) -> str:
-    for path in find_shards(folder, split):
-        for index, serialized in enumerate(tf.data.TFRecordDataset(str(path))):
-            try:
-                parse_record(serialized, schema)
-            except (tf.errors.InvalidArgumentError, ValueError) as error:
-                reason = str(getattr(error, "message", error)).splitlines()[0]
-                return f"Record {index} of shard {path} cannot be decoded: {reason}"
-    return f"A record of split {split!r} in {folder} could not be decoded when first read"

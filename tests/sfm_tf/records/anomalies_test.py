@@ -10,10 +10,16 @@ from sfm_tf.datasets.settings import ANOMALY_KINDS
 from sfm_tf.records.anomalies import Anomaly, find_anomalies
 from sfm_tf.records.example import ImageRecord, encode_record
 from sfm_tf.records.schema import Schema
-from sfm_tf.records.tfrecords import write_split
+from sfm_tf.records.tfrecords import SplitWriter
 
 _SHARDS = 2
 _SIZES = {"train": 6, "test": 4}
+
+
+def _write_split(records, folder, split, shard_count):
+    with SplitWriter(folder, split, shard_count) as writer:
+        for record in records:
+            writer.write(record)
 
 
 def _images(split):
@@ -32,7 +38,7 @@ def _schema():
 @pytest.fixture
 def folder(tmp_path):
     for split, size in _SIZES.items():
-        write_split((_record(split, index) for index in range(size)), tmp_path, split, _SHARDS)
+        _write_split((_record(split, index) for index in range(size)), tmp_path, split, _SHARDS)
     return tmp_path
 
 
@@ -197,7 +203,7 @@ def test_count_mismatch(folder):
 def test_listing_is_capped_and_counted(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (130, 3, 2, 1), dtype=np.uint8)
     records = (ImageRecord(str(index), image, 0) for index, image in enumerate(images))
-    write_split(records, tmp_path, "train", 1)
+    _write_split(records, tmp_path, "train", 1)
     anomalies = find_anomalies(tmp_path, Schema(2, 3, 1, ("cat",), {"train": 130}))
     assert [anomaly.index for anomaly in anomalies] == [*range(100), None]
     assert anomalies[-1].kind == "wrong_shape"

@@ -7,7 +7,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.records.example import ImageRecord
 from sfm_tf.records.schema import Schema
 from sfm_tf.records.statistics import compute_statistics
-from sfm_tf.records.tfrecords import write_split
+from sfm_tf.records.tfrecords import SplitWriter
 
 
 def _write(folder, split, images, labels):
@@ -15,7 +15,9 @@ def _write(folder, split, images, labels):
         ImageRecord(str(index), image, label)
         for index, (image, label) in enumerate(zip(images, labels, strict=True))
     )
-    write_split(records, folder, split, 2)
+    with SplitWriter(folder, split, 2) as writer:
+        for record in records:
+            writer.write(record)
 
 
 def test_equals_numpy_over_all_pixels(tmp_path):

@@ -6,76 +6,9 @@ import pytest
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError
-from sfm_tf.records import tfrecords
 from sfm_tf.records.example import ImageRecord
 from sfm_tf.records.schema import Schema
-from sfm_tf.records.tfrecords import SplitWriter, load_split, read_pixels, read_split, write_split
-
-
-def _write(path, values):
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for value in values:
-            writer.write(value)
-
-
-def test_name():
-    assert tfrecords.shard_name("train", 3, 12) == "train-00003-of-00012.tfrecord"
-
-
-def test_finds_all_in_order(tmp_path):
-    for index in (2, 0, 1):
-        (tmp_path / f"test-0000{index}-of-00003.tfrecord").touch()
-    (tmp_path / "train-00000-of-00001.tfrecord").touch()
-    names = [path.name for path in tfrecords.find_shards(tmp_path, "test")]
-    assert names == [f"test-0000{index}-of-00003.tfrecord" for index in range(3)]
-
-
-def test_no_shards(tmp_path):
-    with pytest.raises(SfmError, match=f"No records of split 'train' in {tmp_path}"):
-        tfrecords.find_shards(tmp_path, "train")
-
-
-def test_missing_shard_is_named(tmp_path):
-    (tmp_path / "train-00000-of-00002.tfrecord").touch()
-    with pytest.raises(SfmError, match="train-00001-of-00002.tfrecord is missing"):
-        tfrecords.find_shards(tmp_path, "train")
-
-
-def test_two_numberings(tmp_path):
-    (tmp_path / "train-00000-of-00002.tfrecord").touch()
-    (tmp_path / "train-00000-of-00001.tfrecord").touch()
-    with pytest.raises(SfmError, match=r"several ingests, numbered out of 1 and 2"):
-        tfrecords.find_shards(tmp_path, "train")
-
-
-def test_counts_over_shards(tmp_path):
-    paths = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
-    for path, values in zip(paths, [[b"1", b"2"], [], [b"3"]], strict=True):
-        _write(path, values)
-    assert tfrecords.count_records(paths) == 3
-
-
-@pytest.mark.parametrize("record", [0, 1, 2])
-def test_flipped_bit_names_shard_and_record(tmp_path, record):
-    whole, damaged = tmp_path / "a", tmp_path / "b"
-    _write(whole, [b"x"] * 5)
-    _write(damaged, [b"abcd"] * 3)
-    # A record is: length (8 bytes), checksum of it (4), data, checksum of it (4).
-    data = bytearray(damaged.read_bytes())
-    size = 8 + 4 + 4 + 4
-    assert struct.unpack_from("<Q", data, record * size) == (4,)
-    data[record * size + 12] ^= 1
-    damaged.write_bytes(bytes(data))
-    with pytest.raises(SfmError, match=f"{damaged} is damaged at record {record}: "):
-        tfrecords.count_records([whole, damaged])
-
-
-def test_cut_off_shard_is_named(tmp_path):
-    path = tmp_path / "a"
-    _write(path, [b"abcd"] * 3)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(SfmError, match=f"{path} is damaged at record 2"):
-        tfrecords.count_records([path])
+from sfm_tf.records.tfrecords import SplitWriter, load_split, read_pixels
 
 
 def _records(count, shape=(2, 2, 1)):
@@ -83,6 +16,12 @@ def _records(count, shape=(2, 2, 1)):
         ImageRecord(f"image {index}", np.full(shape, index, np.uint8), index)
         for index in range(count)
     ]
+
+
+def _write_split(records, folder, split, shard_count):
+    with SplitWriter(folder, split, shard_count) as writer:
+        for record in records:
+            writer.write(record)
 
 
 def _labels(path):
@@ -96,7 +35,7 @@ def _labels(path):
 
 
 def test_round_robin(tmp_path):
-    assert write_split(_records(7), tmp_path, "train", 3) == 7
+    _write_split(_records(7), tmp_path, "train", 3)
     found = {path.name: _labels(path) for path in tmp_path.iterdir()}
     assert found == {
         "train-00000-of-00003.tfrecord": [0, 3, 6],
@@ -107,7 +46,8 @@ def test_round_robin(tmp_path):
 
 def test_same_records_make_same_files(tmp_path):
     for folder in ("a", "b"):
-        write_split(iter(_records(9)), tmp_path / folder, "test", 2)
+        (tmp_path / folder).mkdir()
+        _write_split(_records(9), tmp_path / folder, "test", 2)
     first, second = (
         {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
         for folder in ("a", "b")
@@ -117,15 +57,17 @@ def test_same_records_make_same_files(tmp_path):
 
 
 def test_more_shards_than_records(tmp_path):
-    assert write_split(_records(1), tmp_path, "test", 2) == 1
+    _write_split(_records(1), tmp_path, "test", 2)
     assert _labels(tmp_path / "test-00001-of-00002.tfrecord") == []
 
 
-def test_wrong_shape_names_the_image_and_leaves_nothing(tmp_path):
-    odd = ImageRecord("odd.png", np.zeros((2, 3, 1), np.uint8), 0)
-    message = r"Image 'odd.png' has shape \(2, 3, 1\); expected \(2, 2, 1\)"
-    with pytest.raises(SfmError, match=message):
-        write_split([*_records(2), odd], tmp_path, "train", 2)
+def test_an_exception_leaves_nothing(tmp_path):
+    def interrupted():
+        yield from _records(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _write_split(interrupted(), tmp_path, "train", 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,7 +96,7 @@ def test_full_disk_surfaces(tmp_path, size):
     temporary = tmp_path / f".train-00000-of-00001.tfrecord.{os.getpid()}.tmp"
     temporary.symlink_to("/dev/full")
     with pytest.raises(tf.errors.ResourceExhaustedError, match="No space left on device"):
-        write_split([ImageRecord("a", noise, 0)], tmp_path, "train", 1)
+        _write_split([ImageRecord("a", noise, 0)], tmp_path, "train", 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,7 +111,7 @@ def _images(channels=1):
 def _stored(folder, shard_count=3, channels=1):
     images = _images(channels)
     records = (ImageRecord(str(index), image, index) for index, image in enumerate(images))
-    write_split(records, folder, "train", shard_count)
+    _write_split(records, folder, "train", shard_count)
     names = tuple(str(index) for index in range(_COUNT))
     return Schema(3, 4, channels, names, {"train": _COUNT}), images
 
@@ -185,23 +127,16 @@ def test_order_of_writing(tmp_path, shard_count, channels):
     np.testing.assert_allclose(images, expected / 255.0, rtol=0, atol=1e-7)
 
 
-def test_dataset_is_unbatched_in_unit_range(tmp_path):
+def test_pixels_are_those_written_in_a_dataset_of_known_size(tmp_path):
     schema, expected = _stored(tmp_path)
-    dataset = read_split(tmp_path, "train", schema)
+    dataset = read_pixels(tmp_path, "train", schema)
     assert dataset.element_spec == (
-        tf.TensorSpec((3, 4, 1), tf.float32),
+        tf.TensorSpec((3, 4, 1), tf.uint8),
         tf.TensorSpec((), tf.int64),
     )
     assert int(dataset.cardinality()) == _COUNT
-    images = np.stack([image for image, _ in dataset.as_numpy_iterator()])
-    np.testing.assert_allclose(images, expected / 255.0, rtol=0, atol=1e-7)
-
-
-def test_pixels_are_those_written(tmp_path):
-    schema, expected = _stored(tmp_path)
-    pixels = [image for image, _ in read_pixels(tmp_path, "train", schema).as_numpy_iterator()]
-    assert np.stack(pixels).dtype == np.uint8
-    np.testing.assert_array_equal(np.stack(pixels), expected)
+    pixels = np.stack([image for image, _ in dataset.as_numpy_iterator()])
+    np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize(("limit", "count"), [(1, 1), (5, 5), (100, _COUNT), (0, _COUNT)])
@@ -215,30 +150,54 @@ def test_limit_takes_the_first(tmp_path, limit, count):
 def test_unknown_split(tmp_path):
     schema, _ = _stored(tmp_path)
     with pytest.raises(SfmError, match="Unknown split 'test'; expected one of train"):
-        read_split(tmp_path, "test", schema)
+        load_split(tmp_path, "test", schema)
 
 
-def test_missing_shard(tmp_path):
-    schema, _ = _stored(tmp_path)
-    (tmp_path / "train-00001-of-00003.tfrecord").unlink()
-    with pytest.raises(SfmError, match="train-00001-of-00003.tfrecord is missing"):
-        read_split(tmp_path, "train", schema)
+def _flip_a_bit(folder):
+    # A record is: length (8 bytes), checksum of it (4), data, checksum of it (4).
+    path = folder / "train-00001-of-00003.tfrecord"
+    data = bytearray(path.read_bytes())
+    (length,) = struct.unpack_from("<Q", data, 0)
+    data[8 + 4 + length + 4 + 12] ^= 1
+    path.write_bytes(bytes(data))
 
 
-def test_damaged_shard_is_found_before_the_first_image(tmp_path):
-    schema, _ = _stored(tmp_path)
-    path = tmp_path / "train-00002-of-00003.tfrecord"
+def _cut_off(folder):
+    path = folder / "train-00002-of-00003.tfrecord"
     path.write_bytes(path.read_bytes()[:-1])
-    # Records 2, 5 and 8 are in this shard.
-    with pytest.raises(SfmError, match=f"{path} is damaged at record 2"):
-        read_split(tmp_path, "train", schema)
 
 
-def test_lost_records_are_counted(tmp_path):
+def _remove_all(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_flip_a_bit, "train-00001-of-00003.tfrecord is damaged at record 1: "),
+        # Records 2, 5 and 8 are in this shard.
+        (_cut_off, "train-00002-of-00003.tfrecord is damaged at record 2: "),
+        (
+            lambda folder: (folder / "train-00002-of-00003.tfrecord").write_bytes(b""),
+            "has 8 records; expected 11 by its schema",
+        ),
+        (
+            lambda folder: (folder / "train-00001-of-00003.tfrecord").unlink(),
+            "train-00001-of-00003.tfrecord is missing",
+        ),
+        (
+            lambda folder: (folder / "train-00000-of-00001.tfrecord").touch(),
+            "several ingests, numbered out of 1 and 3",
+        ),
+        (_remove_all, "No records of split 'train' in "),
+    ],
+)
+def test_damage_is_found_before_the_first_image_and_named(tmp_path, damage, message):
     schema, _ = _stored(tmp_path)
-    (tmp_path / "train-00002-of-00003.tfrecord").write_bytes(b"")
-    with pytest.raises(SfmError, match="has 8 records; expected 11 by its schema"):
-        read_split(tmp_path, "train", schema)
+    damage(tmp_path)
+    with pytest.raises(SfmError, match=message):
+        read_pixels(tmp_path, "train", schema)
 
 
 @pytest.mark.parametrize("serialized", [b"not a record", b""])
