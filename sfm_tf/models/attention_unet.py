@@ -18,71 +18,6 @@ _BATCH_NORM_MOMENTUM = 0.9
 _Features = keras.KerasTensor
 
 
-def _convolution(
-    features: _Features, filters: int, size: int, seeds: random.Random, name: str
-) -> _Features:
-    """Applies a convolution with bias (He et al. 2015 initialisation) and normalises it."""
-    features = keras.layers.Conv2D(
-        filters,
-        size,
-        padding="same",
-        kernel_initializer=keras.initializers.HeNormal(seed=seeds.randrange(2**31)),
-        name=f"{name}_convolution",
-    )(features)
-    return keras.layers.BatchNormalization(
-        momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_normalization"
-    )(features)
-
-
-def _relu(features: _Features, name: str) -> _Features:
-    return keras.layers.ReLU(name=f"{name}_relu")(features)
-
-
-def _double_convolution(
-    features: _Features, filters: int, seeds: random.Random, name: str
-) -> _Features:
-    for index in (1, 2):
-        step = f"{name}_{index}"
-        features = _relu(_convolution(features, filters, 3, seeds, step), step)
-    return features
-
-
-def _attention_gate(
-    skip: _Features, gate: _Features, filters: int, seeds: random.Random, name: str
-) -> _Features:
-    """Weighs each pixel of the skip by how well it agrees with the gate (Oktay et al., Eq. 1-2)."""
-    joined = keras.layers.Add(name=f"{name}_add")(
-        [
-            _convolution(gate, filters, 1, seeds, f"{name}_gate"),
-            _convolution(skip, filters, 1, seeds, f"{name}_skip"),
-        ]
-    )
-    attention = _convolution(_relu(joined, name), 1, 1, seeds, f"{name}_attention")
-    attention = keras.layers.Activation("sigmoid", name=f"{name}_sigmoid")(attention)
-    return keras.layers.Multiply(name=f"{name}_multiply")([skip, attention])
-
-
-def _decode(
-    features: _Features, skip: _Features, filters: int, seeds: random.Random, name: str
-) -> _Features:
-    """Doubles the resolution and joins the attended skip of that resolution."""
-    features = keras.layers.UpSampling2D(name=f"{name}_upsampling")(features)
-    features = _relu(_convolution(features, filters, 3, seeds, f"{name}_up"), f"{name}_up")
-    attended = _attention_gate(skip, features, filters // 2, seeds, f"{name}_gate")
-    joined = keras.layers.Concatenate(name=f"{name}_concatenate")([attended, features])
-    return _double_convolution(joined, filters, seeds, name)
-
-
-def _check_depth(height: int, width: int, depth: int) -> None:
-    divisor = math.gcd(height, width)
-    largest = (divisor & -divisor).bit_length() - 1  # Trailing zeros: times that 2 divides both.
-    if depth > largest:
-        raise SfmError(
-            f"Images of {height}x{width} pixels cannot be halved {depth} times; expected a masker "
-            f"depth of at most {largest}, or images of another size."
-        )
-
-
 def build_masker(
     input_shape: tuple[int, int, int],
     width: int,
@@ -127,3 +62,68 @@ def build_masker(
         name="mask",
     )(features)
     return keras.Model(images, mask, name="attention_unet")
+
+
+def _check_depth(height: int, width: int, depth: int) -> None:
+    divisor = math.gcd(height, width)
+    largest = (divisor & -divisor).bit_length() - 1  # Trailing zeros: times that 2 divides both.
+    if depth > largest:
+        raise SfmError(
+            f"Images of {height}x{width} pixels cannot be halved {depth} times; expected a masker "
+            f"depth of at most {largest}, or images of another size."
+        )
+
+
+def _decode(
+    features: _Features, skip: _Features, filters: int, seeds: random.Random, name: str
+) -> _Features:
+    """Doubles the resolution and joins the attended skip of that resolution."""
+    features = keras.layers.UpSampling2D(name=f"{name}_upsampling")(features)
+    features = _relu(_convolution(features, filters, 3, seeds, f"{name}_up"), f"{name}_up")
+    attended = _attention_gate(skip, features, filters // 2, seeds, f"{name}_gate")
+    joined = keras.layers.Concatenate(name=f"{name}_concatenate")([attended, features])
+    return _double_convolution(joined, filters, seeds, name)
+
+
+def _attention_gate(
+    skip: _Features, gate: _Features, filters: int, seeds: random.Random, name: str
+) -> _Features:
+    """Weighs each pixel of the skip by how well it agrees with the gate (Oktay et al., Eq. 1-2)."""
+    joined = keras.layers.Add(name=f"{name}_add")(
+        [
+            _convolution(gate, filters, 1, seeds, f"{name}_gate"),
+            _convolution(skip, filters, 1, seeds, f"{name}_skip"),
+        ]
+    )
+    attention = _convolution(_relu(joined, name), 1, 1, seeds, f"{name}_attention")
+    attention = keras.layers.Activation("sigmoid", name=f"{name}_sigmoid")(attention)
+    return keras.layers.Multiply(name=f"{name}_multiply")([skip, attention])
+
+
+def _double_convolution(
+    features: _Features, filters: int, seeds: random.Random, name: str
+) -> _Features:
+    for index in (1, 2):
+        step = f"{name}_{index}"
+        features = _relu(_convolution(features, filters, 3, seeds, step), step)
+    return features
+
+
+def _convolution(
+    features: _Features, filters: int, size: int, seeds: random.Random, name: str
+) -> _Features:
+    """Applies a convolution with bias (He et al. 2015 initialisation) and normalises it."""
+    features = keras.layers.Conv2D(
+        filters,
+        size,
+        padding="same",
+        kernel_initializer=keras.initializers.HeNormal(seed=seeds.randrange(2**31)),
+        name=f"{name}_convolution",
+    )(features)
+    return keras.layers.BatchNormalization(
+        momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_normalization"
+    )(features)
+
+
+def _relu(features: _Features, name: str) -> _Features:
+    return keras.layers.ReLU(name=f"{name}_relu")(features)

@@ -1,4 +1,4 @@
-"""A classifier that the user brought, from a Keras file or a SavedModel."""
+"""Models from files: a Keras file, or a user's own classifier in either format."""
 
 import pathlib
 import zipfile
@@ -11,8 +11,44 @@ import tensorflow as tf
 from sfm_tf.artifacts.fingerprints import content_digest
 from sfm_tf.errors import SfmError
 
+_SIGNATURE = "serving_default"
+_LOGITS = "logits"
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 """What Keras and HDF5 raise on files that are missing, cut off or not theirs."""
+
+
+def load_classifier(
+    path: pathlib.Path, input_shape: tuple[int, ...], class_count: int
+) -> keras.Model:
+    """Reads a classifier that maps float32 images in [0, 1] to logits.
+
+    Args:
+        path: A `.keras` file, read without running code from it, or the folder of a SavedModel with
+            a signature `serving_default` of one image tensor to one output, or to one of several
+            that is called `logits`.
+        input_shape: Shape of one image, `(height, width, channels)`.
+        class_count: Number of classes.
+
+    Raises:
+        SfmError: If there is no such model, or it maps other shapes.
+    """
+    if not path.exists():
+        raise SfmError(f"No model {path}; expected a .keras file or the folder of a SavedModel.")
+    if path.is_dir():
+        # Named, because a name made by Keras tells how many models came before.
+        layer: keras.layers.Layer = SignatureLayer(path, name="signature")
+    elif path.suffix == ".keras":
+        layer = load_keras_file(path, "expected a model of Keras 3 that safe mode allows")
+    else:
+        raise SfmError(f"Unknown kind of model {path}; expected a .keras file or a SavedModel.")
+    model = _functional(path, layer, input_shape)
+    found = model.input_shape[1:], model.output_shape[1:]
+    if found != (tuple(input_shape), (class_count,)):
+        raise SfmError(
+            f"Model {path} maps {found[0]} to {found[1]}; expected {tuple(input_shape)} to "
+            f"({class_count},) by the ingested images."
+        )
+    return model
 
 
 def load_keras_file(path: pathlib.Path, remedy: str) -> keras.Model:
@@ -32,8 +68,18 @@ def load_keras_file(path: pathlib.Path, remedy: str) -> keras.Model:
         raise SfmError(f"Cannot read {path} ({reason}); {remedy}.") from error
 
 
-_SIGNATURE = "serving_default"
-_LOGITS = "logits"
+def _functional(
+    path: pathlib.Path, layer: keras.layers.Layer, input_shape: tuple[int, ...]
+) -> keras.Model:
+    """Returns a model of known shapes, whatever kind of model it is made of."""
+    images = keras.Input(input_shape, name="images")
+    try:
+        return keras.Model(images, layer(images, training=False), name="imported")
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SfmError(
+            f"Model {path} does not take images of {tuple(input_shape)} ({reason})."
+        ) from error
 
 
 class SignatureLayer(keras.layers.Layer):
@@ -62,59 +108,6 @@ class SignatureLayer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns what tells the model from others: a digest of its files."""
         return {**super().get_config(), "content": self._content}
-
-
-def load_classifier(
-    path: pathlib.Path, input_shape: tuple[int, ...], class_count: int
-) -> keras.Model:
-    """Reads a classifier that maps float32 images in [0, 1] to logits.
-
-    Args:
-        path: A `.keras` file, read without running code from it, or the folder of a SavedModel with
-            a signature `serving_default` of one image tensor to one output, or to one of several
-            that is called `logits`.
-        input_shape: Shape of one image, `(height, width, channels)`.
-        class_count: Number of classes.
-
-    Raises:
-        SfmError: If there is no such model, or it maps other shapes.
-    """
-    if not path.exists():
-        raise SfmError(f"No model {path}; expected a .keras file or the folder of a SavedModel.")
-    layer = _read_signature(path) if path.is_dir() else _read_keras(path)
-    model = _functional(path, layer, input_shape)
-    found = model.input_shape[1:], model.output_shape[1:]
-    if found != (tuple(input_shape), (class_count,)):
-        raise SfmError(
-            f"Model {path} maps {found[0]} to {found[1]}; expected {tuple(input_shape)} to "
-            f"({class_count},) by the ingested images."
-        )
-    return model
-
-
-def _read_keras(path: pathlib.Path) -> keras.Model:
-    if path.suffix != ".keras":
-        raise SfmError(f"Unknown kind of model {path}; expected a .keras file or a SavedModel.")
-    return load_keras_file(path, "expected a model of Keras 3 that safe mode allows")
-
-
-def _read_signature(folder: pathlib.Path) -> keras.layers.Layer:
-    # Named, because a name made by Keras tells how many models came before.
-    return SignatureLayer(folder, name="signature")
-
-
-def _functional(
-    path: pathlib.Path, layer: keras.layers.Layer, input_shape: tuple[int, ...]
-) -> keras.Model:
-    """Returns a model of known shapes, whatever kind of model it is made of."""
-    images = keras.Input(input_shape, name="images")
-    try:
-        return keras.Model(images, layer(images, training=False), name="imported")
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SfmError(
-            f"Model {path} does not take images of {tuple(input_shape)} ({reason})."
-        ) from error
 
 
 def _load_saved_model(folder: pathlib.Path) -> Any:

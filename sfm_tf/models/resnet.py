@@ -4,9 +4,8 @@ The first convolution is 3x3 with stride 1 and there is no max-pooling, as is us
 32 to 64 pixels: the ImageNet stem would throw away three quarters of the pixels twice over.
 """
 
-import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
@@ -17,81 +16,6 @@ _BATCH_NORM_MOMENTUM = 0.9
 
 _Features = keras.KerasTensor
 _Block = Callable[[_Features, int, int, random.Random, str], _Features]
-
-
-def _convolution(
-    features: _Features, filters: int, size: int, strides: int, seeds: random.Random, name: str
-) -> _Features:
-    """Applies a convolution without bias (He et al. 2015 initialisation) and normalises it."""
-    features = keras.layers.Conv2D(
-        filters,
-        size,
-        strides=strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer=keras.initializers.HeNormal(seed=seeds.randrange(2**31)),
-        name=f"{name}_convolution",
-    )(features)
-    return keras.layers.BatchNormalization(
-        momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_normalization"
-    )(features)
-
-
-def _relu(features: _Features, name: str) -> _Features:
-    return keras.layers.ReLU(name=f"{name}_relu")(features)
-
-
-def _add_shortcut(
-    inputs: _Features, residual: _Features, strides: int, seeds: random.Random, name: str
-) -> _Features:
-    """Adds the inputs to the residual, through a projection where the shapes differ."""
-    if inputs.shape != residual.shape:
-        inputs = _convolution(inputs, residual.shape[-1], 1, strides, seeds, f"{name}_shortcut")
-    return _relu(keras.layers.Add(name=f"{name}_add")([inputs, residual]), name)
-
-
-def _basic_block(
-    inputs: _Features, filters: int, strides: int, seeds: random.Random, name: str
-) -> _Features:
-    """Applies two 3x3 convolutions with a shortcut around them."""
-    features = _relu(_convolution(inputs, filters, 3, strides, seeds, f"{name}_1"), f"{name}_1")
-    features = _convolution(features, filters, 3, 1, seeds, f"{name}_2")
-    return _add_shortcut(inputs, features, strides, seeds, name)
-
-
-def _bottleneck_block(
-    inputs: _Features, filters: int, strides: int, seeds: random.Random, name: str
-) -> _Features:
-    """Applies 1x1, 3x3 and four times as wide 1x1 convolutions with a shortcut around them."""
-    features = _relu(_convolution(inputs, filters, 1, 1, seeds, f"{name}_1"), f"{name}_1")
-    features = _relu(_convolution(features, filters, 3, strides, seeds, f"{name}_2"), f"{name}_2")
-    features = _convolution(features, 4 * filters, 1, 1, seeds, f"{name}_3")
-    return _add_shortcut(inputs, features, strides, seeds, name)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Architecture:
-    block: _Block
-    depths: tuple[int, ...]
-
-
-_ARCHITECTURES = {
-    "resnet18": _Architecture(_basic_block, (2, 2, 2, 2)),
-    "resnet20": _Architecture(_basic_block, (3, 3, 3)),
-    "resnet50": _Architecture(_bottleneck_block, (3, 4, 6, 3)),
-}
-
-
-def _stages(
-    features: _Features, architecture: _Architecture, width: int, seeds: random.Random
-) -> _Features:
-    """Applies the stages; each but the first halves the resolution and doubles the width."""
-    for stage, depth in enumerate(architecture.depths):
-        for index in range(depth):
-            strides = 2 if stage > 0 and index == 0 else 1
-            name = f"stage{stage + 1}_block{index + 1}"
-            features = architecture.block(features, width * 2**stage, strides, seeds, name)
-    return features
 
 
 def build_classifier(
@@ -135,7 +59,7 @@ def build_classifier(
         name="normalization",
     )(images)
     features = _relu(_convolution(features, width, 3, 1, seeds, "stem"), "stem")
-    features = _stages(features, _ARCHITECTURES[name], width, seeds)
+    features = _stages(features, name, width, seeds)
     features = keras.layers.GlobalAveragePooling2D(name="pooling")(features)
     logits = keras.layers.Dense(
         class_count,
@@ -144,3 +68,72 @@ def build_classifier(
         name="logits",
     )(features)
     return keras.Model(images, logits, name=name)
+
+
+def _stages(features: _Features, name: str, width: int, seeds: random.Random) -> _Features:
+    """Applies the stages; each but the first halves the resolution and doubles the width."""
+    block, depths = _ARCHITECTURES[name]
+    for stage, depth in enumerate(depths):
+        for index in range(depth):
+            strides = 2 if stage > 0 and index == 0 else 1
+            place = f"stage{stage + 1}_block{index + 1}"
+            features = block(features, width * 2**stage, strides, seeds, place)
+    return features
+
+
+def _basic_block(
+    inputs: _Features, filters: int, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Applies two 3x3 convolutions with a shortcut around them."""
+    features = _relu(_convolution(inputs, filters, 3, strides, seeds, f"{name}_1"), f"{name}_1")
+    features = _convolution(features, filters, 3, 1, seeds, f"{name}_2")
+    return _add_shortcut(inputs, features, strides, seeds, name)
+
+
+def _bottleneck_block(
+    inputs: _Features, filters: int, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Applies 1x1, 3x3 and four times as wide 1x1 convolutions with a shortcut around them."""
+    features = _relu(_convolution(inputs, filters, 1, 1, seeds, f"{name}_1"), f"{name}_1")
+    features = _relu(_convolution(features, filters, 3, strides, seeds, f"{name}_2"), f"{name}_2")
+    features = _convolution(features, 4 * filters, 1, 1, seeds, f"{name}_3")
+    return _add_shortcut(inputs, features, strides, seeds, name)
+
+
+def _add_shortcut(
+    inputs: _Features, residual: _Features, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Adds the inputs to the residual, through a projection where the shapes differ."""
+    if inputs.shape != residual.shape:
+        inputs = _convolution(inputs, residual.shape[-1], 1, strides, seeds, f"{name}_shortcut")
+    return _relu(keras.layers.Add(name=f"{name}_add")([inputs, residual]), name)
+
+
+def _convolution(
+    features: _Features, filters: int, size: int, strides: int, seeds: random.Random, name: str
+) -> _Features:
+    """Applies a convolution without bias (He et al. 2015 initialisation) and normalises it."""
+    features = keras.layers.Conv2D(
+        filters,
+        size,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=keras.initializers.HeNormal(seed=seeds.randrange(2**31)),
+        name=f"{name}_convolution",
+    )(features)
+    return keras.layers.BatchNormalization(
+        momentum=_BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_normalization"
+    )(features)
+
+
+def _relu(features: _Features, name: str) -> _Features:
+    return keras.layers.ReLU(name=f"{name}_relu")(features)
+
+
+_ARCHITECTURES: Mapping[str, tuple[_Block, tuple[int, ...]]] = {
+    "resnet18": (_basic_block, (2, 2, 2, 2)),
+    "resnet20": (_basic_block, (3, 3, 3)),
+    "resnet50": (_bottleneck_block, (3, 4, 6, 3)),
+}
+"""The block of each network, and how many of it each stage has."""
