@@ -225,9 +225,9 @@ class WeightRatios:
         if self.sparsity_ratio is None or self.sparsity_ratio > 1.0:
             return ""
         return (
-            f"sparsity_weight {self.sparsity_weight:g} is {self.sparsity_ratio:.2f} of the least "
-            "at which the loss is not smallest for a mask of ones; raise it or lower "
-            "reconstruction_weight."
+            f"With sparsity_weight {self.sparsity_weight:g} a mask of ones is the optimum, apart "
+            f"from the semantic loss (w1 * sqrt(n) / w3 is {self.sparsity_ratio:.2f}; it must be "
+            "above 1). Raise sparsity_weight or lower reconstruction_weight."
         )
 
 
