@@ -13,9 +13,12 @@ INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check --no-de
 COMPILE := $(VENV_PYTHON) -m uv pip compile -q --universal --python-version 3.10 \
 	--generate-hashes --no-emit-index-url
 
+# A file's tests stay on one worker, which makes a module's fixtures and compiles its attacks once.
+PYTEST := $(VENV_PYTHON) -m pytest -q -n 2 --dist=loadfile
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv dev gpu demo test bench-attacks bench-defences bench-train bench-gray-box ray serve bench-serving lint format lock bazel clean
+.PHONY: help venv dev gpu demo test test-slow bench-attacks bench-defences bench-train bench-gray-box ray serve bench-serving lint format lock bazel clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 24
@@ -29,8 +32,11 @@ gpu: .venv/gpu.stamp ## Add the CUDA libraries for an NVIDIA GPU on Linux to .ve
 demo: venv ## Run every stage on scikit-learn's digits: a defended model in minutes.
 	$(VENV_PYTHON) -m pipelines.run --experiment=digits --workdir=runs/digits
 
-test: dev lint ## Check the style and run all tests.
-	$(VENV_PYTHON) -m pytest -q -n 2
+test: dev lint ## Check the style and run all tests but the slow ones.
+	$(PYTEST) -m "not slow"
+
+test-slow: dev ## Run the slow tests: killed trainings, several processes, many seeds.
+	$(PYTEST) -m slow
 
 bench-attacks: .venv-bench/bench.stamp ## Time the attacks beside those of other libraries.
 	.venv-bench/bin/python -m benchmarks.attacks $(FLAGS)
