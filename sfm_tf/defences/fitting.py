@@ -8,7 +8,6 @@ import keras
 
 from sfm_tf.artifacts.fingerprints import code_version
 from sfm_tf.defences import pixel_defend, quilting, sensitivity
-from sfm_tf.defences.catalogue import FITTED
 from sfm_tf.defences.quilting import PatchDatabase, collect_patches
 from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.models.imported_model import load_keras_file
@@ -51,15 +50,15 @@ def fit_operation(
     Raises:
         SfmError: If the records are damaged.
     """
-    _FITTERS[name](records, config, seed, folder, progress)
+    _FITS[name].fit(records, config, seed, folder, progress)
 
 
 def settings_of(name: str, config: ComparedConfig) -> ComparedConfig:
-    """Returns the settings that the fit of an operation depends on; the others are as declared."""
+    """Returns the settings that the fit of an operation depends on, the others at their defaults."""
     relevant = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name.startswith(_PREFIXES[name])
+        if field.name.startswith(_FITS[name].settings_prefix)
     }
     return dataclasses.replace(ComparedConfig(), **relevant)
 
@@ -76,7 +75,7 @@ def fitted_operations(
     Raises:
         SfmError: If a file is missing or damaged.
     """
-    found = {name: _READERS[name](folder) for name, folder in folders.items()}
+    found = {name: _FITS[name].read(folder) for name, folder in folders.items()}
     found["sensitivity"] = sensitivity.sensitivity_operation(classifier)
     return {name: _with_code(name, operation) for name, operation in found.items()}
 
@@ -99,6 +98,10 @@ def _fit_quilting(
     database = collect_patches(images, config.quilting_patches, _PATCH_SIZE, seed)
     database.save(folder / PATCHES_FILE)
     progress("patches", config.quilting_patches, config.quilting_patches)
+
+
+def _read_quilting(folder: pathlib.Path) -> Operation:
+    return quilting.quilting_operation(PatchDatabase.load(folder / PATCHES_FILE))
 
 
 def _fit_pixel_defend(
@@ -131,15 +134,22 @@ def _fit_pixel_defend(
     save_model(folder / PIXEL_CNN_FILE, model)
 
 
-def _read_quilting(folder: pathlib.Path) -> Operation:
-    return quilting.quilting_operation(PatchDatabase.load(folder / PATCHES_FILE))
-
-
 def _read_pixel_defend(folder: pathlib.Path) -> Operation:
     model = load_keras_file(folder / PIXEL_CNN_FILE, "fit the defences again")
     return pixel_defend.pixel_defend_operation(model)
 
 
-_FITTERS = dict(zip(FITTED, (_fit_quilting, _fit_pixel_defend), strict=True))
-_READERS = dict(zip(FITTED, (_read_quilting, _read_pixel_defend), strict=True))
-_PREFIXES = dict(zip(FITTED, ("quilting_", "pixel_cnn_"), strict=True))
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """How an operation is fitted and read back, and how the names of its settings begin."""
+
+    fit: Callable[[pathlib.Path, ComparedConfig, int, pathlib.Path, Progress], None]
+    read: Callable[[pathlib.Path], Operation]
+    settings_prefix: str
+
+
+_FITS: Mapping[str, _Fit] = {
+    "quilting": _Fit(_fit_quilting, _read_quilting, "quilting_"),
+    "pixel_defend": _Fit(_fit_pixel_defend, _read_pixel_defend, "pixel_cnn_"),
+}
+"""By the names of `catalogue.FITTED`."""

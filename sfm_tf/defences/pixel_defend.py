@@ -5,6 +5,8 @@ pixel and keeps the weights of the mixture while it goes through the channels of
 activations are cached, and P(green | red) and P(blue | red, green) are those of the mixture.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -14,80 +16,37 @@ from sfm_tf.models.pixel_cnn_decoding import Decoder, compile_decoder, read_weig
 from sfm_tf.preprocessors.operation import Operation, Parameter, static_image_shape
 
 _HIGHEST = LEVELS - 1.0
-_EPSILON = Parameter("epsilon", 0, LEVELS - 1)
-
-
-def purify(images: tf.Tensor, pixel_cnn: keras.Model, epsilon_levels: int) -> tf.Tensor:
-    """Replaces each value, in raster order, by the most probable one near it.
-
-    Algorithm 1 of Song et al.: of the levels that differ from the image's, rounded to 8 bits, by at
-    most epsilon, the one most probable under the PixelCNN given all that was replaced before; the
-    lowest where several are. It builds a graph; to apply it often, make a `pixel_defend_operation`.
-
-    Args:
-        images: float32 in [0, 1], `(batch, height, width, channels)`; the batch may be unknown.
-        pixel_cnn: Made by `build_pixel_cnn` for images of this shape.
-        epsilon_levels: Largest change, in 1/255; 0 to 255. 16 for CIFAR-10 and 32 for Fashion-MNIST
-            in the publication.
-
-    Returns:
-        float32 in [0, 1], same shape as `images`, of whole levels. Without a gradient.
-
-    Raises:
-        SfmError: If the model is no PixelCNN, or one of images of another shape, or epsilon is out
-            of range.
-    """
-    if not _EPSILON.allows(epsilon_levels):
-        raise SfmError(f"Invalid epsilon_levels {epsilon_levels}; expected {_EPSILON.describe()}.")
-    return pixel_defend_operation(pixel_cnn).forward(images, epsilon_levels)
-
-
-def purify_smoothly(images: tf.Tensor, pixel_cnn: keras.Model, epsilon_levels: int) -> tf.Tensor:
-    """Moves each value towards its mean under the PixelCNN given the image itself, in one pass.
-
-    `x + epsilon tanh((E(x) - x) / epsilon)` is the mean where that is near, and where it is far off
-    the border of what is allowed, as in `purify`: there the gradient is the identity's, here it
-    goes to the earlier pixels. The purified values before a pixel are replaced by the image's,
-    which makes it one evaluation of the network, and the most probable level by the mean.
-
-    Args:
-        images: float32 in [0, 1], `(batch, height, width, channels)`.
-        pixel_cnn: Made by `build_pixel_cnn` for images of this shape.
-        epsilon_levels: Largest change, in 1/255.
-
-    Returns:
-        float32, same shape as `images`, within epsilon of them.
-    """
-    if epsilon_levels == 0:
-        return tf.identity(images)
-    epsilon = epsilon_levels / _HIGHEST
-    distances = expected_images(images, pixel_cnn(images, training=False)) - images
-    return images + epsilon * tf.tanh(distances / epsilon)
 
 
 def pixel_defend_operation(pixel_cnn: keras.Model) -> Operation:
-    """Makes the operation `pixel_defend_EPSILON` of a chain.
+    """Returns PixelDefend as an operation of a chain, `pixel_defend_EPSILON`.
+
+    Algorithm 1 of Song et al. replaces each value, in raster order, by the most probable level near
+    it: of those that differ from the image's, rounded to 8 bits, by at most epsilon, the one most
+    probable under the PixelCNN given all that was replaced before; the lowest where several are.
+    Epsilon is 0 to 255, in 1/255; 16 for CIFAR-10 and 32 for Fashion-MNIST in the publication. The
+    result is of whole levels and has no gradient.
 
     Args:
-        pixel_cnn: Made by `build_pixel_cnn`. Its weights are copied: training it on changes the
-            smooth stand-in only.
+        pixel_cnn: Made by `build_pixel_cnn` for images of one shape. Its weights are copied:
+            training it on changes the smooth stand-in only.
 
     Raises:
-        SfmError: If it is another kind of model.
+        SfmError: If it is another kind of model. The operation itself raises it for images of
+            another shape.
     """
     weights = read_weights(pixel_cnn)
-    decode = compile_decoder(weights)
+    return Operation(
+        functools.partial(
+            _purify, image_shape=weights.image_shape, decode=compile_decoder(weights)
+        ),
+        functools.partial(purify_smoothly, pixel_cnn=pixel_cnn),
+        (Parameter("epsilon", 0, LEVELS - 1),),
+        content=weights.digest(),
+    )
 
-    def forward(images: tf.Tensor, epsilon: int) -> tf.Tensor:
-        return _decode_images(images, epsilon, weights.image_shape, decode)
 
-    def smooth(images: tf.Tensor, epsilon: int) -> tf.Tensor:
-        return purify_smoothly(images, pixel_cnn, epsilon)
-
-    return Operation(forward, smooth, (_EPSILON,), content=weights.digest())
-
-
-def _decode_images(
+def _purify(
     images: tf.Tensor, epsilon: int, image_shape: tuple[int, int, int], decode: Decoder
 ) -> tf.Tensor:
     found = static_image_shape(images)
@@ -99,3 +58,26 @@ def _decode_images(
     # From here to the end the values are integers, so that no tape records the decoding.
     levels = tf.cast(tf.round(tf.clip_by_value(images, 0.0, 1.0) * _HIGHEST), tf.int32)
     return tf.cast(decode(levels, epsilon), tf.float32) / _HIGHEST
+
+
+def purify_smoothly(images: tf.Tensor, epsilon: int, pixel_cnn: keras.Model) -> tf.Tensor:
+    """Moves each value towards its mean under the PixelCNN given the image itself, in one pass.
+
+    `x + epsilon tanh((E(x) - x) / epsilon)` is the mean where that is near, and where it is far off
+    the border of what is allowed, as in PixelDefend: there the gradient is the identity's, here it
+    goes to the earlier pixels. The purified values before a pixel are replaced by the image's,
+    which makes it one evaluation of the network, and the most probable level by the mean.
+
+    Args:
+        images: float32 in [0, 1], `(batch, height, width, channels)`.
+        epsilon: Largest change, in 1/255.
+        pixel_cnn: Made by `build_pixel_cnn` for images of this shape.
+
+    Returns:
+        float32, same shape as `images`, within epsilon of them.
+    """
+    if epsilon == 0:
+        return tf.identity(images)
+    radius = epsilon / _HIGHEST
+    distances = expected_images(images, pixel_cnn(images, training=False)) - images
+    return images + radius * tf.tanh(distances / radius)
