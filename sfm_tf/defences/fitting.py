@@ -54,7 +54,7 @@ def fit_operation(
 
 
 def settings_of(name: str, config: ComparedConfig) -> ComparedConfig:
-    """Returns the settings that the fit of an operation depends on, the others at their defaults."""
+    """Returns the settings on which the fit of an operation depends; the others are the defaults."""
     relevant = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)

@@ -37,9 +37,7 @@ def pixel_defend_operation(pixel_cnn: keras.Model) -> Operation:
     """
     weights = read_weights(pixel_cnn)
     return Operation(
-        functools.partial(
-            _purify, image_shape=weights.image_shape, decode=compile_decoder(weights)
-        ),
+        functools.partial(_purify, compile_decoder(weights), weights.image_shape),
         functools.partial(purify_smoothly, pixel_cnn=pixel_cnn),
         (Parameter("epsilon", 0, LEVELS - 1),),
         content=weights.digest(),
@@ -47,7 +45,7 @@ def pixel_defend_operation(pixel_cnn: keras.Model) -> Operation:
 
 
 def _purify(
-    images: tf.Tensor, epsilon: int, image_shape: tuple[int, int, int], decode: Decoder
+    decode: Decoder, image_shape: tuple[int, int, int], images: tf.Tensor, epsilon: int
 ) -> tf.Tensor:
     found = static_image_shape(images)
     if found != image_shape:

@@ -5,10 +5,10 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.operation import static_image_shape
+from sfm_tf.settings import PIXEL_LEVELS
 
 Table = tuple[tuple[int, ...], ...]
 
-PIXEL_LEVELS = 255.0
 LEAST_SLOPE = 0.1
 
 _BLOCK = 8
@@ -66,7 +66,7 @@ def compress_jpeg(images: tf.Tensor, quality: int) -> tf.Tensor:
 
 
 def compress_jpeg_smoothly(images: tf.Tensor, quality: int) -> tf.Tensor:
-    """Is `compress_jpeg` in real numbers, with a rounding that has a gradient.
+    """Computes `compress_jpeg` in real numbers, with a rounding that has a gradient.
 
     Coefficients of the blocks' cosine transform are rounded as in Shin and Song, "JPEG-resistant
     adversarial images", 2017: `round(x) + (x - round(x))^3`. To that a tenth of the remainder is
