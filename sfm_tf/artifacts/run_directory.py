@@ -25,13 +25,12 @@ from sfm_tf.errors import SfmError
 ADVERSARIAL_STAGE = "train_adversarially"
 """Stage of the models that `pipelines.train --adversarial_training` trains beside the others."""
 
+_NAME_LENGTH = 16  # 64 bits of the fingerprint: short to read, and no two will meet.
+
 
 def fit_stage(name: str) -> str:
     """Returns the stage whose artifact holds what an operation of a defence was fitted to."""
     return f"fit_{name}"
-
-
-_NAME_LENGTH = 16  # 64 bits of the fingerprint: short to read, and no two will meet.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ def fit_operation(
 
 
 def settings_of(name: str, config: ComparedConfig) -> ComparedConfig:
-    """Returns the settings on which the fit of an operation depends; the others are the defaults."""
+    """Returns the settings on which a fit depends; the others have their defaults."""
     relevant = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
