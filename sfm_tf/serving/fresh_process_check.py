@@ -3,8 +3,8 @@
 Run as a script of its own: `fresh_process_check.py FOLDER`. FOLDER holds `request.json`:
 
     saved_model  folder of the SavedModel
-    timing       {signature, input, batch_sizes, seconds, most_calls}; sizes in growing order
-    passes       [{signature, input, batch_size, count}]
+    timing       {signature, input_name, batch_sizes, seconds, most_calls}; sizes in growing order
+    passes       [{signature, input_name, batch_size, count}]
 
 and for every input the examples, `<input>.npy`. A pass sends the first COUNT of them in batches of
 a size. Left in FOLDER are `performance.json`, what `measure_performance` returns, and for each pass
@@ -166,8 +166,8 @@ def main(arguments: list[str]) -> None:
 
     timing = request["timing"]
     performance = measure_performance(
-        find(timing["signature"], timing["input"]),
-        examples(timing["input"]),
+        find(timing["signature"], timing["input_name"]),
+        examples(timing["input_name"]),
         timing["batch_sizes"],
         timing["seconds"],
         timing["most_calls"],
@@ -175,8 +175,8 @@ def main(arguments: list[str]) -> None:
     (folder / PERFORMANCE_FILE).write_text(json.dumps(performance), encoding="utf-8")
     for number, asked in enumerate(request["passes"]):
         answer_in_batches(
-            find(asked["signature"], asked["input"]),
-            examples(asked["input"])[: asked["count"]],
+            find(asked["signature"], asked["input_name"]),
+            examples(asked["input_name"])[: asked["count"]],
             asked["batch_size"],
             str(folder / str(number)),
         )

@@ -1,13 +1,14 @@
 """From a model that evaluation blessed to one that a server finds; what TFX names the Pusher."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
 
 from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.audit.blessing import Blessing
@@ -25,125 +26,6 @@ from sfm_tf.serving.versions import (
     publish,
 )
 from sfm_tf.serving.warm_up import write_warm_up_requests
-
-MODELS_FILE = "models.config"
-BATCHING_FILE = "batching.config"
-MONITORING_FILE = "monitoring.config"
-
-METRICS_PATH = "/monitoring/prometheus/metrics"
-"""TensorFlow Serving's own default, on the REST port."""
-
-MOUNT_POINT = "/models"
-"""Where the server's container sees the folder of served models."""
-
-_HEADER = "# Written with each export; changes are lost.\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class Batching:
-    """How a server merges requests into batches.
-
-    A batch is padded to the next allowed size, so few distinct sizes are ever computed, all of
-    which warm-up requests can prepare. Powers of two waste less than half of a batch.
-
-    Attributes:
-        allowed_batch_sizes: Sizes in images, growing; the last is the largest batch and the
-            largest request that a server accepts.
-        timeout_microseconds: How long the first request of a batch waits for others.
-        threads: Batches computed at a time; no more than the server has cores.
-        max_enqueued_batches: Batches that may wait; a server turns away requests beyond that.
-    """
-
-    allowed_batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    timeout_microseconds: int = 2000
-    threads: int = 2
-    max_enqueued_batches: int = 100
-
-    def __post_init__(self) -> None:
-        """Raises `SfmError` for values that a server refuses when it starts."""
-        sizes = self.allowed_batch_sizes
-        if not sizes or sizes[0] < 1 or sorted(set(sizes)) != list(sizes):
-            raise SfmError(
-                f"Invalid allowed_batch_sizes {list(sizes)}; expected growing positive numbers."
-            )
-        for name in ("timeout_microseconds", "threads", "max_enqueued_batches"):
-            least = 0 if name == "timeout_microseconds" else 1
-            if getattr(self, name) < least:
-                raise SfmError(f"Invalid {name} {getattr(self, name)}; expected at least {least}.")
-
-
-def models_config(model_names: Sequence[str], base_path: str = MOUNT_POINT) -> str:
-    """Returns the text that makes a server load the latest version of each model.
-
-    Args:
-        model_names: The models.
-        base_path: The folder of their folders, as the server sees it; `gs://...` works as well.
-
-    Raises:
-        SfmError: If there is no model, or a name is not usable as that of a folder.
-    """
-    if not model_names:
-        raise SfmError("No models to serve; export one first.")
-    configs = []
-    for name in model_names:
-        folder = model_folder(base_path, name)
-        configs.append(
-            f'  config {{\n    name: "{name}"\n    base_path: {_quoted(folder)}\n'
-            '    model_platform: "tensorflow"\n'
-            "    model_version_policy { latest { num_versions: 1 } }\n  }\n"
-        )
-    return f"{_HEADER}model_config_list {{\n{''.join(configs)}}}\n"
-
-
-def batching_config(batching: Batching) -> str:
-    """Returns the text that makes a server merge requests."""
-    sizes = "".join(f"allowed_batch_sizes: {size}\n" for size in batching.allowed_batch_sizes)
-    return (
-        f"{_HEADER}max_batch_size {{ value: {batching.allowed_batch_sizes[-1]} }}\n"
-        f"batch_timeout_micros {{ value: {batching.timeout_microseconds} }}\n"
-        f"num_batch_threads {{ value: {batching.threads} }}\n"
-        f"max_enqueued_batches {{ value: {batching.max_enqueued_batches} }}\n"
-        f"{sizes}"
-    )
-
-
-def monitoring_config(path: str = METRICS_PATH) -> str:
-    """Returns the text that makes a server report metrics to Prometheus on its REST port.
-
-    Raises:
-        SfmError: If the path does not start with a slash.
-    """
-    if not path.startswith("/"):
-        raise SfmError(
-            f"Invalid path of the metrics {path!r}; expected one such as {METRICS_PATH}."
-        )
-    return f"{_HEADER}prometheus_config {{\n  enable: true\n  path: {_quoted(path)}\n}}\n"
-
-
-def write_server_configs(serving_dir: pathlib.Path, batching: Batching | None = None) -> list[str]:
-    """Writes the three files for all models in a local folder of served models.
-
-    Args:
-        serving_dir: The folder; each of its sub-folders with a version is a model.
-        batching: How to batch; None for the defaults.
-
-    Returns:
-        The names of the models, sorted.
-
-    Raises:
-        SfmError: If there is no model.
-    """
-    names = find_models(serving_dir)
-    write_text(serving_dir / MODELS_FILE, models_config(names))
-    write_text(serving_dir / BATCHING_FILE, batching_config(batching or Batching()))
-    write_text(serving_dir / MONITORING_FILE, monitoring_config())
-    return names
-
-
-def _quoted(text: str) -> str:
-    """Returns a string literal of the text format of protocol buffers."""
-    escaped = text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    return f'"{escaped}"'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,8 +58,7 @@ class PushedModel:
     Attributes:
         folder: Path or address of its version's folder, `<serving_dir>/<model_name>/<version>`.
         version: Its version.
-        warm_up_requests: How many warm-up requests travel with it; 0 where the optional package
-            tensorflow-serving-api, which makes them, is not installed.
+        warm_up_requests: How many warm-up requests travel with it.
         verification: How its answers compared with those of the evaluated model.
     """
 
@@ -212,13 +93,15 @@ def push_blessed(
     blessing = evaluated.blessing
     if not (blessing.blessed or config.allow_not_blessed):
         raise SfmError(
-            f"The model is NOT_BLESSED: {' '.join(blessing.reasons)} Train a better model, or "
-            "export this one anyway with --allow_not_blessed."
+            f"The model is NOT_BLESSED: {' '.join(blessing.reasons)} Train a better one, or give "
+            "--allow_not_blessed to export it all the same."
         )
     staged = folder / "saved_model"
     export_saved_model(evaluated.defended, evaluated.class_names, staged, config.precision)
-    _write_papers(evaluated, staged)
-    requests = _write_warm_up(staged, config.model_name)
+    manifest = {**evaluated.manifest, **dataclasses.asdict(blessing)}
+    write_text(staged / MANIFEST_FILE, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    write_text(staged / MODEL_CARD_FILE, evaluated.model_card)
+    requests = write_warm_up_requests(staged, config.model_name, ALLOWED_BATCH_SIZES)
     verification = verify_saved_model(
         staged,
         evaluated.defended,
@@ -235,14 +118,74 @@ def push_blessed(
     return PushedModel(f"{versions}/{version}", version, requests, verification)
 
 
-def _write_papers(evaluated: EvaluatedModel, staged: pathlib.Path) -> None:
-    verdict = dataclasses.asdict(evaluated.blessing)
-    manifest = json.dumps({**evaluated.manifest, **verdict}, indent=2, sort_keys=True)
-    write_text(staged / MANIFEST_FILE, manifest + "\n")
-    write_text(staged / MODEL_CARD_FILE, evaluated.model_card)
+MODELS_FILE = "models.config"
+BATCHING_FILE = "batching.config"
+MONITORING_FILE = "monitoring.config"
+
+MOUNT_POINT = "/models"
+"""Where the server's container sees the folder of served models."""
+
+ALLOWED_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""Sizes, in images, that a server pads its batches to; the last is the largest request it accepts.
+
+So few distinct sizes are ever computed that warm-up requests can prepare all of them. Powers of two
+waste less than half of a batch.
+"""
+
+_HEADER = "# Written with each export; changes are lost.\n"
+
+# The first request of a batch waits 2 ms for others; a server turns away requests beyond 100
+# batches that wait.
+_BATCHING = f"""max_batch_size {{ value: {ALLOWED_BATCH_SIZES[-1]} }}
+batch_timeout_micros {{ value: 2000 }}
+num_batch_threads {{ value: 2 }}
+max_enqueued_batches {{ value: 100 }}
+allowed_batch_sizes: {list(ALLOWED_BATCH_SIZES)}
+"""
+
+# TensorFlow Serving's own default, on the REST port.
+_MONITORING = """prometheus_config {
+  enable: true
+  path: "/monitoring/prometheus/metrics"
+}
+"""
 
 
-def _write_warm_up(staged: pathlib.Path, model_name: str) -> int:
-    if importlib.util.find_spec("tensorflow_serving") is None:
-        return 0
-    return write_warm_up_requests(staged, model_name, Batching().allowed_batch_sizes)
+def write_server_configs(serving_dir: pathlib.Path) -> list[str]:
+    """Writes the files that make TensorFlow Serving load, batch and report on all models.
+
+    Args:
+        serving_dir: A local folder of served models; each of its sub-folders with a version is one.
+
+    Returns:
+        The names of the models, sorted.
+
+    Raises:
+        SfmError: If there is no model.
+    """
+    names = find_models(serving_dir)
+    write_text(serving_dir / MODELS_FILE, models_config(names))
+    write_text(serving_dir / BATCHING_FILE, _HEADER + _BATCHING)
+    write_text(serving_dir / MONITORING_FILE, _HEADER + _MONITORING)
+    return names
+
+
+def models_config(model_names: Sequence[str], base_path: str = MOUNT_POINT) -> str:
+    """Returns the text that makes a server load the latest version of each model.
+
+    Args:
+        model_names: The models.
+        base_path: The folder of their folders, as the server sees it; `gs://...` works as well.
+
+    Raises:
+        SfmError: If there is no model, or a name is not usable as that of a folder.
+    """
+    if not model_names:
+        raise SfmError("No models to serve; export one first.")
+    message = model_server_config_pb2.ModelServerConfig()
+    for name in model_names:
+        config = message.model_config_list.config.add(
+            name=name, base_path=model_folder(base_path, name), model_platform="tensorflow"
+        )
+        config.model_version_policy.latest.num_versions = 1
+    return _HEADER + text_format.MessageToString(message)

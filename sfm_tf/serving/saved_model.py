@@ -1,13 +1,11 @@
 """The SavedModel of a defended model: all that a server needs, nothing only Python can run."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from google.protobuf.message import DecodeError
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from sfm_tf.artifacts.atomic_files import write_text
 from sfm_tf.errors import SfmError
@@ -28,15 +26,39 @@ PYTHON_OPS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 """Ops that call back into the Python process that traced them, which a server does not have."""
 
 
+def read_saved_model(folder: pathlib.Path) -> saved_model_pb2.SavedModel:
+    """Reads the description of a SavedModel.
+
+    Args:
+        folder: The folder that holds `saved_model.pb`.
+
+    Raises:
+        SfmError: If it cannot be read.
+    """
+    try:
+        return saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    except (OSError, DecodeError) as error:
+        raise SfmError(f"Cannot read a SavedModel in {folder} ({error}); export again.") from error
+
+
+def signature_defs(folder: pathlib.Path) -> dict[str, meta_graph_pb2.SignatureDef]:
+    """Returns TensorFlow's description of each signature of a SavedModel, sorted by name.
+
+    Raises:
+        SfmError: If it cannot be read.
+    """
+    graphs = read_saved_model(folder).meta_graphs
+    found = {name: each for graph in graphs for name, each in graph.signature_def.items()}
+    return {name: found[name] for name in sorted(found)}
+
+
 def op_types(folder: pathlib.Path) -> Iterator[str]:
     """Yields the type of every op of a SavedModel, in its graphs and in their function libraries.
 
     Args:
-        folder: The SavedModel, the folder that holds `saved_model.pb`.
+        folder: The SavedModel.
     """
-    saved_model = saved_model_pb2.SavedModel()
-    saved_model.ParseFromString((folder / "saved_model.pb").read_bytes())
-    for meta_graph in saved_model.meta_graphs:
+    for meta_graph in read_saved_model(folder).meta_graphs:
         yield from (node.op for node in meta_graph.graph_def.node)
         for function in meta_graph.graph_def.library.function:
             yield from (node.op for node in function.node_def)
@@ -65,7 +87,7 @@ def export_saved_model(
         class_names: Names of the classes in the order of the logits.
         folder: Folder to write; it must not exist yet, and its parent must.
         precision: One of `PRECISIONS`; what the layers of classifier and masker compute in. Inputs
-            and outputs are float32 in either; `compare_precision` says what the answers lose.
+            and outputs are float32 in either.
 
     Raises:
         SfmError: If the folder exists, the precision is unknown, or the model holds an op that
@@ -73,85 +95,11 @@ def export_saved_model(
     """
     if folder.exists():
         raise SfmError(f"Cannot export to {folder}: it exists already; name a new folder.")
-    build_archive(served_model(defended, precision)).write_out(str(folder), verbose=False)
+    if precision not in PRECISIONS:
+        raise SfmError(f"Unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}.")
+    served = defended if precision == "float32" else in_precision(defended, precision)
+    build_archive(served).write_out(str(folder), verbose=False)
     check_no_python_ops(folder)
     class_names_file = folder / CLASS_NAMES_FILE
     class_names_file.parent.mkdir()
     write_text(class_names_file, json.dumps(list(class_names), indent=2) + "\n")
-
-
-def served_model(defended: DefendedModel, precision: str) -> DefendedModel:
-    """Returns the model itself or, for another precision than float32, a copy that computes in it.
-
-    Raises:
-        SfmError: If the precision is none of `PRECISIONS`.
-    """
-    if precision not in PRECISIONS:
-        raise SfmError(f"Unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}.")
-    return defended if precision == "float32" else in_precision(defended, precision)
-
-
-@dataclasses.dataclass(frozen=True)
-class PrecisionDifference:
-    """How the answers in another precision compare with those in float32.
-
-    Attributes:
-        precision: The other precision.
-        examples: Images compared.
-        disagreeing_labels: Images whose class differs.
-        max_logit_difference: Largest absolute difference of a logit; NaN if a logit is one.
-        accuracy: Share of the images whose class is their label, in the other precision.
-        float32_accuracy: The same in float32.
-    """
-
-    precision: str
-    examples: int
-    disagreeing_labels: int
-    max_logit_difference: float
-    accuracy: float
-    float32_accuracy: float
-
-
-def compare_precision(
-    defended: DefendedModel,
-    precision: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    batch_size: int = 64,
-) -> PrecisionDifference:
-    """Compares a model with what `export_saved_model` would export of it in another precision.
-
-    Args:
-        defended: The model that was evaluated.
-        precision: One of `saved_model.PRECISIONS`.
-        images: Float32 in [0, 1], shape `(count, height, width, channels)`, at least one.
-        labels: Their classes, int64 of shape `(count,)`.
-        batch_size: Images classified at a time.
-
-    Raises:
-        SfmError: If there is no image, their number is not that of the labels, or the precision is
-            unknown.
-    """
-    if len(images) == 0 or len(images) != len(labels):
-        raise SfmError(
-            f"Cannot compare {precision} with float32 on {len(images)} images with {len(labels)} "
-            "labels; expected a label for each of at least one image."
-        )
-    expected = _logits(defended, images, batch_size)
-    found = _logits(served_model(defended, precision), images, batch_size)
-    expected_classes, found_classes = np.argmax(expected, axis=-1), np.argmax(found, axis=-1)
-    return PrecisionDifference(
-        precision=precision,
-        examples=len(images),
-        disagreeing_labels=int(np.sum(expected_classes != found_classes)),
-        max_logit_difference=float(np.max(np.abs(expected - found))),
-        accuracy=float(np.mean(found_classes == labels)),
-        float32_accuracy=float(np.mean(expected_classes == labels)),
-    )
-
-
-def _logits(defended: DefendedModel, images: np.ndarray, batch_size: int) -> np.ndarray:
-    compiled = tf.function(lambda batch: defended(batch), reduce_retracing=True)
-    starts = range(0, len(images), batch_size)
-    batches = [tf.constant(images[start : start + batch_size]) for start in starts]
-    return np.concatenate([tf.cast(compiled(batch), tf.float32).numpy() for batch in batches])

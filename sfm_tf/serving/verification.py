@@ -1,11 +1,13 @@
 """Proof that a SavedModel answers as the model that was evaluated, before anyone serves it.
 
-This is the check TFX names InfraValidator: a fresh Python process that never imports `sfm_tf` loads
-the SavedModel and sends the evaluated images through each of its signatures; the answers are
-compared with those of the Keras model. The same process measures latency and memory.
+This is the check that TFX calls InfraValidator: a fresh Python process that never imports `sfm_tf`
+loads the SavedModel and sends the evaluated images through each of its signatures; the answers are
+compared with those of the Keras model. The same process measures latency and memory. What it runs
+is `fresh_process_check.py`, a file of its own because it must work without this library.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -18,13 +20,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.serving import fresh_process_check
+from sfm_tf.serving.saved_model import signature_defs
 from sfm_tf.serving.signatures import (
     BYTES_SIGNATURE_NAME,
     EXPLAIN_SIGNATURE_NAME,
@@ -38,13 +39,23 @@ TOLERANCE = 1e-4
 PNG_TOLERANCE = 0.5 / PIXEL_LEVELS + TOLERANCE
 """The same where a value in [0, 1] went through a file with 8 bits."""
 
-CLASS_ID = "class_id"
+SINGLE_IMAGES = 8
+"""Images that are also sent one at a time, as most clients of a server do."""
 
-_KEPT_IN_PNG = {
-    "mask_png_bytes": "mask",
-    "masked_png_bytes": "masked_image",
-    "defended_png_bytes": "defended_image",
-}
+MEASURED_BATCH_SIZES = (1, 8, 64)
+
+SECONDS_PER_BATCH_SIZE = 5.0
+"""How long calls of one batch size are repeated."""
+
+MOST_CALLS = 100
+"""Calls of one batch size that are timed at most."""
+
+KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+"""Environment variables the fresh process inherits; nothing that steers Python or TensorFlow."""
+
+_START_SECONDS = 600.0
+_SECONDS_PER_IMAGE = 2.0  # For each signature: only a process that hangs is to be stopped.
+_MEGABYTE = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,107 +88,6 @@ class Agreement:
             for name, difference in self.max_differences.items()
             if not difference <= (PNG_TOLERANCE if name in _KEPT_IN_PNG else TOLERANCE)
         }
-
-
-def compare_answers(
-    signature: str,
-    answers: Mapping[str, np.ndarray],
-    defended: DefendedModel,
-    images: np.ndarray,
-    batch_size: int,
-) -> Agreement:
-    """Compares answers to images with what the Keras model says of them, batch by batch.
-
-    Both sides compute compiled, on the CPU and with the same batch sizes: quantisation turns the
-    last bit of a float into a whole level, so that the rounding of a GPU, or of eager execution,
-    would alone make a logit differ by some hundredths.
-
-    Args:
-        signature: Name of the signature.
-        answers: Its outputs by name, for all images; those that are PNG files decoded.
-        defended: The model that was evaluated.
-        images: The images, or what decoding their files gives.
-        batch_size: How many images were sent at a time.
-
-    Raises:
-        SfmError: If the outputs are others than those that the signature is to have.
-    """
-    compute = tf.function(
-        lambda batch: _EXPECTED[signature](defended, batch),
-        input_signature=[tf.TensorSpec((None, *images.shape[1:]), tf.float32)],
-    )
-    disagreeing, differences = 0, {}
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        with tf.device("/CPU:0"):
-            expected = {name: values.numpy() for name, values in compute(batch).items()}
-        _check_names(signature, answers, expected)
-        served = {name: answers[name][start : start + batch_size] for name in expected}
-        disagreeing += int(np.sum(served.pop(CLASS_ID) != expected.pop(CLASS_ID)))
-        for name, values in served.items():
-            found = _largest_difference(values, expected[name])
-            # NumPy's maximum, unlike Python's, keeps a NaN.
-            differences[name] = float(np.maximum(differences.get(name, 0.0), found))
-    return Agreement(disagreeing, differences)
-
-
-def _check_names(
-    signature: str, answers: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
-) -> None:
-    if set(answers) != set(expected):
-        raise SfmError(
-            f"The signature {signature} of the SavedModel gives {', '.join(sorted(answers))}; "
-            f"expected {', '.join(sorted(expected))}. Export again."
-        )
-
-
-def _largest_difference(served: np.ndarray, expected: np.ndarray) -> float:
-    if served.shape != expected.shape:
-        return float("inf")
-    scale = PIXEL_LEVELS if served.dtype == np.uint8 else 1.0
-    return float(np.max(np.abs(served / scale - expected)))
-
-
-def _classify(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    logits = tf.cast(defended(images), tf.float32)
-    return {
-        "logits": logits,
-        "probabilities": tf.nn.softmax(logits),
-        CLASS_ID: tf.argmax(logits, axis=-1),
-    }
-
-
-def _classify_files(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    answers = _classify(defended, images)
-    return {**answers, "status": tf.zeros_like(answers[CLASS_ID])}
-
-
-def _explain(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
-    arrays = {
-        "mask": defended.mask(images),
-        "masked_image": defended.masked(images),
-        "defended_image": defended.defended(images),
-    }
-    files = {name: arrays[kept] for name, kept in _KEPT_IN_PNG.items()}
-    return {**arrays, **files, CLASS_ID: tf.argmax(defended(images), axis=-1)}
-
-
-_EXPECTED: Mapping[str, Callable[[DefendedModel, tf.Tensor], dict[str, tf.Tensor]]] = {
-    SIGNATURE_NAME: _classify,
-    BYTES_SIGNATURE_NAME: _classify_files,
-    EXPLAIN_SIGNATURE_NAME: _explain,
-}
-
-
-MEASURED_BATCH_SIZES = (1, 8, 64)
-
-SECONDS_PER_BATCH_SIZE = 5.0
-"""How long calls of one batch size are repeated."""
-
-MOST_CALLS = 100
-"""Calls of one batch size that are timed at most."""
-
-_MEGABYTE = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,156 +144,6 @@ def _describe_batch(batch: BatchPerformance) -> str:
     return f"batch {batch.batch_size} {median:,.1f} ms, {p95:,.1f} ms, {memory}"
 
 
-KEPT_VARIABLES = (
-    "PATH",
-    "HOME",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "SYSTEMROOT",
-)
-"""Environment variables the fresh process inherits; nothing that steers Python or TensorFlow."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """Examples to send to a signature.
-
-    Attributes:
-        signature: Name of the signature.
-        input_name: Name of its one input.
-        batch_size: Examples to send at a time.
-        count: How many examples to send, the first ones.
-    """
-
-    signature: str
-    input_name: str
-    batch_size: int
-    count: int
-
-
-@dataclasses.dataclass(frozen=True)
-class FreshAnswers:
-    """What the fresh process found.
-
-    Attributes:
-        answers: For each pass its outputs by name, all batches joined. They are mapped from files,
-            so they can be read only while those are there. PNG files are decoded, uint8.
-        performance: How long the first pass's signature takes, and how much memory.
-    """
-
-    answers: tuple[Mapping[str, np.ndarray], ...]
-    performance: Performance
-
-
-def answer_in_fresh_process(
-    saved_model: pathlib.Path,
-    inputs: Mapping[str, np.ndarray],
-    passes: Sequence[Pass],
-    scratch: pathlib.Path,
-    timeout_seconds: float,
-) -> FreshAnswers:
-    """Has a fresh process load a SavedModel, measure it, and answer with it, on the CPU.
-
-    Args:
-        saved_model: The SavedModel.
-        inputs: Examples by name of the input; bytes as a NumPy array of kind `S`.
-        passes: What to answer, at least one; the first one's signature is measured.
-        scratch: Empty folder for what the two processes exchange.
-        timeout_seconds: How long the process may take.
-
-    Raises:
-        SfmError: If the process fails or is too slow.
-    """
-    for name, examples in inputs.items():
-        np.save(scratch / f"{name}.npy", examples, allow_pickle=False)
-    request = {
-        "saved_model": str(saved_model.resolve()),
-        "timing": {
-            "signature": passes[0].signature,
-            "input": passes[0].input_name,
-            "batch_sizes": MEASURED_BATCH_SIZES,
-            "seconds": SECONDS_PER_BATCH_SIZE,
-            "most_calls": MOST_CALLS,
-        },
-        "passes": [
-            {
-                "signature": asked.signature,
-                "input": asked.input_name,
-                "batch_size": asked.batch_size,
-                "count": asked.count,
-            }
-            for asked in passes
-        ],
-    }
-    (scratch / fresh_process_check.REQUEST_FILE).write_text(json.dumps(request), encoding="utf-8")
-    _run(scratch, timeout_seconds)
-    return FreshAnswers(
-        tuple(_read_answers(scratch, number) for number in range(len(passes))),
-        read_performance(read_json(scratch / fresh_process_check.PERFORMANCE_FILE)),
-    )
-
-
-def _read_answers(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
-    return {
-        path.name.split(".")[1]: np.load(path, mmap_mode="r", allow_pickle=False)
-        for path in folder.glob(f"{number}.*.npy")
-    }
-
-
-def _run(folder: pathlib.Path, timeout_seconds: float) -> None:
-    # -I isolates the interpreter from this folder, PYTHON* variables and the user's site-packages.
-    command = [sys.executable, "-I", fresh_process_check.__file__, str(folder)]
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    try:
-        subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            timeout=timeout_seconds,
-            capture_output=True,
-            check=True,
-            text=True,
-            errors="replace",
-        )
-    except subprocess.TimeoutExpired as error:
-        raise SfmError(
-            f"The fresh process that checks the SavedModel took over {timeout_seconds:g} seconds; "
-            "verify with fewer images."
-        ) from error
-    except subprocess.CalledProcessError as error:
-        raise SfmError(
-            "The SavedModel does not work in a fresh process without sfm_tf "
-            f"({_end(error.returncode)}): {_last_line(error.stderr)}"
-        ) from error
-
-
-def _end(return_code: int) -> str:
-    if return_code >= 0:
-        return f"exit status {return_code}"
-    name = signal.Signals(-return_code).name
-    hint = ", often for lack of memory" if name == "SIGKILL" else ""
-    return f"ended by {name}{hint}"
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1]
-
-
-INPUT_NAMES: Mapping[str, str] = {
-    SIGNATURE_NAME: "images",
-    BYTES_SIGNATURE_NAME: "image_bytes",
-    EXPLAIN_SIGNATURE_NAME: "images",
-}
-"""The signatures that are compared, with the name of their input."""
-
-SINGLE_IMAGES = 8
-"""Images that are also sent one at a time, as most clients of a server do."""
-
-_START_SECONDS = 600.0
-_SECONDS_PER_IMAGE = 2.0  # For each signature: only a process that hangs is to be stopped.
-
-
 @dataclasses.dataclass(frozen=True)
 class Verification:
     """How a SavedModel answered.
@@ -403,6 +163,27 @@ class Verification:
     performance: Performance
 
 
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Examples that the fresh process sends to a signature.
+
+    Attributes:
+        signature: Name of the signature.
+        input_name: Name of its one input.
+        batch_size: Examples to send at a time.
+        count: How many examples to send, the first ones.
+    """
+
+    signature: str
+    input_name: str
+    batch_size: int
+    count: int
+
+
+Answers = Mapping[str, np.ndarray]
+"""The outputs of a pass by name, all batches joined; PNG files are decoded, uint8."""
+
+
 def verify_saved_model(
     folder: pathlib.Path,
     defended: DefendedModel,
@@ -410,9 +191,7 @@ def verify_saved_model(
     labels: np.ndarray,
     *,
     batch_size: int = 64,
-    required_signatures: Sequence[str] = tuple(INPUT_NAMES),
     same_arithmetic: bool = True,
-    timeout_seconds: float | None = None,
 ) -> Verification:
     """Compares a SavedModel, loaded by a fresh process, with the Keras model it came from.
 
@@ -423,81 +202,56 @@ def verify_saved_model(
             `predict_bytes` gets them as PNG files, which is exact for images of 8 bits.
         labels: Their classes, integers of shape `(count,)`.
         batch_size: Largest batch sent; batches of one image are always sent too.
-        required_signatures: Signatures that have to be there. Others of `INPUT_NAMES` are compared
-            where they are.
         same_arithmetic: Whether the SavedModel computes in float32 as the Keras model does. For
             one that computes in 16 bits differences are told, and only NaN is refused.
-        timeout_seconds: How long the fresh process may take; by default so long that only one that
-            hangs is stopped.
 
     Returns:
         What was found, all differences within the tolerance.
 
     Raises:
-        SfmError: If a required signature is missing, the fresh process fails or is too slow, or
-            the answers under a signature differ: a label at all, a value by more than `TOLERANCE`.
+        SfmError: If a signature is missing, the fresh process fails or is too slow, or the answers
+            under a signature differ: a label at all, a value by more than `TOLERANCE`.
     """
-    names = _compared_signatures(folder, required_signatures)
+    _check_signatures(folder)
     sizes = {batch_size: len(images), **({1: SINGLE_IMAGES} if batch_size > 1 else {})}
     passes = [
-        Pass(name, INPUT_NAMES[name], size, min(len(images), count))
-        for name in names
+        Pass(name, input_name, size, min(len(images), count))
+        for name, (input_name, _) in _SIGNATURES.items()
         for size, count in sizes.items()
     ]
-    timeout = timeout_seconds or _START_SECONDS + _SECONDS_PER_IMAGE * len(names) * len(images)
-    shown, sent = _inputs(images, names)
+    timeout = _START_SECONDS + _SECONDS_PER_IMAGE * len(_SIGNATURES) * len(images)
+    levels = np.round(images * PIXEL_LEVELS).astype(np.uint8)
+    # An array of kind S drops zeros at the end of a string, but no PNG ends with one.
+    files = np.array([tf.io.encode_png(image).numpy() for image in levels])
+    sent = {"images": images, "image_bytes": files}
+    shown = {**sent, "image_bytes": levels.astype(np.float32) / np.float32(PIXEL_LEVELS)}
     with tempfile.TemporaryDirectory(prefix="sfm-verification-") as scratch:
-        found = answer_in_fresh_process(folder, sent, passes, pathlib.Path(scratch), timeout)
+        answers, performance = answer_in_fresh_process(
+            folder, sent, passes, pathlib.Path(scratch), timeout
+        )
         verification = Verification(
             examples=len(images),
             batch_sizes=tuple(sizes),
-            accuracy=float(np.mean(found.answers[0][CLASS_ID] == labels)),
-            signatures=_compare(passes, found.answers, defended, shown),
-            performance=found.performance,
+            accuracy=float(np.mean(answers[0][_CLASS_ID] == labels)),
+            signatures=_compare_passes(passes, answers, defended, shown),
+            performance=performance,
         )
     _check(verification, same_arithmetic)
     return verification
 
 
-def _compared_signatures(folder: pathlib.Path, required: Sequence[str]) -> list[str]:
-    present = _signature_names(folder)
-    expected = list(dict.fromkeys([SIGNATURE_NAME, *required]))
-    if not set(expected) <= set(present):
+def _check_signatures(folder: pathlib.Path) -> None:
+    present = sorted(name for name in signature_defs(folder) if not name.startswith("__"))
+    if not set(_SIGNATURES) <= set(present):
         raise SfmError(
             f"The SavedModel has the signatures {', '.join(present) or 'none'}; expected "
-            f"{', '.join(expected)}. Export again."
+            f"{', '.join(_SIGNATURES)}. Export again."
         )
-    return [name for name in INPUT_NAMES if name in present]
 
 
-def _signature_names(folder: pathlib.Path) -> list[str]:
-    saved_model = saved_model_pb2.SavedModel()
-    try:
-        saved_model.ParseFromString((folder / "saved_model.pb").read_bytes())
-    except (OSError, DecodeError) as error:
-        raise SfmError(f"Cannot read a SavedModel in {folder} ({error}); export again.") from error
-    names = {name for graph in saved_model.meta_graphs for name in graph.signature_def}
-    return sorted(name for name in names if not name.startswith("__"))
-
-
-def _inputs(
-    images: np.ndarray, names: Sequence[str]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Returns the images that each input shows, and what is sent to it."""
-    shown = {INPUT_NAMES[SIGNATURE_NAME]: images}
-    sent = dict(shown)
-    if BYTES_SIGNATURE_NAME in names:
-        levels = np.round(images * PIXEL_LEVELS).astype(np.uint8)
-        bytes_input = INPUT_NAMES[BYTES_SIGNATURE_NAME]
-        shown[bytes_input] = levels.astype(np.float32) / np.float32(PIXEL_LEVELS)
-        # An array of kind S drops zeros at the end of a string, but no PNG ends with one.
-        sent[bytes_input] = np.array([tf.io.encode_png(image).numpy() for image in levels])
-    return shown, sent
-
-
-def _compare(
+def _compare_passes(
     passes: Sequence[Pass],
-    answers: Sequence[Mapping[str, np.ndarray]],
+    answers: Sequence[Answers],
     defended: DefendedModel,
     shown: Mapping[str, np.ndarray],
 ) -> dict[str, Agreement]:
@@ -534,3 +288,184 @@ def _complaint(agreement: Agreement, examples: int, same_arithmetic: bool) -> st
         return ""
     values = "".join(f", {name} by {value:.3g}" for name, value in excesses.items())
     return f"{agreement.disagreeing_labels} of {examples} labels differ{values}"
+
+
+def compare_answers(
+    signature: str,
+    answers: Answers,
+    defended: DefendedModel,
+    images: np.ndarray,
+    batch_size: int,
+) -> Agreement:
+    """Compares answers to images with what the Keras model says of them, batch by batch.
+
+    Both sides compute compiled, on the CPU and with the same batch sizes: quantisation turns the
+    last bit of a float into a whole level, so that the rounding of a GPU, or of eager execution,
+    would alone make a logit differ by some hundredths.
+
+    Args:
+        signature: Name of the signature.
+        answers: Its outputs by name, for all images; those that are PNG files decoded.
+        defended: The model that was evaluated.
+        images: The images, or what decoding their files gives.
+        batch_size: How many images were sent at a time.
+
+    Raises:
+        SfmError: If the outputs are others than those that the signature is to have.
+    """
+    _, expect = _SIGNATURES[signature]
+    compute = tf.function(
+        lambda batch: expect(defended, batch),
+        input_signature=[tf.TensorSpec((None, *images.shape[1:]), tf.float32)],
+    )
+    parts: list[Agreement] = []
+    for start in range(0, len(images), batch_size):
+        with tf.device("/CPU:0"):
+            outputs = compute(images[start : start + batch_size])
+            expected = {name: values.numpy() for name, values in outputs.items()}
+        if set(answers) != set(expected):
+            raise SfmError(
+                f"The signature {signature} of the SavedModel gives {', '.join(sorted(answers))}; "
+                f"expected {', '.join(sorted(expected))}. Export again."
+            )
+        served = {name: answers[name][start : start + batch_size] for name in expected}
+        disagreeing = int(np.sum(served.pop(_CLASS_ID) != expected.pop(_CLASS_ID)))
+        differences = {
+            name: _largest_difference(served[name], values) for name, values in expected.items()
+        }
+        parts.append(Agreement(disagreeing, differences))
+    worst = functools.reduce(Agreement.worse, parts)
+    disagreeing = sum(part.disagreeing_labels for part in parts)
+    return dataclasses.replace(worst, disagreeing_labels=disagreeing)
+
+
+def _largest_difference(served: np.ndarray, expected: np.ndarray) -> float:
+    if served.shape != expected.shape:
+        return float("inf")
+    scale = PIXEL_LEVELS if served.dtype == np.uint8 else 1.0
+    return float(np.max(np.abs(served / scale - expected)))
+
+
+def _classify(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    logits = tf.cast(defended(images), tf.float32)
+    return {
+        "logits": logits,
+        "probabilities": tf.nn.softmax(logits),
+        _CLASS_ID: tf.argmax(logits, axis=-1),
+    }
+
+
+def _classify_files(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    answers = _classify(defended, images)
+    return {**answers, "status": tf.zeros_like(answers[_CLASS_ID])}
+
+
+def _explain(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    arrays = {
+        "mask": defended.mask(images),
+        "masked_image": defended.masked(images),
+        "defended_image": defended.defended(images),
+    }
+    files = {name: arrays[kept] for name, kept in _KEPT_IN_PNG.items()}
+    return {**arrays, **files, _CLASS_ID: tf.argmax(defended(images), axis=-1)}
+
+
+_CLASS_ID = "class_id"
+_KEPT_IN_PNG = {
+    "mask_png_bytes": "mask",
+    "masked_png_bytes": "masked_image",
+    "defended_png_bytes": "defended_image",
+}
+_SIGNATURES: Mapping[
+    str, tuple[str, Callable[[DefendedModel, tf.Tensor], dict[str, tf.Tensor]]]
+] = {
+    SIGNATURE_NAME: ("images", _classify),
+    BYTES_SIGNATURE_NAME: ("image_bytes", _classify_files),
+    EXPLAIN_SIGNATURE_NAME: ("images", _explain),
+}
+"""The name of each signature's input, and what the Keras model says its outputs should be."""
+
+
+def answer_in_fresh_process(
+    saved_model: pathlib.Path,
+    inputs: Mapping[str, np.ndarray],
+    passes: Sequence[Pass],
+    scratch: pathlib.Path,
+    timeout_seconds: float,
+) -> tuple[list[Answers], Performance]:
+    """Has a fresh process load a SavedModel, measure it, and answer with it, on the CPU.
+
+    Args:
+        saved_model: The SavedModel.
+        inputs: Examples by name of the input; bytes as a NumPy array of kind `S`.
+        passes: What to answer, at least one; the first one's signature is measured.
+        scratch: Empty folder for what the two processes exchange.
+        timeout_seconds: How long the process may take.
+
+    Returns:
+        The answers of each pass, mapped from files in `scratch`, so they can be read only while
+        those are there; and how long the first pass's signature takes, and how much memory.
+
+    Raises:
+        SfmError: If the process fails or is too slow.
+    """
+    for name, examples in inputs.items():
+        np.save(scratch / f"{name}.npy", examples, allow_pickle=False)
+    request = {
+        "saved_model": str(saved_model.resolve()),
+        "timing": {
+            "signature": passes[0].signature,
+            "input_name": passes[0].input_name,
+            "batch_sizes": MEASURED_BATCH_SIZES,
+            "seconds": SECONDS_PER_BATCH_SIZE,
+            "most_calls": MOST_CALLS,
+        },
+        "passes": [dataclasses.asdict(asked) for asked in passes],
+    }
+    (scratch / fresh_process_check.REQUEST_FILE).write_text(json.dumps(request), encoding="utf-8")
+    _run(scratch, timeout_seconds)
+    answers = [
+        {
+            path.name.split(".")[1]: np.load(path, mmap_mode="r", allow_pickle=False)
+            for path in scratch.glob(f"{number}.*.npy")
+        }
+        for number in range(len(passes))
+    ]
+    return answers, read_performance(read_json(scratch / fresh_process_check.PERFORMANCE_FILE))
+
+
+def _run(folder: pathlib.Path, timeout_seconds: float) -> None:
+    # -I isolates the interpreter from this folder, PYTHON* variables and the user's site-packages.
+    command = [sys.executable, "-I", fresh_process_check.__file__, str(folder)]
+    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    try:
+        subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            timeout=timeout_seconds,
+            capture_output=True,
+            check=True,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SfmError(
+            f"The fresh process that checks the SavedModel took over {timeout_seconds:g} seconds; "
+            "verify with fewer images."
+        ) from error
+    except subprocess.CalledProcessError as error:
+        last_line = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise SfmError(
+            "The SavedModel does not work in a fresh process without sfm_tf "
+            f"({_end(error.returncode)}): {last_line}"
+        ) from error
+
+
+def _end(return_code: int) -> str:
+    if return_code >= 0:
+        return f"exit status {return_code}"
+    name = signal.Signals(-return_code).name
+    hint = ", often for lack of memory" if name == "SIGKILL" else ""
+    return f"ended by {name}{hint}"

@@ -7,14 +7,15 @@ the version before it still answers, so no client waits for that.
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 from sfm_tf.errors import SfmError
+from sfm_tf.serving.saved_model import signature_defs
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 """Where TensorFlow Serving looks, in a version: a TFRecord file of `PredictionLog` messages."""
@@ -24,7 +25,7 @@ MAX_REQUESTS = 1000
 
 _PREDICT_METHOD = "tensorflow/serving/predict"
 _GREY = 0.5
-_IMAGE_SHAPE = (32, 32, 3)
+_FILE_SHAPE = (32, 32, 3)  # Of an image file, where no signature takes images.
 
 
 def write_warm_up_requests(
@@ -45,11 +46,14 @@ def write_warm_up_requests(
         How many requests were stored.
 
     Raises:
-        SfmError: If tensorflow-serving-api is not installed, a size is not positive, there are too
-            many requests, or the model has an input that no image fits.
+        SfmError: If a size is not positive, there are too many requests, or the model has an input
+            that no image fits.
     """
-    messages = _messages()
-    signatures = _signatures(saved_model)
+    signatures = {
+        name: signature
+        for name, signature in signature_defs(saved_model).items()
+        if signature.method_name == _PREDICT_METHOD and signature.inputs
+    }
     if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) != len(batch_sizes):
         raise SfmError(
             f"Invalid batch sizes {list(batch_sizes)}; expected different positive numbers."
@@ -59,7 +63,7 @@ def write_warm_up_requests(
             f"{len(signatures)} signatures at {len(batch_sizes)} batch sizes need more than the "
             f"{MAX_REQUESTS} warm-up requests a server accepts; give fewer batch sizes."
         )
-    requests = list(_requests(messages, signatures, model_name, batch_sizes))
+    requests = list(_requests(signatures, model_name, batch_sizes))
     target = saved_model / WARM_UP_FILE
     target.parent.mkdir(exist_ok=True)
     unfinished = target.with_name(f".{target.name}.tmp")
@@ -70,78 +74,38 @@ def write_warm_up_requests(
     return len(requests)
 
 
-def _messages() -> ModuleType:
-    try:
-        from tensorflow_serving.apis import prediction_log_pb2
-    except ImportError as error:
-        raise SfmError(
-            f"Cannot write warm-up requests: {error}; install them with "
-            "`pip install --no-deps tensorflow-serving-api==2.21.0`."
-        ) from error
-    return prediction_log_pb2
-
-
-def _signatures(saved_model: pathlib.Path) -> dict[str, meta_graph_pb2.SignatureDef]:
-    message = saved_model_pb2.SavedModel()
-    message.ParseFromString((saved_model / "saved_model.pb").read_bytes())
-    (serving,) = [graph for graph in message.meta_graphs if "serve" in graph.meta_info_def.tags]
-    return {
-        name: signature
-        for name, signature in sorted(serving.signature_def.items())
-        if signature.method_name == _PREDICT_METHOD and signature.inputs
-    }
-
-
 def _requests(
-    messages: ModuleType,
     signatures: Mapping[str, meta_graph_pb2.SignatureDef],
     model_name: str,
     batch_sizes: Sequence[int],
 ) -> Iterator[bytes]:
     inputs = [each for signature in signatures.values() for each in signature.inputs.values()]
-    shapes = [_image_shape(each) for each in inputs if each.dtype == tf.float32.as_datatype_enum]
-    png = tf.io.encode_png(tf.fill((shapes or [_IMAGE_SHAPE])[0], tf.constant(127, tf.uint8)))
+    shapes = [_image_shape(each) for each in inputs if each.dtype != tf.string.as_datatype_enum]
+    png = tf.io.encode_png(tf.fill((shapes or [_FILE_SHAPE])[0], tf.constant(127, tf.uint8)))
     for name, signature in signatures.items():
         for batch_size in batch_sizes:
-            log = messages.PredictionLog()
+            log = prediction_log_pb2.PredictionLog()
             request = log.predict_log.request
             request.model_spec.name = model_name
             request.model_spec.signature_name = name
             for key, information in signature.inputs.items():
-                make = _INPUTS.get(information.dtype, _refuse)
-                request.inputs[key].CopyFrom(make(information, batch_size, png.numpy()))
+                request.inputs[key].CopyFrom(_examples(information, batch_size, png.numpy()))
             yield log.SerializeToString()
 
 
-def _image_shape(information: meta_graph_pb2.TensorInfo) -> tuple[int, ...]:
-    shape = tuple(dimension.size for dimension in information.tensor_shape.dim)[1:]
-    if len(shape) != 3 or min(shape) < 1:
-        _refuse(information, 0, b"")
-    return shape
-
-
-def _images(information: meta_graph_pb2.TensorInfo, batch_size: int, png: bytes) -> TensorProto:
-    del png
+def _examples(information: meta_graph_pb2.TensorInfo, batch_size: int, png: bytes) -> TensorProto:
+    if information.dtype == tf.string.as_datatype_enum:
+        return tf.make_tensor_proto([png] * batch_size, tf.string)
     # One value stands for all that follow, so the file stays small.
     return tf.make_tensor_proto(_GREY, tf.float32, (batch_size, *_image_shape(information)))
 
 
-def _files(information: meta_graph_pb2.TensorInfo, batch_size: int, png: bytes) -> TensorProto:
-    del information
-    return tf.make_tensor_proto([png] * batch_size, tf.string)
-
-
-def _refuse(information: meta_graph_pb2.TensorInfo, batch_size: int, png: bytes) -> TensorProto:
-    del batch_size, png
-    shape = [dimension.size for dimension in information.tensor_shape.dim]
-    raise SfmError(
-        f"Cannot write warm-up requests: input {information.name} is {shape} of "
-        f"{tf.dtypes.as_dtype(information.dtype).name}; expected float32 images of a fixed size or "
-        "strings."
-    )
-
-
-_INPUTS: Mapping[int, Callable[..., TensorProto]] = {
-    tf.float32.as_datatype_enum: _images,
-    tf.string.as_datatype_enum: _files,
-}
+def _image_shape(information: meta_graph_pb2.TensorInfo) -> tuple[int, ...]:
+    shape = tuple(dimension.size for dimension in information.tensor_shape.dim)
+    dtype = tf.dtypes.as_dtype(information.dtype)
+    if dtype != tf.float32 or len(shape) != 4 or min(shape[1:]) < 1:
+        raise SfmError(
+            f"Cannot write warm-up requests: input {information.name} is {list(shape)} of "
+            f"{dtype.name}; expected float32 images of a fixed size or strings."
+        )
+    return shape[1:]

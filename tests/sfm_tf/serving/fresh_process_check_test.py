@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import subprocess
 import sys
@@ -106,24 +107,10 @@ def test_the_script_needs_nothing_of_the_library_to_start(tmp_path):
     assert "IndexError: list index out of range" in process.stderr
 
 
-def test_the_script_cannot_import_the_library(tmp_path):
+def test_the_script_cannot_import_the_library(tmp_path, monkeypatch):
     (tmp_path / "request.json").write_text('{"saved_model": "missing"}')
-    program = (
-        "import runpy, sys\n"
-        f"sys.path.insert(0, {str(fresh_process_check.__file__).rsplit('/', 3)[0]!r})\n"
-        "import sfm_tf\n"
-        f"module = runpy.run_path({fresh_process_check.__file__!r})\n"
-        "try:\n"
-        "    module['main'](['.'])\n"
-        "except OSError:\n"
-        "    pass\n"
-        "import sfm_tf\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-I", "-c", program],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "import of sfm_tf halted" in process.stderr
+    monkeypatch.setitem(sys.modules, "sfm_tf", sys.modules["sfm_tf"])
+    with pytest.raises(OSError, match="missing"):
+        fresh_process_check.main([str(tmp_path)])
+    with pytest.raises(ImportError, match="import of sfm_tf halted"):
+        importlib.import_module("sfm_tf")

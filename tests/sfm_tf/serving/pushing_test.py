@@ -1,9 +1,9 @@
 import dataclasses
 import http.server
 import importlib.resources
-import importlib.util
 import json
 import pathlib
+import shutil
 import subprocess
 import threading
 
@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from tensorflow_serving.config import model_server_config_pb2
 
 from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.serving import pushing
-from sfm_tf.serving.pushing import Batching, EvaluatedModel, PushedModel, push_blessed
+from sfm_tf.serving.pushing import EvaluatedModel, PushedModel, push_blessed
+from sfm_tf.serving.saved_model import export_saved_model
 from sfm_tf.serving.settings import ExportConfig
 
 DEPLOYMENT = pathlib.Path(pushing.__file__).parents[2] / "deployment"
@@ -66,9 +68,6 @@ def parse(name: str, text: str):
 
 
 def test_the_models_are_those_asked_for_in_their_latest_version():
-    model_server_config_pb2 = pytest.importorskip(
-        "tensorflow_serving.config.model_server_config_pb2"
-    )
     text = pushing.models_config(["digits", "cifar-10.v2"])
     parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     first, second = parsed.model_config_list.config
@@ -82,27 +81,9 @@ def test_the_models_are_those_asked_for_in_their_latest_version():
 
 @pytest.mark.parametrize("base_path", ["gs://bucket/models", '/a "quoted" \\ path\nof two lines'])
 def test_any_base_path_survives(base_path):
-    model_server_config_pb2 = pytest.importorskip(
-        "tensorflow_serving.config.model_server_config_pb2"
-    )
     text = pushing.models_config(["digits"], base_path)
     parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     assert parsed.model_config_list.config[0].base_path == f"{base_path}/digits"
-
-
-def test_batches_are_as_asked_and_the_largest_is_the_last_allowed():
-    parsed = parse("BatchingParameters", pushing.batching_config(Batching((1, 8, 32), 500)))
-    assert list(parsed.allowed_batch_sizes) == [1, 8, 32]
-    assert parsed.max_batch_size.value == 32
-    assert parsed.batch_timeout_micros.value == 500
-    assert parsed.num_batch_threads.value == 2
-    assert parsed.max_enqueued_batches.value == 100
-
-
-def test_metrics_are_reported():
-    parsed = parse("MonitoringConfig", pushing.monitoring_config())
-    assert parsed.prometheus_config.enable
-    assert parsed.prometheus_config.path == "/monitoring/prometheus/metrics"
 
 
 def test_writes_the_files_for_the_models_that_are_there(tmp_path):
@@ -117,28 +98,24 @@ def test_writes_the_files_for_the_models_that_are_there(tmp_path):
         "monitoring.config",
     ]
     assert '"/models/digits"' in (tmp_path / "models.config").read_text()
-    parsed = parse("BatchingParameters", (tmp_path / "batching.config").read_text())
-    assert list(parsed.allowed_batch_sizes) == [1, 2, 4, 8, 16, 32, 64]
-    assert parse("MonitoringConfig", (tmp_path / "monitoring.config").read_text())
+    batching = parse("BatchingParameters", (tmp_path / "batching.config").read_text())
+    assert list(batching.allowed_batch_sizes) == [1, 2, 4, 8, 16, 32, 64]
+    assert batching.max_batch_size.value == 64
+    assert batching.batch_timeout_micros.value == 2000
+    assert batching.num_batch_threads.value == 2
+    assert batching.max_enqueued_batches.value == 100
+    monitoring = parse("MonitoringConfig", (tmp_path / "monitoring.config").read_text())
+    assert monitoring.prometheus_config.enable
+    assert monitoring.prometheus_config.path == "/monitoring/prometheus/metrics"
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Batching(()), r"Invalid allowed_batch_sizes \[\]; expected growing positive"),
-        (lambda: Batching((8, 1)), r"Invalid allowed_batch_sizes \[8, 1\]"),
-        (lambda: Batching((0, 1)), r"Invalid allowed_batch_sizes \[0, 1\]"),
-        (lambda: Batching((1, 1)), r"Invalid allowed_batch_sizes \[1, 1\]"),
-        (lambda: Batching(threads=0), "Invalid threads 0; expected at least 1"),
-        (lambda: Batching(timeout_microseconds=-1), "Invalid timeout_microseconds -1; expected"),
-        (lambda: pushing.models_config([]), "No models to serve; export one first"),
-        (lambda: pushing.models_config(['a" b']), "Invalid model_name 'a\" b'"),
-        (lambda: pushing.monitoring_config("metrics"), "Invalid path of the metrics"),
-    ],
+    ("names", "message"),
+    [([], "No models to serve; export one first"), (['a" b'], "Invalid model_name 'a\" b'")],
 )
-def test_what_a_server_would_refuse_is_refused(make, message):
+def test_what_a_server_would_refuse_is_refused(names, message):
     with pytest.raises(SfmError, match=message):
-        make()
+        pushing.models_config(names)
 
 
 def documents(name: str) -> list[dict]:
@@ -215,14 +192,8 @@ def test_the_compose_file_serves_on_loopback_from_a_folder_it_cannot_write():
 
 
 def test_the_servers_are_given_the_files_that_are_written():
-    written = {
-        f"/models/{name}"
-        for name in (
-            pushing.MODELS_FILE,
-            pushing.BATCHING_FILE,
-            pushing.MONITORING_FILE,
-        )
-    }
+    names = (pushing.MODELS_FILE, pushing.BATCHING_FILE, pushing.MONITORING_FILE)
+    written = {f"/models/{name}" for name in names}
     (compose,) = documents("compose.yaml")
     commands = [service["command"] for service in compose["services"].values()]
     deployment, service = documents("kubernetes.yaml")
@@ -298,6 +269,13 @@ def evaluated():
     )
 
 
+@pytest.fixture(scope="module")
+def exported(evaluated, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_saved_model(evaluated.defended, evaluated.class_names, folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def verified(monkeypatch):
     """Stands in for the fresh process, and keeps what it was asked."""
@@ -308,6 +286,16 @@ def verified(monkeypatch):
 
     monkeypatch.setattr(pushing, "verify_saved_model", verify)
     return asked
+
+
+@pytest.fixture
+def exported_before(exported, monkeypatch):
+    """Stands in for the export, which traces the model for seconds."""
+
+    def copy(defended, class_names, folder, precision):
+        shutil.copytree(exported, folder)
+
+    monkeypatch.setattr(pushing, "export_saved_model", copy)
 
 
 def push(folder: pathlib.Path, evaluated: EvaluatedModel, **settings: object) -> PushedModel:
@@ -331,8 +319,10 @@ def test_a_blessed_model_is_verified_and_pushed(tmp_path, evaluated, verified):
     np.testing.assert_allclose(signature(images=IMAGES)["logits"], expected, atol=1e-5)
 
 
-def test_the_papers_of_the_model_travel_with_it(tmp_path, evaluated):
-    extra = pathlib.Path(push(tmp_path, evaluated).folder) / "assets.extra"
+@pytest.mark.usefixtures("exported_before")
+def test_what_belongs_to_the_model_travels_with_it(tmp_path, evaluated):
+    pushed = push(tmp_path, evaluated)
+    extra = pathlib.Path(pushed.folder) / "assets.extra"
     assert (extra / "MODEL_CARD.md").read_text(encoding="utf-8") == CARD
     assert json.loads((extra / "manifest.json").read_text()) == {
         "artifact": {"fingerprint": "ab12"},
@@ -340,30 +330,11 @@ def test_the_papers_of_the_model_travel_with_it(tmp_path, evaluated):
         "blessed": True,
         "reasons": ["All is well."],
     }
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow_serving") is None, reason="tensorflow-serving-api"
-)
-def test_warm_up_requests_travel_with_it(tmp_path, evaluated):
-    pushed = push(tmp_path, evaluated)
     # Three signatures at 1, 2, 4, 8, 16, 32 and 64 images.
     assert pushed.warm_up_requests == 21
-    file = pathlib.Path(pushed.folder) / "assets.extra" / "tf_serving_warmup_requests"
-    assert len(list(tf.data.TFRecordDataset(str(file)))) == 21
-
-
-def test_without_the_package_for_warm_up_requests_there_are_none(tmp_path, evaluated, monkeypatch):
-    monkeypatch.setattr(pushing.importlib.util, "find_spec", lambda name: None)
-    pushed = push(tmp_path, evaluated)
-    assert pushed.warm_up_requests == 0
-    assert not list(pathlib.Path(pushed.folder).rglob("tf_serving_warmup_requests"))
-
-
-def test_a_server_finds_its_configuration_beside_the_models(tmp_path, evaluated):
-    push(tmp_path, evaluated)
-    text = (tmp_path / "serving" / "models.config").read_text()
-    assert 'name: "model"' in text
+    requests = tf.data.TFRecordDataset(str(extra / "tf_serving_warmup_requests"))
+    assert len(list(requests)) == 21
+    assert 'name: "model"' in (tmp_path / "serving" / "models.config").read_text()
 
 
 def test_a_model_that_is_not_blessed_is_refused_with_every_reason(tmp_path, evaluated):
@@ -375,6 +346,7 @@ def test_a_model_that_is_not_blessed_is_refused_with_every_reason(tmp_path, eval
     assert not (tmp_path / "serving").exists()
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_it_is_pushed_where_that_is_allowed_and_says_so(tmp_path, evaluated):
     not_blessed = dataclasses.replace(evaluated, blessing=NOT_BLESSED)
     pushed = push(tmp_path, not_blessed, allow_not_blessed=True)
@@ -383,6 +355,7 @@ def test_it_is_pushed_where_that_is_allowed_and_says_so(tmp_path, evaluated):
     assert push(tmp_path, evaluated).version == 2
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_an_export_that_fails_its_verification_is_not_pushed(tmp_path, evaluated, monkeypatch):
     def fail(*arguments, **options):
         raise SfmError("a label differs")
@@ -400,6 +373,7 @@ def test_another_precision_is_exported_and_verified_as_such(tmp_path, evaluated,
     assert signature(images=IMAGES)["logits"].dtype == tf.float32
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_no_more_versions_are_kept_than_asked_for(tmp_path, evaluated):
     for _ in range(3):
         pushed = push(tmp_path, evaluated, keep_versions=2)
@@ -408,6 +382,7 @@ def test_no_more_versions_are_kept_than_asked_for(tmp_path, evaluated):
     assert pushed.version == 3
 
 
+@pytest.mark.usefixtures("exported_before")
 def test_a_model_goes_to_an_object_store_without_configuration(tmp_path, evaluated, monkeypatch):
     seen = []
     monkeypatch.setattr(pushing, "publish", lambda staged, folder: seen.append(folder) or 7)

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -12,32 +10,9 @@ from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.serving.saved_model import (
     check_no_python_ops,
-    compare_precision,
     export_saved_model,
     op_types,
-    served_model,
 )
-
-FRESH_PROCESS = """
-import sys
-sys.modules["sfm_tf"] = None
-import tensorflow as tf
-folder, number = sys.argv[1], int(sys.argv[2])
-image = tf.io.encode_png(tf.cast(tf.fill((6, 6, 1), number), tf.uint8)).numpy()
-files = [image, b"", b"text", b"GIF89a", image[:40], image[:33] + bytes(30), image]
-files.insert(3, image[:16] + (5000).to_bytes(4, "big") + image[20:])
-eager = tf.saved_model.load(folder).signatures["predict_bytes"](image_bytes=tf.constant(files))
-# TensorFlow Serving runs a SavedModel in a session.
-with tf.compat.v1.Session(graph=tf.Graph()) as session:
-    signature = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def[
-        "predict_bytes"
-    ]
-    fetches = {name: output.name for name, output in signature.outputs.items()}
-    served = session.run(fetches, {signature.inputs["image_bytes"].name: files})
-for name in ("status", "class_id", "logits"):
-    assert (eager[name].numpy() == served[name]).all(), name
-print(served["status"].tolist(), served["class_id"].tolist(), sep="\\n")
-"""
 
 
 class PythonHalving(keras.layers.Layer):
@@ -66,34 +41,51 @@ def defended_model(*layers: keras.layers.Layer) -> DefendedModel:
     return DefendedModel(classifier, preprocessor=parse_preprocessor("bit_depth_4+median_2"))
 
 
-def test_class_names_travel_with_the_model(tmp_path):
-    names = ["cat", "a <b> & c", "Äpfel"]
-    export_saved_model(defended_model(), names, tmp_path / "model")
-    stored = (tmp_path / "model" / "assets.extra" / "class_names.json").read_text("utf-8")
-    assert json.loads(stored) == names
-    assert "serving_default" in tf.saved_model.load(str(tmp_path / "model")).signatures
+@pytest.fixture(scope="module")
+def defended():
+    return defended_model()
 
 
-def test_every_graph_and_function_is_searched_for_ops(tmp_path):
+@pytest.fixture(scope="module")
+def exported(defended, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_saved_model(defended, ["cat", "a <b> & c", "\u00c4pfel"], folder)
+    return folder
+
+
+def test_class_names_travel_with_the_model(exported):
+    stored = (exported / "assets.extra" / "class_names.json").read_text("utf-8")
+    assert json.loads(stored) == ["cat", "a <b> & c", "\u00c4pfel"]
+
+
+def test_every_graph_and_function_is_searched_for_ops(exported, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
-    export_saved_model(defended_model(), ["a", "b", "c"], tmp_path / "model")
     # MatMul of the Dense layer stands in a function of the library, not in the graph itself.
-    assert "MatMul" in set(op_types(tmp_path / "model"))
+    assert "MatMul" in set(op_types(exported))
     assert "MatMul" not in set(op_types(tmp_path / "empty"))
-    check_no_python_ops(tmp_path / "model")
+    check_no_python_ops(exported)
 
 
-def test_a_fresh_process_answers_good_and_bad_files_in_one_batch(tmp_path):
-    defended = defended_model()
-    export_saved_model(defended, ["a", "b", "c"], tmp_path / "model")
-    command = [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "model"), "200"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert answer.returncode == 0, answer.stderr
-    statuses, class_ids = map(json.loads, answer.stdout.splitlines())
-    assert statuses == [0, 1, 1, 2, 1, 1, 1, 0]
-    image = np.full((1, 6, 6, 1), 200 / 255, np.float32)
-    class_id = int(np.argmax(defended(image)))
-    assert class_ids == [class_id, -1, -1, -1, -1, -1, -1, class_id]
+def test_a_session_answers_good_and_bad_files_in_one_batch_as_eager_execution_does(
+    defended, exported
+):
+    image = tf.io.encode_png(tf.fill((6, 6, 1), tf.constant(200, tf.uint8))).numpy()
+    large = image[:16] + (5000).to_bytes(4, "big") + image[20:]
+    files = [image, b"", b"text", large, b"GIF89a", image[:40], image[:33] + bytes(30), image]
+    eager = tf.saved_model.load(str(exported)).signatures["predict_bytes"](
+        image_bytes=tf.constant(files)
+    )
+    # TensorFlow Serving runs a SavedModel in a session.
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(exported))
+        signature = loaded.signature_def["predict_bytes"]
+        fetches = {name: output.name for name, output in signature.outputs.items()}
+        served = session.run(fetches, {signature.inputs["image_bytes"].name: files})
+    for name in ("status", "class_id", "logits"):
+        np.testing.assert_array_equal(eager[name], served[name])
+    class_id = int(np.argmax(defended(np.full((1, 6, 6, 1), 200 / 255, np.float32))))
+    assert served["status"].tolist() == [0, 1, 1, 2, 1, 1, 1, 0]
+    assert served["class_id"].tolist() == [class_id, -1, -1, -1, -1, -1, -1, class_id]
 
 
 def test_bfloat16_computes_in_16_bits_and_answers_in_32(tmp_path):
@@ -109,11 +101,6 @@ def test_bfloat16_computes_in_16_bits_and_answers_in_32(tmp_path):
     found = signature(images=tf.ones((1, 6, 6, 1)))["logits"][0]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.max(np.abs(defended(np.ones((1, 6, 6, 1), np.float32)) - expected)) > 1e-4
-
-
-def test_float32_is_the_model_itself():
-    defended = defended_model()
-    assert served_model(defended, "float32") is defended
 
 
 def test_unknown_precisions_are_refused(tmp_path):
@@ -132,42 +119,3 @@ def test_ops_that_call_python_are_refused(tmp_path, layer, op):
 def test_an_existing_folder_is_refused(tmp_path):
     with pytest.raises(SfmError, match="exists already"):
         export_saved_model(defended_model(), ["a", "b", "c"], tmp_path)
-
-
-# bfloat16 has 8 significant bits: next to 1 its numbers are 1/128 apart.
-SCORES = np.array([[1.0, 1.0 + 1 / 512]], np.float32)
-
-
-def two_scores() -> DefendedModel:
-    """The brightness of one pixel times `SCORES`, on the way to an identity as the last layer."""
-    inputs = keras.Input((1, 1, 1))
-    scores, identity = (keras.layers.Dense(2, use_bias=False) for _ in range(2))
-    model = keras.Model(inputs, identity(scores(keras.layers.Flatten()(inputs))))
-    scores.set_weights([SCORES])
-    identity.set_weights([np.eye(2)])
-    return DefendedModel(model)
-
-
-def test_classes_that_only_float32_tells_apart_are_counted():
-    # Black: both logits are 0, class 0 in either. White: 1 and 1 + 1/512, equal in bfloat16.
-    images = np.array([0.0, 1.0, 1.0, 1.0], np.float32).reshape(4, 1, 1, 1)
-    difference = compare_precision(two_scores(), "bfloat16", images, np.array([0, 1, 1, 0]), 3)
-    assert (difference.precision, difference.examples) == ("bfloat16", 4)
-    assert difference.disagreeing_labels == 3
-    assert difference.max_logit_difference == 1 / 512
-    assert (difference.accuracy, difference.float32_accuracy) == (0.5, 0.75)
-
-
-def test_float32_differs_in_nothing_from_itself():
-    images = np.ones((2, 1, 1, 1), np.float32)
-    difference = compare_precision(two_scores(), "float32", images, np.array([1, 1]))
-    assert (difference.disagreeing_labels, difference.max_logit_difference) == (0, 0.0)
-    assert (difference.accuracy, difference.float32_accuracy) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize(("images", "labels"), [(0, 0), (3, 2)])
-def test_every_image_needs_a_label(images, labels):
-    with pytest.raises(SfmError, match=f"on {images} images with {labels} labels; expected"):
-        compare_precision(
-            two_scores(), "bfloat16", np.ones((images, 1, 1, 1), np.float32), np.zeros(labels)
-        )

@@ -1,10 +1,9 @@
 """Every stored request must be one that the stored model answers."""
 
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from sfm_tf.errors import SfmError
 from sfm_tf.serving import warm_up
@@ -51,7 +50,6 @@ def saved_model(tmp_path_factory):
 
 
 def read(folder):
-    prediction_log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     stored = tf.data.TFRecordDataset(str(folder / "assets.extra" / "tf_serving_warmup_requests"))
     logs = [prediction_log_pb2.PredictionLog.FromString(data.numpy()) for data in stored]
     assert {log.WhichOneof("log_type") for log in logs} == {"predict_log"}
@@ -120,9 +118,3 @@ def test_an_input_that_no_image_fits_is_named(tmp_path, spec, found):
     with pytest.raises(SfmError, match=f"input .* {found}; expected float32 images"):
         warm_up.write_warm_up_requests(tmp_path / "1", "digits", (1,))
     assert not (tmp_path / "1" / warm_up.WARM_UP_FILE).exists()
-
-
-def test_without_the_messages_the_error_says_what_to_install(saved_model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
-    with pytest.raises(SfmError, match="install them with `pip install --no-deps tensorflow-serv"):
-        warm_up.write_warm_up_requests(saved_model, "digits", (1,))
