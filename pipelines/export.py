@@ -19,17 +19,12 @@ from pipelines import command_line
 from pipelines.model_artifacts import model_folders
 from pipelines.report import reproduction_command
 from pipelines.stage_execution import ProgressLine, execute_stage
-from sfm_tf.artifacts import manifest
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.audit.audited_evaluation import compared_settings, evaluation_settings
-from sfm_tf.evaluation.subjects import load_subjects
 from sfm_tf.experiments import Experiment
-from sfm_tf.records.schema import read_schema
-from sfm_tf.records.tfrecords import load_split
-from sfm_tf.report.model_card import build_model_card, collect_card_inputs
-from sfm_tf.serving.pushing import EvaluatedModel, push_blessed
+from sfm_tf.report.model_card import collect_card_inputs
+from sfm_tf.serving import pushing
 from sfm_tf.serving.settings import ExportConfig
 from sfm_tf.serving.verification import describe_performance, read_performance
 from sfm_tf.serving.versions import latest_version
@@ -52,15 +47,14 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("checking in a fresh process", 0, 1)
-        evaluated = _load_evaluated(experiment.name, inputs, evaluation)
-        write_json(
-            folder / PUSHED_FILE, dataclasses.asdict(push_blessed(evaluated, config, folder))
-        )
+        evaluated = _load(experiment.name, inputs, evaluation)
+        pushed = pushing.push_blessed(evaluated, config, folder)
+        write_json(folder / PUSHED_FILE, dataclasses.asdict(pushed))
         progress.update("checking in a fresh process", 1, 1)
 
     execution = Execution(
         stage="export",
-        module=MODULE,
+        module=pushing.__name__,
         configs={"export": config},
         seed=experiment.seed,
         inputs={**inputs, "evaluate": evaluation},
@@ -73,29 +67,13 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
     return artifact
 
 
-def _load_evaluated(
+def _load(
     experiment: str, inputs: Mapping[str, Artifact], evaluation: Artifact
-) -> EvaluatedModel:
-    records, models = inputs["ingest"], inputs["train"]
-    schema = read_schema(records.folder)
-    settings = evaluation_settings(evaluation)
-    images, labels = load_split(records.folder, "test", schema, settings.num_examples)
-    card = collect_card_inputs(experiment, records, models, evaluation)
+) -> pushing.EvaluatedModel:
+    card = collect_card_inputs(experiment, inputs["ingest"], inputs["train"], evaluation)
     command = reproduction_command(experiment, card.manifests)
-    subject = card.metrics["subject"]
-    only_subject = dataclasses.replace(settings, defences=(subject,))
-    subjects = load_subjects(
-        only_subject, compared_settings(evaluation), model_folders(inputs), schema
-    )
-    return EvaluatedModel(
-        defended=subjects.models[subject],
-        class_names=schema.class_names,
-        images=images,
-        labels=labels,
-        blessing=card.blessing,
-        manifest=read_json(evaluation.folder / manifest.FILE_NAME),
-        model_card=build_model_card(card, schema.image_shape, command),
-    )
+    folders = model_folders(inputs)
+    return pushing.load_evaluated(inputs["ingest"], evaluation, folders, card, command)
 
 
 def _with_serving_dir(config: ExportConfig, run_directory: RunDirectory) -> ExportConfig:

@@ -10,10 +10,18 @@ import numpy as np
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from sfm_tf.artifacts.atomic_files import write_text
+from sfm_tf.artifacts.atomic_files import read_json, write_text
+from sfm_tf.artifacts.manifest import FILE_NAME
+from sfm_tf.artifacts.run_directory import Artifact
+from sfm_tf.audit.audited_evaluation import compared_settings, evaluation_settings
 from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.records.schema import read_schema
+from sfm_tf.records.tfrecords import load_split
+from sfm_tf.report.model_card import build_model_card
+from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.serving.saved_model import export_saved_model
 from sfm_tf.serving.settings import ExportConfig
 from sfm_tf.serving.verification import Verification, verify_saved_model
@@ -49,6 +57,42 @@ class EvaluatedModel:
     blessing: Blessing
     manifest: Mapping[str, Any]
     model_card: str
+
+
+def load_evaluated(
+    records: Artifact,
+    evaluation: Artifact,
+    folders: ModelFolders,
+    card: ReportInputs,
+    command: str,
+) -> EvaluatedModel:
+    """Loads the model that an evaluation was about, with what it found.
+
+    Args:
+        records: Artifact of the ingest stage.
+        evaluation: Artifact of the evaluate stage, made from them.
+        folders: Where the models are that were evaluated.
+        card: What the model card shows.
+        command: Command line that makes the model and its figures again.
+
+    Raises:
+        SfmError: If a file of an artifact is missing or damaged.
+    """
+    schema = read_schema(records.folder)
+    settings = evaluation_settings(evaluation)
+    images, labels = load_split(records.folder, "test", schema, settings.num_examples)
+    subject = card.metrics["subject"]
+    only_subject = dataclasses.replace(settings, defences=(subject,))
+    subjects = load_subjects(only_subject, compared_settings(evaluation), folders, schema)
+    return EvaluatedModel(
+        defended=subjects.models[subject],
+        class_names=schema.class_names,
+        images=images,
+        labels=labels,
+        blessing=card.blessing,
+        manifest=read_json(evaluation.folder / FILE_NAME),
+        model_card=build_model_card(card, schema.image_shape, command),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from pipelines.export import export, pushed_folder
 from sfm_tf import experiments
 from sfm_tf.errors import SfmError
-from sfm_tf.serving import pushing
+from sfm_tf.serving import pushing, verification
 from sfm_tf.training.model_files import load_defended_model
 from tests import artifacts
 
@@ -30,6 +30,7 @@ def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find
         else:
             write(defended, class_names, folder, precision)
 
+    monkeypatch.setattr(verification, "SECONDS_PER_BATCH_SIZE", 0.1)
     monkeypatch.setattr(pushing, "verify_saved_model", verify_once)
     monkeypatch.setattr(pushing, "export_saved_model", write_once)
     run_directory = new_run("evaluate")
@@ -49,11 +50,11 @@ def test_pushes_the_evaluated_model_once_and_again_where_a_server_would_not_find
     answers = served(images=tf.constant(images))
     np.testing.assert_allclose(answers["logits"], expected, atol=1e-5)
 
-    verification = json.loads((artifact.folder / "pushed.json").read_text())["verification"]
-    assert verification["examples"] == 12
-    labels = {name: v["disagreeing_labels"] for name, v in verification["signatures"].items()}
+    verified = json.loads((artifact.folder / "pushed.json").read_text())["verification"]
+    assert verified["examples"] == 12
+    labels = {name: v["disagreeing_labels"] for name, v in verified["signatures"].items()}
     assert labels == {"serving_default": 0, "predict_bytes": 0, "explain": 0}
-    batches = verification["performance"]["batches"]
+    batches = verified["performance"]["batches"]
     assert [batch["batch_size"] for batch in batches] == [1, 8, 64]
     lines = [line for line in capsys.readouterr().err.splitlines() if "peak memory" in line]
     assert len(lines) == 2  # Once measured, once found finished.
