@@ -10,8 +10,9 @@ TFX counterpart: Evaluator. Reads the ingested test images and either the models
 
 Writes <workdir>/evaluate/<fingerprint>/: results.parquet (one row per image, defence, threat model,
 attack and radius), the adversarial images, metrics.json, costs.json, audit.json, and a file BLESSED
-or NOT_BLESSED with the reasons. An interrupted run continues after its last finished batch.
-Adversarial images of earlier evaluations are reused; --force deletes all of them first.
+or NOT_BLESSED with the reasons. Ends with the answer in one sentence, the accuracies and what the
+audit found. An interrupted run continues after its last finished batch. Adversarial images of
+earlier evaluations are reused; --force deletes all of them first.
 """
 
 import dataclasses
@@ -27,8 +28,15 @@ from pipelines.model_artifacts import model_folders, model_inputs
 from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory
-from sfm_tf.audit.audited_evaluation import ADVERSARIAL_FOLDER, write_evaluation
+from sfm_tf.audit.audited_evaluation import (
+    ADVERSARIAL_FOLDER,
+    evaluation_settings,
+    read_metrics,
+    write_evaluation,
+)
+from sfm_tf.audit.blessing import decision_sentence, read_blessing
 from sfm_tf.audit.detection import Detector, guarded_model, write_detection
+from sfm_tf.audit.verdict import AUDIT_FILE, open_points, read_audit, tally
 from sfm_tf.defences.catalogue import ALL, expand
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.samples import Samples
@@ -38,11 +46,17 @@ from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
+from sfm_tf.report.statements import shown_threat_models
+from sfm_tf.report.tables import accuracy_table, render_text
 
 MODULE = "pipelines.evaluate"
 command_line.define_flags(["evaluation", "compared"], MODULE)
 
 _ADVERSARIAL = "adversarial"
+
+_LOOK_FURTHER = (
+    "  docs/audit.md explains the checks; a larger --audit_examples tells a warning from chance."
+)
 
 
 def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
@@ -67,7 +81,33 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
         source=imported_digest(experiment.evaluation),
         resumable=True,
     )
-    return execute_stage(execution, run_directory, produce, force, unit="images")
+    artifact = execute_stage(execution, run_directory, produce, force, unit="images")
+    print(f"\n{answer(artifact)}\n", flush=True)
+    return artifact
+
+
+def answer(evaluation: Artifact) -> str:
+    """Returns what an evaluation found: a sentence, the accuracies, and what the audit doubts."""
+    metrics, settings = read_metrics(evaluation), evaluation_settings(evaluation)
+    findings, verdict = read_audit(evaluation.folder / AUDIT_FILE)
+    tables = [
+        accuracy_table(metrics.to_json(), name, f"Accuracy, {title}", settings.epsilons)
+        for name, title in shown_threat_models(settings).items()
+    ]
+    warnings = any(finding.status == "warn" for finding in findings)
+    audit = [
+        f"Audit: {tally(findings)}",
+        *(f"  {line}" for line in open_points(findings)),
+        *([_LOOK_FURTHER] if warnings else []),
+    ]
+    return "\n\n".join(
+        [
+            decision_sentence(metrics, read_blessing(evaluation.folder), verdict),
+            *(render_text(table.transposed()) for table in tables),
+            "\n".join(audit),
+            f"Results: {evaluation.folder}",
+        ]
+    )
 
 
 def _write(

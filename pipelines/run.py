@@ -13,28 +13,14 @@ from absl import flags
 
 from pipelines import command_line, evaluate, export, fit_defences, ingest, report, train, validate
 from pipelines.export import pushed_folder
-from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings
 from sfm_tf.defences.chains import check_defences
 from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.report.statements import shown_threat_models
-from sfm_tf.report.tables import accuracy_table, render_text
 
 _SERVING_PORT = 8501  # TensorFlow Serving's REST port.
 _SERVING_IMAGE = "tensorflow/serving:2.20.0"
-
-
-def _tables(evaluation: Artifact) -> str:
-    metrics = read_json(evaluation.folder / METRICS_FILE)
-    settings = evaluation_settings(evaluation)
-    tables = [
-        accuracy_table(metrics, name, f"Accuracy, {title}, 95% interval", settings.epsilons)
-        for name, title in shown_threat_models(settings).items()
-    ]
-    return "\n\n".join(render_text(table.transposed()) for table in tables)
 
 
 def _report(report: Artifact) -> str:
@@ -52,7 +38,6 @@ def _model(export: Artifact) -> str:
 
 
 _WORDS: Mapping[str, Callable[[Artifact], str]] = {
-    "evaluate": _tables,
     "report": _report,
     "export": _model,
 }

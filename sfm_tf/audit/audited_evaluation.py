@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.fingerprints import package_versions
 from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.audit import blessing
@@ -19,6 +19,7 @@ from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.audit.rules import audit
 from sfm_tf.audit.verdict import AUDIT_FILE, write_audit
 from sfm_tf.defences.settings import ComparedConfig
+from sfm_tf.errors import SfmError
 from sfm_tf.evaluation import metrics, results, runner
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, Progress
 from sfm_tf.evaluation.samples import Samples, check_samples
@@ -115,6 +116,19 @@ def _audit(
         write_json(folder / PROBES_FILE, probes)
     write_audit(folder / AUDIT_FILE, findings, believed)
     return believed
+
+
+def read_metrics(evaluation: Artifact) -> metrics.Metrics:
+    """Returns the figures of an evaluation.
+
+    Raises:
+        SfmError: If the file is missing, damaged or of another version.
+    """
+    path = evaluation.folder / METRICS_FILE
+    try:
+        return metrics.Metrics.from_json(read_json(path))
+    except (KeyError, TypeError) as error:
+        raise SfmError(f"Cannot read {path} ({error}); run the evaluation again.") from error
 
 
 def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:

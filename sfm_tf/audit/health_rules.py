@@ -14,7 +14,7 @@ FEW_BLIND, MANY_BLIND = 0.02, 0.10
 STEEP = 1e-3
 """Share of a gradient's norm that a stage has to pass on: less is vanishing, not attenuation."""
 
-FEW_SPARED, MANY_SPARED = 0.10, 0.20
+FEW_SPARED, MANY_SPARED = 0.05, 0.20
 """Shares of the images by which a broken defence may do better than the bare classifier, and that
 one better than with its logits scaled: rounding to 3 bits moves pixels by up to 1/14 itself, so
 some images differ either way."""

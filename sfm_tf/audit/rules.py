@@ -22,7 +22,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "same_samples",
-        "All figures are of the same images",
+        "All figures use the same images",
         setting_rules.judge_same_samples,
         "Figures cannot be compared if they are of different images, or of images chosen as right.",
         _SEVERE,
@@ -62,7 +62,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "worst_case",
-        "The headline is the worst case per image",
+        "The main figure is the worst case per image",
         setting_rules.judge_worst_case,
         "Each image counts with its own strongest attack; the best single attack breaks fewer.",
         _SPECIAL,
@@ -110,7 +110,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "noise",
-        "Random noise breaks least",
+        "Random noise breaks less",
         strength_rules.judge_noise,
         "An attack that breaks less than random noise does not work.",
         _SPECIAL,

@@ -33,15 +33,15 @@ def judge_threat_model(evidence: Evidence) -> Judgement:
     }
     unstated = sorted(measured - set(config.threat_models))
     if not measured:
-        return Judgement("fail", "No attack was run, so there is no attacker to state.")
+        return Judgement("fail", "No attack was run.")
     if unstated:
         names = ", ".join(unstated).replace("_", " ")
-        return Judgement("fail", f"There are results of attackers that no setting states: {names}.")
+        return Judgement("fail", f"The settings do not name these threat models: {names}.")
     radii = ", ".join(f"{epsilon:g}" for epsilon in config.epsilons)
     return Judgement(
         "pass",
-        f"The goal is any wrong class; the budget is {NORM_NAMES[config.norm]} of {radii} in 1/255 "
-        "on values from 0 to 1; the threat models are "
+        f"The attacker wants any wrong class within an {NORM_NAMES[config.norm]} radius of {radii} "
+        "(in 1/255, for values from 0 to 1); the threat models are "
         f"{', '.join(sorted(measured)).replace('_', ' ')}.",
     )
 
@@ -65,12 +65,13 @@ def judge_same_samples(evidence: Evidence) -> Judgement:
             which = "the row " + ", ".join(str(odd[0][key]) for key in keys)
         else:
             which = "the label of an image"
-        return Judgement("fail", f"Not all rows are of the same {total} images: {which} differs.")
+        return Judgement("fail", f"Not all rows use the same {total} images: {which} differs.")
     fewest, most = min(evidence.class_counts.values()), max(evidence.class_counts.values())
     balance = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     figure = (
-        f"All rows are of the same {total} images, {balance} in each of "
-        f"{len(evidence.class_counts)} classes; none was left out for being wrong."
+        f"All rows use the same {total} images, {balance} in each of "
+        f"{len(evidence.class_counts)} classes; all of them count, also those the model gets wrong "
+        "without an attack."
     )
     return Judgement("pass" if fewest else "warn", figure)
 
@@ -96,7 +97,7 @@ def judge_clean_accuracy(evidence: Evidence) -> Judgement:
     )
     guessed = 1.0 / len(evidence.class_counts)
     status = "pass" if clean[subject].accuracy > guessed else "fail"
-    return Judgement(status, f"{figure}; a guess is right on 1 of {len(evidence.class_counts)}.")
+    return Judgement(status, f"{figure}; guessing is right on 1 of {len(evidence.class_counts)}.")
 
 
 def judge_white_box(evidence: Evidence) -> Judgement:
@@ -116,7 +117,7 @@ def judge_adaptive(evidence: Evidence) -> Judgement:
     aimed = [name for name in attacks if "adaptive" in ATTACKS[name].threat_models]
     if parts is None:
         if not aimed:
-            return not_run("Nothing aimed at the parts of the defence.")
+            return not_run("No attack aimed at the parts of the defence.")
         return Judgement("pass", f"The parts were attacked by {', '.join(aimed)}.")
     surrogates = len(evidence.probe("surrogates") or ()) > 1 or "adaptive_other_surrogate" in aimed
     looks = evidence.config.gradient_samples > 1 or "autoattack_rand" in attacks
@@ -130,8 +131,8 @@ def judge_adaptive(evidence: Evidence) -> Judgement:
     if missing:
         return Judgement("warn", f"Missing: {'; '.join(missing)}.")
     if not done:
-        return Judgement("pass", "Beside the classifier there is no part to aim at.")
-    return Judgement("pass", f"Beside the gradient of the whole model, run were {'; '.join(done)}.")
+        return Judgement("pass", "There is no part of a defence to aim at.")
+    return Judgement("pass", f"Run besides the gradient of the whole model: {'; '.join(done)}.")
 
 
 def judge_worst_case(evidence: Evidence) -> Judgement:
@@ -148,9 +149,9 @@ def judge_worst_case(evidence: Evidence) -> Judgement:
     images = len(pc.unique(rows["image_index"]))
     right = images - len(pc.unique(wrong["image_index"]))
     strongest = entry.strongest_attack
-    won = f"{strongest} turned most of them wrong" if strongest else "no attack turned one wrong"
+    won = f"{strongest} broke the most images" if strongest else "no attack broke an image"
     figure = (
-        f"After every attack the model is right on {right} of {images} images, and the headline "
+        f"After every attack the model is right on {right} of {images} images; the main figure "
         f"says {entry.correct} of {entry.examples}; {won}."
     )
     agrees = (right, images) == (entry.correct, entry.examples)
@@ -166,8 +167,8 @@ def judge_valid_images(evidence: Evidence) -> Judgement:
     outside = int(np.sum(~(sizes <= radii + _TOLERANCE)))
     broken = int(np.sum(~np.isfinite(losses)))
     figure = (
-        f"Of {results.num_rows} results, those of an image outside its ball: {outside}; those "
-        f"whose loss is not a number: {broken}."
+        f"Of {results.num_rows} results, {outside} have an image beyond its radius and {broken} a "
+        "loss that is not a number."
     )
     return Judgement("fail" if outside or broken else "pass", figure)
 
@@ -181,8 +182,8 @@ def judge_uncertainty(evidence: Evidence) -> Judgement:
     status = "pass" if half_width <= NARROW else "warn" if half_width <= WIDE else "fail"
     return Judgement(
         status,
-        f"On {entry.examples} images the accuracy under the worst attack is known to plus or "
-        f"minus {100 * half_width:.1f} points (95 % Wilson interval).",
+        f"With {entry.examples} images the worst-case accuracy is known to within plus or minus "
+        f"{100 * half_width:.1f} percentage points (95% Wilson interval).",
     )
 
 
@@ -201,7 +202,7 @@ def judge_broken_baselines(evidence: Evidence) -> Judgement:
     names = [entry.defence for entry in evidence.metrics.clean]
     broken = {name: by for name in names if name != evidence.subject and (by := broken_by(name))}
     if not broken:
-        return Judgement("pass", "No defence that is known to be broken is compared with.")
+        return Judgement("pass", "No defence in the comparison is known to be broken.")
     attacked = {
         entry.defence
         for entry in evidence.metrics.under_attack

@@ -32,12 +32,12 @@ def judge_iteration(evidence: Evidence) -> Judgement:
     if not evidence.config.robust_accuracy_only:
         lost += _lost_by_iterating(evidence)
     if not lost:
-        return not_run("No attack of one step was run beside one of many.")
+        return not_run("No single-step attack was run besides an attack of many steps.")
     count, examples = max(lost, key=lambda pair: pair[0] / pair[1])
-    opening = "An" if len(lost) == 1 else f"In the worst of {len(lost)} comparisons an"
+    opening = "An" if len(lost) == 1 else f"In the worst of {len(lost)} comparisons, an"
     return Judgement(
         grade(count, examples),
-        f"{opening} attack of many steps left {_beside(count, examples)} one of a single step.",
+        f"{opening} attack of many steps left {_beside(count, examples)} a single step.",
     )
 
 
@@ -66,14 +66,14 @@ def judge_growth(evidence: Evidence) -> Judgement:
         curves["PGD"] = [(entry["correct"], entry["examples"]) for entry in ladder]
     curves = {name: curve for name, curve in curves.items() if len(curve) > 1}
     if not curves:
-        return not_run("No two radii were attacked.")
+        return not_run("Only one radius was attacked.")
     rises = {name: max(np.diff([c for c, _ in curve])) for name, curve in curves.items()}
     counts = "; ".join(
         f"{name} {', '.join(str(correct) for correct, _ in curve)} of {curve[0][1]}"
         for name, curve in curves.items()
     )
     statuses = (grade(rises[name], curve[0][1]) for name, curve in curves.items())
-    return Judgement(worst(statuses), f"Images still right as the ball grows: {counts}.")
+    return Judgement(worst(statuses), f"Images that stay right as the radius grows: {counts}.")
 
 
 def _correct_by_radius(evidence: Evidence) -> list[tuple[int, int]]:
@@ -91,7 +91,7 @@ def judge_huge_radius(evidence: Evidence) -> Judgement:
     return Judgement(
         status,
         f"At a radius of {entry['epsilon']:g}/255 the model is right on {entry['correct']} of "
-        f"{entry['examples']} images; a guess is right on {share:.1%}.",
+        f"{entry['examples']} images; guessing is right on {share:.1%}.",
     )
 
 
@@ -99,7 +99,7 @@ def judge_white_box_strongest(evidence: Evidence) -> Judgement:
     """Nobody who knows less breaks an image that the white box leaves."""
     excesses = list(_excesses(evidence, WEAKER))
     if not excesses:
-        return not_run("No weaker attacker was run beside the white box.")
+        return not_run("No weaker attacker was run besides the white box.")
     return _judge_excesses(excesses)
 
 
@@ -118,7 +118,7 @@ def judge_gradient_free(evidence: Evidence) -> Judgement:
     elif square is not None:
         excesses.append(("Square (for which PGD left nothing)", 0, ladder[0]["examples"]))
     if not excesses:
-        return not_run("No attack without a gradient was run beside the white box.")
+        return not_run("No attack without a gradient was run besides the white box.")
     return _judge_excesses(excesses)
 
 
@@ -155,7 +155,7 @@ def judge_noise(evidence: Evidence) -> Judgement:
     status = grade(count, len(base))
     figure = (
         f"The worst of 100 random points leaves {uniform.sum()} of {len(base)} images right, PGD "
-        f"{base.sum()}; {count} fall to noise alone"
+        f"{base.sum()}; only noise breaks {count}"
     )
     transfers = {entry["source"]: entry for entry in evidence.probe("transfer")}
     if "independent" in transfers:
@@ -185,8 +185,8 @@ def judge_transfer(evidence: Evidence) -> Judgement:
     transfers, convergence = evidence.probe("transfer"), evidence.probe("convergence")
     if not transfers:
         if evidence.attacks(("black_box",)):
-            return Judgement("pass", "Images of another model were scored, in the black box.")
-        return not_run("No image of another model was scored.")
+            return Judgement("pass", "The black box tried images made on another model.")
+        return not_run("No image made on another model was tried.")
     base = right_images(convergence["base"])
     excesses = [
         (f"{entry['source']} model", broken_beyond(base, right_images(entry)), len(base))
@@ -194,7 +194,9 @@ def judge_transfer(evidence: Evidence) -> Judgement:
     ]
     left = "; ".join(f"{entry['source']} model {entry['correct']}" for entry in transfers)
     status, figure = _judge_excesses(excesses)
-    return Judgement(status, f"Images still right, by where the attack was made: {left}. {figure}")
+    return Judgement(
+        status, f"Images that stay right, by the model they were made on: {left}. {figure}"
+    )
 
 
 def judge_diversity(evidence: Evidence) -> Judgement:
@@ -215,7 +217,7 @@ def judge_diversity(evidence: Evidence) -> Judgement:
         probed = "" if square is None else f" Square was probed with {square['queries']} queries."
         return Judgement("warn", f"Not run: {', '.join(missing)}.{probed}")
     *others, last = asked
-    return Judgement("pass", f"There were {', '.join(others)} and {last}.")
+    return Judgement("pass", f"These were run: {', '.join(others)} and {last}.")
 
 
 def judge_goals(evidence: Evidence) -> Judgement:

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from sfm_tf.artifacts.atomic_files import write_json
@@ -67,6 +67,18 @@ _WORDS: Mapping[Status, tuple[str, str]] = {
 def tally(findings: Iterable[Finding]) -> str:
     """Returns how the checks came out in a few words, such as `24 passed · 4 warnings`."""
     return " · ".join(_counts(findings).values())
+
+
+def open_points(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yields a line for each check that failed or gave a warning, and one for those not run."""
+    listed = tuple(findings)
+    for status, opening in (("fail", "Failed check"), ("warn", "Warning from check")):
+        for finding in listed:
+            if finding.status == status:
+                yield f'{opening} "{finding.title}": {finding.figure}'
+    left_out = [finding.title for finding in listed if finding.status == "not_run"]
+    if left_out:
+        yield f"Not run: {'; '.join(left_out)}."
 
 
 def _passed(findings: Sequence[Finding]) -> str:

@@ -4,7 +4,7 @@ import keras
 import pyarrow.parquet
 import pytest
 
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import answer, evaluate
 from pipelines.export import export
 from pipelines.fit_defences import fit_defences
 from pipelines.ingest import ingest
@@ -50,6 +50,23 @@ def _untrained_models(run_directory, records):
     return execute(
         execution, run_directory, lambda folder: save_models(folder, defended, source, names)
     )
+
+
+def test_the_answer_is_a_sentence_the_accuracies_and_the_audit(evaluation):
+    text = answer(evaluation)
+    metrics = json.loads((evaluation.folder / "metrics.json").read_text())
+    (clean,) = (entry for entry in metrics["clean"] if entry["defence"] == metrics["subject"])
+    is_blessed = (evaluation.folder / "BLESSED").exists()
+    assert text.startswith(
+        f"The model is {'blessed' if is_blessed else 'not blessed'}: it is right"
+    )
+    assert f"{clean['accuracy']:.1%} of {clean['examples']} images" in text.splitlines()[0]
+    for words in ("Accuracy, black box", "Accuracy, white box", "clean", "FGSM 16/255", "Audit: "):
+        assert words in text
+    audit = json.loads((evaluation.folder / "audit.json").read_text())
+    for finding in audit["findings"]:
+        assert (finding["status"] in ("fail", "warn")) == (f'check "{finding["title"]}": ' in text)
+    assert text.endswith(f"Results: {evaluation.folder}")
 
 
 def test_has_a_row_for_every_image_defence_threat_model_and_attack(tmp_path):
@@ -118,7 +135,7 @@ def test_a_model_of_ones_own_needs_no_training(tmp_path, capsys):
     rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
     assert set(rows["defence"].to_pylist()) == {"model"}
     assert set(rows["threat_model"].to_pylist()) == {"none", "gray_box", "white_box"}
-    assert "--source_model names one" in capsys.readouterr().err
+    assert "there is no source model" in capsys.readouterr().err
     page = (report(run_directory, experiment, False).folder / "report.md").read_text()
     assert "own model" in page
     with pytest.raises(SfmError, match="was made without stage train; run stages train and eval"):

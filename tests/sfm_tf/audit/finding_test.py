@@ -43,13 +43,15 @@ def test_a_finding_says_what_its_rule_asked_and_saw():
         (0, 100, "pass"),
         (-3, 100, "pass"),
         (2, 100, "pass"),
-        (3, 100, "warn"),
+        (4, 100, "pass"),
         (5, 100, "warn"),
         (5.5, 100, "fail"),
         (1, 12, "pass"),
         (2, 12, "warn"),
         (3, 12, "fail"),
-        (20, 1000, "pass"),
+        (28, 1000, "pass"),
+        (29, 1000, "warn"),
+        (50, 1000, "warn"),
         (51, 1000, "fail"),
     ],
 )
@@ -58,7 +60,8 @@ def test_few_images_pass_and_many_fail(count, examples, status):
 
 
 def test_a_rule_can_ask_for_other_shares():
-    assert grade(10, 100, 0.1, 0.2) == "pass"
+    assert grade(15, 100, 0.1, 0.2) == "pass"
+    assert grade(16, 100, 0.1, 0.2) == "warn"
     assert grade(20, 100, 0.1, 0.2) == "warn"
     assert grade(21, 100, 0.1, 0.2) == "fail"
 

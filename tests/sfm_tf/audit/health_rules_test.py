@@ -162,9 +162,9 @@ LOST = VanishedGradients(defence="sfm", threat_model="white_box", share=0.3)
 CASES = {
     "twice the steps break a few more": (
         rules.judge_convergence,
-        _convergence(double_iterations=_answer(16)),
+        _convergence(double_iterations=_answer(15)),
         "warn",
-        "with twice the steps it leaves 16 correct and breaks 4 further images",
+        "with twice the steps it leaves 15 correct and breaks 5 further images",
     ),
     "more starts break many more": (
         rules.judge_convergence,
@@ -235,9 +235,9 @@ CASES = {
     ),
     "no surrogate breaks more": (
         rules.judge_surrogates,
-        _evidence(surrogates=_surrogates(ignored=16)),
+        _evidence(surrogates=_surrogates(ignored=15)),
         "warn",
-        "ignored 16",
+        "ignored 15",
     ),
     "a defence that is worth nothing": (
         rules.judge_parts,

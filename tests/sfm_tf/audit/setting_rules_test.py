@@ -114,7 +114,7 @@ CASES = {
         rules.judge_threat_model,
         _evidence(config=dataclasses.replace(CONFIG, threat_models=("white_box",))),
         "fail",
-        "that no setting states: adaptive, black box",
+        "do not name these threat models: adaptive, black box",
     ),
     "no attack": (rules.judge_threat_model, _evidence(*CLEAN), "fail", "No attack was run"),
     "other images for one attack": (
@@ -127,13 +127,13 @@ CASES = {
         rules.judge_same_samples,
         _evidence(*CLEAN, _rows("pgd", image_index=np.arange(COUNT) + 1)),
         "fail",
-        "Not all rows are of the same",
+        "Not all rows use the same",
     ),
     "an image twice": (
         rules.judge_same_samples,
         _evidence(*CLEAN, _rows("pgd", image_index=np.r_[np.arange(COUNT - 2), 0, COUNT - 1])),
         "fail",
-        "Not all rows are of the same",
+        "Not all rows use the same",
     ),
     "labels that differ": (
         rules.judge_same_samples,
@@ -163,7 +163,7 @@ CASES = {
         rules.judge_clean_accuracy,
         _evidence(_clean("undefended"), _clean("sfm", right=5)),
         "fail",
-        "on 5 of 20 images as it is evaluated; a guess is right on 1 of 4",
+        "on 5 of 20 images as it is evaluated; guessing is right on 1 of 4",
     ),
     "no white box": (
         rules.judge_white_box,
@@ -194,7 +194,7 @@ CASES = {
         rules.judge_adaptive,
         _evidence(*CLEAN, *ATTACKED[:3], probes=None),
         "not_run",
-        "Nothing aimed",
+        "No attack aimed",
     ),
     "no headline": (rules.judge_worst_case, _evidence(*CLEAN), "not_run", "No attack was run"),
     "nothing that climbs": (
@@ -207,39 +207,39 @@ CASES = {
         rules.judge_worst_case,
         _evidence(metrics=_headline(10, COUNT, 0.3, 0.7)),
         "fail",
-        "right on 8 of 20 images, and the headline says 10 of 20",
+        "right on 8 of 20 images; the main figure says 10 of 20",
     ),
     "an image outside its ball": (
         rules.judge_valid_images,
         _evidence(*CLEAN, _rows("pgd", linf=9.0 / 255.0)),
         "fail",
-        "of an image outside its ball: 20",
+        "20 have an image beyond its radius",
     ),
     "a norm that is not a number": (
         rules.judge_valid_images,
         _evidence(*CLEAN, _rows("pgd", linf=np.nan)),
         "fail",
-        "of an image outside its ball: 20",
+        "20 have an image beyond its radius",
     ),
     "a loss that is not a number": (
         rules.judge_valid_images,
         _evidence(*CLEAN, _rows("pgd", loss=np.nan)),
         "fail",
-        "whose loss is not a number: 20",
+        "20 a loss that is not a number",
     ),
     "the other norm": (
         rules.judge_valid_images,
         _evidence(config=dataclasses.replace(CONFIG, norm="2")),
         "fail",
-        "of an image outside its ball: 80",
+        "80 have an image beyond its radius",
     ),
     "some doubt": (
         rules.judge_uncertainty,
         _evidence(metrics=_headline(50, 100, 0.41, 0.59)),
         "warn",
-        "plus or minus 9.0 points",
+        "plus or minus 9.0 percentage points",
     ),
-    "few images": (rules.judge_uncertainty, _evidence(), "fail", "On 20 images"),
+    "few images": (rules.judge_uncertainty, _evidence(), "fail", "With 20 images"),
     "no images": (rules.judge_uncertainty, _evidence(*CLEAN), "not_run", "No attack was run"),
     "no seed": (rules.judge_recorded, _evidence(seed=None), "fail", "Not recorded: the seed."),
     "no versions": (rules.judge_recorded, _evidence(packages={}), "fail", "keras, numpy"),
@@ -262,7 +262,7 @@ def test_a_flaw_is_found(judge, evidence, status, part):
 def test_many_images_leave_little_doubt():
     evidence = _evidence(metrics=_headline(500, 1000, 0.469, 0.531))
     status, figure = rules.judge_uncertainty(evidence)
-    assert (status, "plus or minus 3.1 points" in figure) == ("pass", True)
+    assert (status, "plus or minus 3.1 percentage points" in figure) == ("pass", True)
 
 
 def test_slow_attacks_may_be_of_the_first_images():

@@ -111,9 +111,9 @@ def test_without_measurements_nothing_passes(judge):
 @pytest.mark.parametrize(
     ("single", "many", "told"),
     [
-        (18, 2, "An attack of many steps left 16 fewer of 20 images right than one of a"),
-        (7, 7, "An attack of many steps left as many of 20 images right as one of a"),
-        (7, 8, "An attack of many steps left 1 more of 20 images right than one of a"),
+        (18, 2, "An attack of many steps left 16 fewer of 20 images right than a"),
+        (7, 7, "An attack of many steps left as many of 20 images right as a"),
+        (7, 8, "An attack of many steps left 1 more of 20 images right than a"),
     ],
 )
 def test_a_count_is_told_without_a_sign(single, many, told):
@@ -124,7 +124,7 @@ def test_a_count_is_told_without_a_sign(single, many, told):
 
 def test_of_several_comparisons_the_worst_is_told():
     _, figure = rules.judge_iteration(_evidence())
-    assert re.match(r"In the worst of \d comparisons an attack of many steps left ", figure)
+    assert re.match(r"In the worst of \d comparisons, an attack of many steps left ", figure)
 
 
 def _noise(**changes):
@@ -142,13 +142,13 @@ CASES = {
         rules.judge_iteration,
         _evidence(convergence={"base": _answer(8), "single_step": _answer(4)}),
         "fail",
-        "left 4 more of 20 images right than one",
+        "left 4 more of 20 images right than a",
     ),
     "one step breaks more, in the results": (
         rules.judge_iteration,
         _evidence(CLEAN, _rows("fgsm", 4), _rows("pgd", 9), probes=None),
         "fail",
-        "An attack of many steps left 5 more of 20 images right than one of a single step.",
+        "An attack of many steps left 5 more of 20 images right than a single step.",
     ),
     "a larger ball breaks less, in the probes": (
         rules.judge_growth,
@@ -166,7 +166,7 @@ CASES = {
         rules.judge_huge_radius,
         _evidence(ladder=[*PROBES["ladder"][:-1], {"epsilon": 127.5, **_answer(6)}]),
         "fail",
-        "right on 6 of 20 images; a guess is right on 25.0%",
+        "right on 6 of 20 images; guessing is right on 25.0%",
     ),
     "the gray box breaks others": (
         rules.judge_white_box_strongest,
@@ -208,7 +208,7 @@ CASES = {
         rules.judge_noise,
         _evidence(**_noise(uniform=answer(LAST))),
         "fail",
-        "8 fall to noise alone",
+        "only noise breaks 8",
     ),
     "noise breaks more than a transfer": (
         rules.judge_noise,

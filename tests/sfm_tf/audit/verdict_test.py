@@ -3,7 +3,15 @@ import json
 import pytest
 
 from sfm_tf.audit.finding import Finding
-from sfm_tf.audit.verdict import AUDIT_FILE, RULE_TEXT, read_audit, tally, verdict, write_audit
+from sfm_tf.audit.verdict import (
+    AUDIT_FILE,
+    RULE_TEXT,
+    open_points,
+    read_audit,
+    tally,
+    verdict,
+    write_audit,
+)
 from sfm_tf.errors import SfmError
 
 
@@ -53,6 +61,21 @@ def test_the_sentence_names_what_decided():
 )
 def test_checks_are_counted_in_words(statuses, words):
     assert tally([_finding(status, False) for status in statuses]) == words
+
+
+def test_what_did_not_pass_is_a_line_each_and_what_was_not_run_one_line():
+    findings = [
+        _finding("warn", False, "Noise"),
+        *GOOD,
+        _finding("not_run", True, "Draws"),
+        _finding("fail", True, "Growth"),
+        _finding("not_run", False, "Goals"),
+    ]
+    assert list(open_points(findings)) == [
+        'Failed check "Growth": 1 of 2.',
+        'Warning from check "Noise": 1 of 2.',
+        "Not run: Draws; Goals.",
+    ]
 
 
 FINDINGS = (
