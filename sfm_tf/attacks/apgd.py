@@ -1,9 +1,14 @@
-"""Projected gradient ascent that chooses its own step sizes: APGD."""
+"""Auto-PGD (APGD), projected gradient ascent that chooses its own step sizes.
 
+Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks", 2020, section 3 and Algorithm 1, whose names this module uses: x for
+iterates, f for the loss, eta for the step size, w_j for checkpoints. All are per image of a batch.
+"""
+
+import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,21 +16,21 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from sfm_tf.attacks.attack import (
     COUNT,
-    NORM,
-    POSITIVE,
-    SEED,
     SHARE,
     AttackBatch,
     BatchOutcome,
     Candidate,
     CompiledAttack,
-    Evaluation,
-    Option,
+    Scores,
     advance_unfinished,
     better,
     choose,
-    evaluate,
+    is_zero,
     make_candidate,
+    mean_of_samples,
+    one_of,
+    per_pixel,
+    score,
     usable_gradient,
     worst_candidate,
 )
@@ -40,219 +45,212 @@ from sfm_tf.models.logit_losses import (
     without_label,
 )
 
-# Percent of the iterations, from Croce and Hein 2020, "Reliable evaluation of adversarial
-# robustness with an ensemble of diverse parameter-free attacks": the first checkpoint, by how much
-# each gap between two is smaller than the one before, and the smallest gap.
-_FIRST_CHECKPOINT = 22
-_GAP_DECREASE = 3
-_SMALLEST_GAP = 6
+ALPHA = 0.75
+"""Weight of the new step beside the one before, the momentum."""
+
+# In percent of the iterations: p_1, by how much each period is shorter than the one before, and the
+# shortest period.
+_FIRST_PERIOD = 22
+_PERIOD_DECREASE = 3
+_SHORTEST_PERIOD = 6
+
 _NO_CHECKPOINT = -1
 
 
-class Pace(NamedTuple):
-    """The step size of each image and what decides on it at the next checkpoint.
+def checkpoints(iterations: int) -> list[int]:
+    """Returns w_0 = 0, w_1, ..., the steps after which the step sizes may be halved.
 
-    Attributes:
-        step_size: Float32 `(batch,)`, in the units of the pixels.
-        rises: Float32 `(batch,)`: steps since the last checkpoint that increased the loss.
-        best_objective: Float32 `(batch,)`: the highest loss as of the last checkpoint.
-        halved: Bool `(batch,)`: whether the last checkpoint halved the step.
+    w_j = ceil(p_j * iterations), with p_0 = 0, p_1 = 0.22 and
+    p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06). Where two fall together, one counts.
+
+    Args:
+        iterations: Number of steps, at least 1.
     """
+    w, p, period = [0], _FIRST_PERIOD, _FIRST_PERIOD
+    while p <= 100:
+        w_j = -(-p * iterations // 100)
+        if w_j > w[-1]:
+            w.append(w_j)
+        period = max(period - _PERIOD_DECREASE, _SHORTEST_PERIOD)
+        p += period
+    return w
 
-    step_size: tf.Tensor
-    rises: tf.Tensor
-    best_objective: tf.Tensor
-    halved: tf.Tensor
 
-
-def checkpoint_windows(iterations: int) -> np.ndarray:
-    """Returns where the step sizes are looked at, which is more and more often.
+def checkpoint_periods(iterations: int) -> np.ndarray:
+    """Returns, by the number of steps done, w_j - w_(j-1) at a checkpoint w_j and -1 elsewhere.
 
     Args:
         iterations: Number of steps, at least 1.
 
     Returns:
-        Int32 of shape `(iterations + 1,)`, by the number of steps done: at a checkpoint how many
-        steps ago the one before was, and -1 elsewhere. The start counts as a checkpoint.
+        Int32 of shape `(iterations + 1,)`; the start is a checkpoint of period 0.
     """
-    percent, gap = _FIRST_CHECKPOINT, _FIRST_CHECKPOINT
-    windows = np.full(iterations + 1, _NO_CHECKPOINT, np.int32)
-    windows[0] = 0
-    last = 0
-    while percent <= 100:
-        checkpoint = -(-percent * iterations // 100)
-        if checkpoint > last:
-            windows[checkpoint] = checkpoint - last
-            last = checkpoint
-        gap = max(gap - _GAP_DECREASE, _SMALLEST_GAP)
-        percent += gap
-    return windows
+    w = checkpoints(iterations)
+    periods = np.full(iterations + 1, _NO_CHECKPOINT, np.int32)
+    periods[w] = np.diff(w, prepend=0)
+    return periods
 
 
-def initial_pace(step_size: tf.Tensor, batch_size: tf.Tensor) -> Pace:
-    """Returns the pace before the first evaluation, with one step size for all images."""
+class Iterate(NamedTuple):
+    """An iterate x, float32 in [0, 1], with f(x) of shape `(batch,)` and the gradient of f there.
+
+    f is what the attack maximises.
+    """
+
+    x: tf.Tensor
+    f: tf.Tensor
+    gradient: tf.Tensor
+
+
+class StepSizes(NamedTuple):
+    """The step size of each image and what conditions 1 and 2 need to know, each `(batch,)`.
+
+    Attributes:
+        eta: Float32, in the units of the pixels.
+        increases: Float32: steps since the last checkpoint that increased f.
+        checkpoint_f_max: Float32: f_max at the last checkpoint.
+        was_halved: Bool: whether the last checkpoint halved eta.
+    """
+
+    eta: tf.Tensor
+    increases: tf.Tensor
+    checkpoint_f_max: tf.Tensor
+    was_halved: tf.Tensor
+
+
+def initial_step_sizes(eta: tf.Tensor, batch_size: tf.Tensor) -> StepSizes:
+    """Returns the step sizes before the first evaluation, the same for all images."""
     zeros = tf.zeros(batch_size)
-    return Pace(zeros + step_size, zeros, zeros - float("inf"), tf.zeros(batch_size, tf.bool))
+    return StepSizes(zeros + eta, zeros, zeros - float("inf"), tf.zeros(batch_size, tf.bool))
 
 
-def adapt(
-    pace: Pace, rose: tf.Tensor, best_objective: tf.Tensor, window: tf.Tensor, rho: tf.Tensor
-) -> tuple[Pace, tf.Tensor]:
-    """Counts a step and, at a checkpoint, halves the step sizes that do not serve.
-
-    Croce and Hein 2020, section 3: a step is halved if the loss rose in less than `rho` of the
-    steps since the last checkpoint (condition 1), or if that checkpoint left the step as it was and
-    the best loss has not risen since (condition 2).
+def halve_at_checkpoint(
+    sizes: StepSizes, increased: tf.Tensor, f_max: tf.Tensor, period: tf.Tensor, rho: tf.Tensor
+) -> tuple[StepSizes, tf.Tensor]:
+    """Counts a step and, at a checkpoint, halves eta where condition 1 or condition 2 holds.
 
     Args:
-        pace: The pace before this step.
-        rose: Bool `(batch,)`: whether the step increased the loss.
-        best_objective: Float32 `(batch,)`: the highest loss so far.
-        window: This step's entry of `checkpoint_windows`.
+        sizes: The step sizes before this step.
+        increased: Bool `(batch,)`: whether the step increased f.
+        f_max: Float32 `(batch,)`: the highest f so far.
+        period: This step's entry of `checkpoint_periods`.
         rho: Scalar in [0, 1].
 
     Returns:
-        The new pace, and bool `(batch,)`: whose step was halved.
+        The new step sizes, and bool `(batch,)`: whose eta was halved.
     """
-    rises = pace.rises + tf.cast(rose, tf.float32)
-    rose_rarely = rises < rho * tf.cast(window, tf.float32)
-    stalled = ~pace.halved & (best_objective == pace.best_objective)
-    is_checkpoint = window != _NO_CHECKPOINT
-    halves = is_checkpoint & (rose_rarely | stalled)
-    new_pace = Pace(
-        tf.where(halves, pace.step_size / 2.0, pace.step_size),
-        tf.where(is_checkpoint, 0.0, rises),
-        tf.where(is_checkpoint, best_objective, pace.best_objective),
-        tf.where(is_checkpoint, halves, pace.halved),
+    increases = sizes.increases + tf.cast(increased, tf.float32)
+    condition_1 = increases < rho * tf.cast(period, tf.float32)
+    condition_2 = ~sizes.was_halved & (f_max == sizes.checkpoint_f_max)
+    is_checkpoint = period != _NO_CHECKPOINT
+    halves = is_checkpoint & (condition_1 | condition_2)
+    new_sizes = StepSizes(
+        eta=tf.where(halves, sizes.eta / 2.0, sizes.eta),
+        increases=tf.where(is_checkpoint, 0.0, increases),
+        checkpoint_f_max=tf.where(is_checkpoint, f_max, sizes.checkpoint_f_max),
+        was_halved=tf.where(is_checkpoint, halves, sizes.was_halved),
     )
-    return new_pace, halves
+    return new_sizes, halves
 
 
-# Croce and Hein 2020, Algorithm 1: alpha, the weight of the new step beside the one before.
-_NEW_STEP_WEIGHT = 0.75
-
-
-class Limits(NamedTuple):
-    """What can change without compiling anew, except for the number of `windows`.
+class RunSettings(NamedTuple):
+    """What can change without compiling anew, except for the number of `periods`.
 
     Attributes:
         epsilon: Radius of the ball.
-        rho: Share of the steps between two checkpoints in which the loss must rise.
-        windows: What `checkpoint_windows` returns for the number of steps.
+        rho: Share of the steps between two checkpoints in which f must increase.
+        periods: What `checkpoint_periods` returns for the number of steps.
     """
 
     epsilon: tf.Tensor
     rho: tf.Tensor
-    windows: tf.Tensor
+    periods: tf.Tensor
 
 
-class Point(NamedTuple):
-    """An iterate: its images, the loss there and the gradient of that."""
-
-    images: tf.Tensor
-    objective: tf.Tensor
-    gradient: tf.Tensor
-
-
-class Climb(NamedTuple):
-    """The state of one run.
+class RunState(NamedTuple):
+    """The state of one run of Algorithm 1.
 
     Attributes:
-        images: The images that are evaluated next.
-        last: The point they were reached from.
-        top: The point of the highest objective.
-        pace: The step sizes.
+        x: x^(k), not yet evaluated.
+        x_previous: x^(k-1), which x^(k) was reached from.
+        x_max: The iterate of the highest f so far, f_max.
+        sizes: The step sizes.
         best: The most damaging images.
         is_stuck: Bool `(batch,)`: which images had a gradient of zero to begin with.
     """
 
-    images: tf.Tensor
-    last: Point
-    top: Point
-    pace: Pace
+    x: tf.Tensor
+    x_previous: Iterate
+    x_max: Iterate
+    sizes: StepSizes
     best: Candidate
     is_stuck: tf.Tensor
 
 
-def ascend(
-    start: tf.Tensor,
+def run_apgd(
+    x_0: tf.Tensor,
     batch: AttackBatch,
     ball: Ball,
-    limits: Limits,
-    evaluate: Callable[[tf.Tensor], tuple[Point, Evaluation]],
+    settings: RunSettings,
+    evaluate: Callable[[tf.Tensor], tuple[Iterate, Scores]],
     first_iteration: tf.Tensor,
-) -> Climb:
-    """Runs Algorithm 1 of Croce and Hein 2020.
-
-    A step is twice the radius long to begin with. A checkpoint that halves it also takes the image
-    back to its top.
+) -> RunState:
+    """Runs Algorithm 1, with eta = 2 * epsilon to begin with.
 
     Args:
-        start: Images of the ball to begin with.
+        x_0: Images of the ball to begin with.
         batch: The attacked images.
         ball: The ball around each of them.
-        limits: Its radius, and how many steps to take at which pace.
-        evaluate: Maps images to their point on the climb, and to how much damage they do.
+        settings: Its radius, and how many steps to take between which checkpoints.
+        evaluate: Maps images to their f and its gradient, and to how much damage they do.
         first_iteration: Int32 number that the candidates' iterations count from.
     """
-    steps = tf.shape(limits.windows)[0] - 1
+    iterations = tf.shape(settings.periods)[0] - 1
 
-    def step(done: tf.Tensor, climb: Climb) -> tuple[tf.Tensor, Climb]:
-        point, evaluation = evaluate(climb.images)
-        candidate = make_candidate(climb.images, evaluation, first_iteration + done)
-        top = choose(point.objective > climb.top.objective, point, climb.top)
-        rose = point.objective > climb.last.objective
-        pace, halved = adapt(climb.pace, rose, top.objective, limits.windows[done], limits.rho)
-        point = choose(halved, top, point)
-        weight = tf.where(done == 0, 1.0, _NEW_STEP_WEIGHT)
-        images = _moved(point, climb.last.images, pace.step_size, weight, batch, ball, limits)
-        is_zero = tf.reduce_all(point.gradient == 0.0, axis=(1, 2, 3))
-        is_stuck = tf.where(done == 0, is_zero, climb.is_stuck)
-        best = better(climb.best, candidate)
-        return done + 1, Climb(images, point, top, pace, best, is_stuck)
+    def project(x: tf.Tensor) -> tf.Tensor:
+        change = ball.project(x - batch.images, settings.epsilon)
+        # Clipping brings no pixel further from the image, so this stays in the ball.
+        return tf.clip_by_value(batch.images + change, 0.0, 1.0)
+
+    def step(k: tf.Tensor, state: RunState) -> tuple[tf.Tensor, RunState]:
+        x_k, scores = evaluate(state.x)
+        best = better(state.best, make_candidate(state.x, scores, first_iteration + k))
+        is_stuck = tf.where(k == 0, is_zero(x_k.gradient), state.is_stuck)
+
+        x_max = choose(x_k.f > state.x_max.f, x_k, state.x_max)
+        increased = x_k.f > state.x_previous.f
+        sizes, halved = halve_at_checkpoint(
+            state.sizes, increased, x_max.f, settings.periods[k], settings.rho
+        )
+        x_k = choose(halved, x_max, x_k)
+
+        z = project(x_k.x + per_pixel(sizes.eta) * ball.steepest(x_k.gradient))
+        alpha = tf.where(k == 0, 1.0, ALPHA)
+        x = project(x_k.x + alpha * (z - x_k.x) + (1.0 - alpha) * (x_k.x - state.x_previous.x))
+        return k + 1, RunState(x, x_k, x_max, sizes, best, is_stuck)
 
     # One turn more than steps: the last iterate is evaluated, too.
-    _, climb = tf.while_loop(
-        lambda done, _: done <= steps, step, (0, _initial_climb(start, batch, limits))
+    _, state = tf.while_loop(
+        lambda k, _: k <= iterations, step, (0, _initial_state(x_0, batch, settings))
     )
-    return climb
+    return state
 
 
-def _initial_climb(start: tf.Tensor, batch: AttackBatch, limits: Limits) -> Climb:
-    infinite = tf.fill(tf.shape(batch.labels), math.inf)
-    nowhere = tf.zeros_like(start)
-    return Climb(
-        start,
-        last=Point(start, infinite, nowhere),
-        top=Point(start, -infinite, nowhere),
-        pace=initial_pace(2.0 * limits.epsilon, tf.shape(batch.labels)),
-        best=worst_candidate(start),
+def _initial_state(x_0: tf.Tensor, batch: AttackBatch, settings: RunSettings) -> RunState:
+    infinite = tf.fill(tf.shape(batch.labels), float("inf"))
+    zeros = tf.zeros_like(x_0)
+    return RunState(
+        x_0,
+        x_previous=Iterate(x_0, infinite, zeros),
+        x_max=Iterate(x_0, -infinite, zeros),
+        sizes=initial_step_sizes(2.0 * settings.epsilon, tf.shape(batch.labels)),
+        best=worst_candidate(x_0),
         is_stuck=tf.zeros_like(batch.labels, tf.bool),
     )
 
 
-def _moved(
-    point: Point,
-    last_images: tf.Tensor,
-    step_size: tf.Tensor,
-    weight: tf.Tensor,
-    batch: AttackBatch,
-    ball: Ball,
-    limits: Limits,
-) -> tf.Tensor:
-    def allowed(images: tf.Tensor) -> tf.Tensor:
-        change = ball.project(images - batch.images, limits.epsilon)
-        # Clipping brings no pixel further from the image, so this stays in the ball.
-        return tf.clip_by_value(batch.images + change, 0.0, 1.0)
-
-    step = step_size[:, None, None, None] * ball.steepest(point.gradient)
-    new_change = allowed(point.images + step) - point.images
-    last_change = point.images - last_images
-    return allowed(point.images + weight * new_change + (1.0 - weight) * last_change)
-
-
 class _Loss(NamedTuple):
-    """What the attack can climb.
+    """What the attack can maximise.
 
     Attributes:
         values: Maps logits, labels and target classes to the loss of each image.
@@ -270,29 +268,18 @@ _LOSSES: Mapping[str, _Loss] = {
     "dlr": _Loss(lambda logits, labels, _: difference_of_logits_ratio(logits, labels), 3),
     "targeted_dlr": _Loss(targeted_difference_of_logits_ratio, 4, targeted=True),
 }
-_LOSS = Option(
-    lambda value: isinstance(value, str) and value in _LOSSES, f"one of {', '.join(_LOSSES)}"
-)
 
 
-class _Mode(NamedTuple):
-    """What the compiled search is specialised for."""
-
-    norm: float | str
-    loss: str
-    target_count: int
-    looks: int
-
-
-class _Aim(NamedTuple):
+class _Run(NamedTuple):
     """The images of a run and, for each, the class it goes for if the loss is targeted."""
 
     batch: AttackBatch
     targets: tf.Tensor
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class AutoProjectedGradientDescent(CompiledAttack):
-    """Momentum, and steps that halve where progress stalls: APGD.
+    """Projected gradient ascent with momentum that halves its own step sizes: Auto-PGD, APGD.
 
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", 2020, Algorithm 1. Each image has its own step, twice the radius to
@@ -303,9 +290,9 @@ class AutoProjectedGradientDescent(CompiledAttack):
     per image, the iterate that the model gets most wrong by the margin of its logits, or least
     right; the image itself is one of them.
 
-    Each gradient is the mean over `gradient_samples` looks at every image, side by side in one
+    Each gradient is the mean over `gradient_samples` samples of every image, side by side in one
     batch, as in `GradientAttack`: the expectation over transformation, for a model that draws anew
-    for each image of a batch. An image is then done with when the model is wrong in every look.
+    for each image of a batch. An image is then done with when the model is wrong in every sample.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.
@@ -318,125 +305,103 @@ class AutoProjectedGradientDescent(CompiledAttack):
         target_classes: How many classes `targeted_dlr` goes for, those that the model deems most
             likely on the image itself first; a model may have fewer.
         rho: Share of the steps between two checkpoints in which the loss must rise.
-        gradient_samples: How often the model looks at each iterate, 20 in AutoAttack's `rand`.
+        gradient_samples: How often the model is shown each iterate, 20 in AutoAttack's `rand`.
         batch_size: Images attacked at a time.
         seed: Seed of the random starts.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        "norm": NORM,
-        "epsilon": POSITIVE,
-        "loss": _LOSS,
-        "iterations": COUNT,
-        "restarts": COUNT,
-        "target_classes": COUNT,
-        "rho": SHARE,
-        "gradient_samples": COUNT,
-        "batch_size": COUNT,
-        "seed": SEED,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **CompiledAttack.defaults,
-        "loss": "cross_entropy",
-        "iterations": 100,
-        "restarts": 1,
-        "target_classes": 9,
-        "rho": 0.75,
-        "gradient_samples": 1,
-    }
+    targeted: ClassVar[bool] = False
+    loss: str = "cross_entropy"
+    iterations: int = 100
+    restarts: int = 1
+    target_classes: int = 9
+    rho: float = 0.75
+    gradient_samples: int = 1
 
-    loss: str
-    iterations: int
-    restarts: int
-    target_classes: int
-    rho: float
-    gradient_samples: int
+    def __post_init__(self, estimator: TensorFlowV2Classifier) -> None:
+        """Prepares the search, which is compiled at the first batch."""
+        super().__post_init__(estimator)
+        self._compiled_first_scores = self._compiled(
+            self._first_scores, "loss", "target_classes", "gradient_samples"
+        )
+        self._compiled_run = self._compiled(self._run, "norm", "loss", "gradient_samples")
+        self._compiled_loss = self._compiled(self._loss, "gradient_samples")
 
-    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
-        """Sets the options and prepares the search, which is compiled at the first batch."""
-        super().__init__(estimator, **options)
-        # Partials, because TensorFlow counts compilations by the code of a function.
-        self._compiled_look = tf.function(functools.partial(self._look), autograph=False)
-        self._compiled_climb = tf.function(functools.partial(self._climb), autograph=False)
-        self._compiled_loss = tf.function(functools.partial(self._loss), autograph=False)
-
-    def set_params(self, **options: Any) -> None:
-        """Sets options by name, all or none.
-
-        Raises:
-            SfmError: If an option is unknown, its value not allowed, or the model has too few
-                classes for the loss.
-        """
-        loss = options.get("loss")
-        if isinstance(loss, str) and loss in _LOSSES:
-            check_class_count(loss, self.estimator.nb_classes, _LOSSES[loss].class_count)
-        super().set_params(**options)
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(one_of(_LOSSES), "loss")
+        self._check(COUNT, "iterations", "restarts", "target_classes", "gradient_samples")
+        self._check(SHARE, "rho")
+        check_class_count(self.loss, self.estimator.nb_classes, _LOSSES[self.loss].class_count)
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
-        limits = Limits(
+        settings = RunSettings(
             tf.constant(self.epsilon, tf.float32),
             tf.constant(self.rho, tf.float32),
-            tf.constant(checkpoint_windows(self.iterations)),
+            tf.constant(checkpoint_periods(self.iterations)),
         )
-        most = min(self.target_classes, self.estimator.nb_classes - 1)
-        target_count = most if _LOSSES[self.loss].targeted else 1
-        mode = _Mode(self.norm, self.loss, target_count, self.gradient_samples)
-        best, targets = self._compiled_look(batch, mode)
+        best, targets = self._compiled_first_scores(batch)
         is_stuck = tf.zeros_like(batch.labels, tf.bool)
-        for run in range(target_count * self.restarts):
-            climb = functools.partial(
-                self._compiled_climb, run=tf.constant(run), limits=limits, mode=mode
-            )
-            aim = _Aim(batch, targets[:, run // self.restarts])
+        for run in range(self._target_count() * self.restarts):
+
+            def advance(part: _Run, state: tuple[Candidate, tf.Tensor], run: int = run) -> tuple:
+                return self._compiled_run(part, state, tf.constant(run), settings)
+
+            whole = _Run(batch, targets[:, run // self.restarts])
             is_done = (best.fooled == 1.0) & (run > 0)
             best, is_stuck = advance_unfinished(
-                climb, aim, (best, is_stuck), is_done, self.batch_size
+                advance, whole, (best, is_stuck), is_done, self.batch_size
             )
-        loss = self._compiled_loss(best.images, batch.labels, mode)
+        loss = self._compiled_loss(best.images, batch.labels)
         return BatchOutcome(best.images, loss, best.iterations, is_stuck)
 
-    def _look(self, batch: AttackBatch, mode: _Mode) -> tuple[Candidate, tf.Tensor]:
-        """Returns the images themselves as candidates, and each one's most likely wrong classes."""
-        logits = self._logits(tf.repeat(batch.images, mode.looks, axis=0))
-        evaluation = _damage(logits, tf.repeat(batch.labels, mode.looks), mode)
-        mean = tf.reduce_mean(tf.reshape(logits, (-1, mode.looks, logits.shape[1])), axis=1)
-        targets = tf.math.top_k(without_label(mean, batch.labels), mode.target_count).indices
-        return make_candidate(batch.images, evaluation, tf.constant(0)), targets
+    def _target_count(self) -> int:
+        most = min(self.target_classes, self.estimator.nb_classes - 1)
+        return most if _LOSSES[self.loss].targeted else 1
 
-    def _climb(
+    def _first_scores(self, batch: AttackBatch) -> tuple[Candidate, tf.Tensor]:
+        """Returns the images themselves as candidates, and each one's most likely wrong classes."""
+        logits, labels = self._logits(self._samples(batch.images)), self._samples(batch.labels)
+        samples = (-1, self.gradient_samples, logits.shape[1])
+        mean = tf.reduce_mean(tf.reshape(logits, samples), axis=1)
+        targets = tf.math.top_k(without_label(mean, batch.labels), self._target_count()).indices
+        return make_candidate(batch.images, self._scores(logits, labels), tf.constant(0)), targets
+
+    def _run(
         self,
-        aim: _Aim,
+        part: _Run,
         state: tuple[Candidate, tf.Tensor],
         run: tf.Tensor,
-        limits: Limits,
-        mode: _Mode,
+        settings: RunSettings,
     ) -> tuple[Candidate, tf.Tensor]:
-        batch, (best, is_stuck), ball = aim.batch, state, BALLS[mode.norm]
+        batch, (best, is_stuck), ball = part.batch, state, BALLS[self.norm]
         points = sample_points(ball, batch.images.shape[1:], numbered(batch.seeds, run))
-        points *= limits.epsilon * batch.mask
-        start = tf.clip_by_value(batch.images + points, 0.0, 1.0)
-        first_iteration = run * (tf.shape(limits.windows)[0] - 1)
-        evaluate_here = functools.partial(self._evaluate, aim=aim, mode=mode)
-        climb = ascend(start, batch, ball, limits, evaluate_here, first_iteration)
-        is_stuck = tf.where(run == 0, climb.is_stuck, is_stuck)
-        return better(best, climb.best), is_stuck
+        points *= settings.epsilon * batch.mask
+        x_0 = tf.clip_by_value(batch.images + points, 0.0, 1.0)
+        first_iteration = run * (tf.shape(settings.periods)[0] - 1)
+        evaluate = functools.partial(self._evaluate, part=part)
+        end = run_apgd(x_0, batch, ball, settings, evaluate, first_iteration)
+        return better(best, end.best), tf.where(run == 0, end.is_stuck, is_stuck)
 
-    def _evaluate(self, images: tf.Tensor, aim: _Aim, mode: _Mode) -> tuple[Point, Evaluation]:
-        labels, targets = (tf.repeat(v, mode.looks) for v in (aim.batch.labels, aim.targets))
+    def _evaluate(self, x: tf.Tensor, part: _Run) -> tuple[Iterate, Scores]:
+        labels, targets = self._samples(part.batch.labels), self._samples(part.targets)
         with tf.GradientTape() as tape:
-            tape.watch(images)
-            logits = self._logits(tf.repeat(images, mode.looks, axis=0))
-            losses = _LOSSES[mode.loss].values(logits, labels, targets)
-            objective = tf.reduce_mean(tf.reshape(losses, (-1, mode.looks)), axis=1)
-        gradient = usable_gradient(tape.gradient(objective, images), aim.batch.mask)
-        return Point(images, objective, gradient), _damage(logits, labels, mode)
+            tape.watch(x)
+            logits = self._logits(self._samples(x))
+            losses = _LOSSES[self.loss].values(logits, labels, targets)
+            f = mean_of_samples(losses, self.gradient_samples)
+        gradient = usable_gradient(tape.gradient(f, x), part.batch.mask)
+        return Iterate(x, f, gradient), self._scores(logits, labels)
 
-    def _loss(self, images: tf.Tensor, labels: tf.Tensor, mode: _Mode) -> tf.Tensor:
-        logits = self._logits(tf.repeat(images, mode.looks, axis=0))
-        losses = stable_cross_entropy(logits, tf.repeat(labels, mode.looks))
-        return tf.reduce_mean(tf.reshape(losses, (-1, mode.looks)), axis=1)
+    def _scores(self, logits: tf.Tensor, labels: tf.Tensor) -> Scores:
+        # By the margin, which compares what runs of different targets have found.
+        losses, samples = -margin(logits, labels), self.gradient_samples
+        return score(losses, logits, labels, targeted=False, samples=samples)
 
+    def _loss(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        losses = stable_cross_entropy(self._logits(self._samples(images)), self._samples(labels))
+        return mean_of_samples(losses, self.gradient_samples)
 
-def _damage(logits: tf.Tensor, labels: tf.Tensor, mode: _Mode) -> Evaluation:
-    # By the margin, which compares what runs of different targets have found.
-    return evaluate(-margin(logits, labels), logits, labels, targeted=False, looks=mode.looks)
+    def _samples(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns each row `gradient_samples` times, next to each other."""
+        return tf.repeat(rows, self.gradient_samples, axis=0)

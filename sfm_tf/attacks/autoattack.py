@@ -1,6 +1,6 @@
 """AutoAttack: four attacks of different kinds, one after another."""
 
-import functools
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -12,124 +12,65 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import (
     COUNT,
-    NORM,
-    POSITIVE,
-    SEED,
     AttackBatch,
     AttackOutcome,
     CompiledAttack,
-    Option,
     bucket_size,
-    evaluate,
     fill_up,
     join_outcomes,
+    mean_of_samples,
+    one_of,
     perturbation_sizes,
+    score,
 )
 from sfm_tf.attacks.fab import FastAdaptiveBoundary
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.errors import SfmError
-from sfm_tf.models.input_checks import check_images, check_logits, check_mask
 from sfm_tf.models.logit_losses import margin, stable_cross_entropy
-
-_NAME_LENGTH = 16
-
-
-class Verdict(NamedTuple):
-    """What the model makes of images.
-
-    Attributes:
-        fooled: Float32 `(batch,)` in [0, 1]: share of the looks in which the label is not
-            predicted.
-        objective: Float32 `(batch,)`: minus the margin of the label.
-        loss: Float32 `(batch,)`: the cross-entropy.
-    """
-
-    fooled: np.ndarray
-    objective: np.ndarray
-    loss: np.ndarray
-
-
-class WorstImages(NamedTuple):
-    """The most damaging images so far, with the fields of `AttackOutcome` and of `Verdict`.
-
-    Attributes:
-        images: As in `AttackOutcome`.
-        loss: As in `Verdict`.
-        iterations: As in `AttackOutcome`, of the attack that the image is of.
-        zero_gradient: As in `AttackOutcome`.
-        fooled: As in `Verdict`.
-        objective: As in `Verdict`.
-        names: `(batch,)`: whom the image is of.
-    """
-
-    images: np.ndarray
-    loss: np.ndarray
-    iterations: np.ndarray
-    zero_gradient: np.ndarray
-    fooled: np.ndarray
-    objective: np.ndarray
-    names: np.ndarray
-
-    def outcome(self) -> AttackOutcome:
-        """Returns the images with their diagnostics alone."""
-        return AttackOutcome(self.images, self.loss, self.iterations, self.zero_gradient)
-
-
-def begin_with(images: np.ndarray, verdict: Verdict, name: str) -> WorstImages:
-    """Returns the images before any attack.
-
-    Args:
-        images: Float32 in [0, 1], `(batch, height, width, channels)`.
-        verdict: What the model makes of them.
-        name: What stands for an attack's name.
-    """
-    iterations = np.zeros(len(images), np.int32)
-    return WorstImages(
-        images.copy(),
-        verdict.loss.copy(),
-        iterations,
-        np.zeros(len(images), bool),
-        verdict.fooled.copy(),
-        verdict.objective.copy(),
-        np.full(len(images), name, f"<U{_NAME_LENGTH}"),
-    )
-
-
-def keep_worse(
-    worst: WorstImages,
-    rows: np.ndarray,
-    outcome: AttackOutcome,
-    verdict: Verdict,
-    is_allowed: np.ndarray,
-    name: str,
-) -> None:
-    """Replaces images by those that fool the model more, or as much and by a wider margin.
-
-    Args:
-        worst: The most damaging images so far; changed in place.
-        rows: Indices into it of the images that were attacked.
-        outcome: What the attack made of them.
-        verdict: What the model makes of that.
-        is_allowed: Bool of the rows' shape: which of its images count at all.
-        name: Name of the attack, of at most 16 letters.
-    """
-    fooled_before, objective_before = worst.fooled[rows], worst.objective[rows]
-    climbs = (verdict.fooled == fooled_before) & (verdict.objective > objective_before)
-    replaces = is_allowed & ((verdict.fooled > fooled_before) | climbs)
-    chosen = rows[replaces]
-    worst.images[chosen] = outcome.images[replaces]
-    worst.iterations[chosen] = outcome.iterations[replaces]
-    worst.fooled[chosen] = verdict.fooled[replaces]
-    worst.objective[chosen] = verdict.objective[replaces]
-    worst.loss[chosen] = verdict.loss[replaces]
-    worst.names[chosen] = name
-
 
 CLEAN = "clean"
 """In place of an attack's name: the model is wrong about the image itself."""
 
 STANDING = ""
 """In place of an attack's name: none has broken the image."""
+
+_NAME_TYPE = "<U16"
+
+
+class Best(NamedTuple):
+    """The most damaging images so far, each with what the model makes of it; arrays `(batch, ...)`.
+
+    Attributes:
+        images: Float32 in [0, 1], `(batch, height, width, channels)`.
+        iterations: Int32: steps of the attack that found the image.
+        attacks: Name of that attack.
+        fooled: Float32 in [0, 1]: share of the samples in which the label is not predicted.
+        objective: Float32: minus the margin of the label.
+        loss: Float32: the cross-entropy.
+    """
+
+    images: np.ndarray
+    iterations: np.ndarray
+    attacks: np.ndarray
+    fooled: np.ndarray
+    objective: np.ndarray
+    loss: np.ndarray
+
+
+def keep_better(best: Best, rows: np.ndarray, found: Best, is_allowed: np.ndarray) -> None:
+    """Replaces images by those that fool the model more, or as much and by a wider margin.
+
+    Args:
+        best: The most damaging images so far; changed in place.
+        rows: Indices into it of the images that were attacked.
+        found: What an attack made of them.
+        is_allowed: Bool of the rows' shape: which of these count at all.
+    """
+    fooled, objective = best.fooled[rows], best.objective[rows]
+    is_higher = (found.fooled == fooled) & (found.objective > objective)
+    is_better = is_allowed & ((found.fooled > fooled) | is_higher)
+    for array, new in zip(best, found, strict=True):
+        array[rows[is_better]] = new[is_better]
 
 
 class _Part(NamedTuple):
@@ -153,12 +94,12 @@ class _Version(NamedTuple):
 
     Attributes:
         parts: Names of attacks, cheap ones first.
-        looks: How often the model looks at an image before it is judged.
+        samples: How often the model is shown an image before it is judged.
         class_count: Fewest classes that all parts are defined for.
     """
 
     parts: tuple[str, ...]
-    looks: int
+    samples: int
     class_count: int
 
 
@@ -166,27 +107,25 @@ _VERSIONS: Mapping[str, _Version] = {
     "standard": _Version(("apgd_ce", "apgd_t", "fab_t", "square"), 1, 4),
     "rand": _Version(("apgd_ce", "apgd_dlr"), 20, 3),
 }
-_VERSION = Option(
-    lambda value: isinstance(value, str) and value in _VERSIONS, f"one of {', '.join(_VERSIONS)}"
-)
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class AutoAttack(CompiledAttack):
     """Runs four attacks, each on the images that those before it left standing.
 
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", 2020, as published. Version `standard` is APGD on the cross-entropy,
     then targeted APGD on the DLR loss, targeted FAB and Square. Version `rand`, for models that
-    draw at random, is APGD on the cross-entropy and on the DLR loss, with 20 looks per gradient.
+    draw at random, is APGD on the cross-entropy and on the DLR loss, with 20 samples per gradient.
     Iterations, target classes and queries are the published ones unless set otherwise. ART's class
     of this name is another attack: it has DeepFool for FAB, nothing targeted, and five restarts.
 
     An image that the model gets wrong to begin with stays as it is. For one that no attack breaks,
     the most damaging image found is returned, where the authors' code returns the image itself.
-    FAB, which has no radius, counts where it ends within `epsilon`. In `rand`, each image is judged
-    by 20 new looks at it, and is left alone only once the model is wrong in all of them.
+    FAB, which has no radius, counts where it ends within `epsilon`. In `rand`, the model is shown
+    each image 20 times again to judge it, and leaves it alone only once it is wrong in all of them.
 
-    An outcome's iterations are those of the attack the image is of, and its zero gradients are
+    An outcome's iterations are those of the attack that found the image, and its zero gradients are
     APGD's. `run_named` tells the attacks. What few images are left of several batches are attacked
     together, so that `batches` yields several of them at a time.
 
@@ -204,54 +143,30 @@ class AutoAttack(CompiledAttack):
         seed: Seed of everything random.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        "norm": NORM,
-        "epsilon": POSITIVE,
-        "version": _VERSION,
-        "iterations": COUNT,
-        "target_classes": COUNT,
-        "queries": COUNT,
-        "batches_at_once": COUNT,
-        "batch_size": COUNT,
-        "seed": SEED,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **CompiledAttack.defaults,
-        "version": "standard",
-        "iterations": 100,
-        "target_classes": 9,
-        "queries": 5000,
-        "batches_at_once": 8,
-    }
+    targeted: ClassVar[bool] = False
+    version: str = "standard"
+    iterations: int = 100
+    target_classes: int = 9
+    queries: int = 5000
+    batches_at_once: int = 8
 
-    version: str
-    iterations: int
-    target_classes: int
-    queries: int
-    batches_at_once: int
-
-    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
-        """Sets the options; each attack is made when it first has something to do."""
-        super().__init__(estimator, **options)
+    def __post_init__(self, estimator: TensorFlowV2Classifier) -> None:
+        """Sets up; each attack is made when it first has something to do."""
+        super().__post_init__(estimator)
         self._attacks: dict[str, CompiledAttack] = {}
-        # A partial, because TensorFlow counts compilations by the code of a function.
-        self._compiled_judge = tf.function(functools.partial(self._judge_batch), autograph=False)
+        self._compiled_judge = self._compiled(self._judge_batch, "version")
 
-    def set_params(self, **options: Any) -> None:
-        """Sets options by name, all or none.
-
-        Raises:
-            SfmError: If an option is unknown, its value not allowed, or the model has too few
-                classes for the version.
-        """
-        version, class_count = options.get("version"), self.estimator.nb_classes
-        if _VERSION.is_valid(version) and class_count < _VERSIONS[version].class_count:
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(one_of(_VERSIONS), "version")
+        self._check(COUNT, "iterations", "target_classes", "queries", "batches_at_once")
+        class_count, expected = self.estimator.nb_classes, _VERSIONS[self.version].class_count
+        if class_count < expected:
             raise SfmError(
-                f"AutoAttack's version {version!r} needs at least {_VERSIONS[version].class_count} "
-                f"classes for its DLR loss; found {class_count}. Attack the model with APGD on the "
-                "cross-entropy and with Square instead."
+                f"AutoAttack's version {self.version!r} needs at least {expected} classes for its "
+                f"DLR loss; found {class_count}. Attack the model with APGD on the cross-entropy "
+                "and with Square instead."
             )
-        super().set_params(**options)
 
     def run_named(
         self,
@@ -265,9 +180,9 @@ class AutoAttack(CompiledAttack):
         Returns:
             The outcome, and an array `(batch,)` of names: `apgd_ce`, `apgd_dlr`, `apgd_t`, `fab_t`
             or `square` where the model is wrong about that attack's image, in `rand` in at least
-            half of the looks; `CLEAN` or `STANDING` elsewhere.
+            half of the samples; `CLEAN` or `STANDING` elsewhere.
         """
-        outcomes, names = zip(*self._sweeps(images, labels, mask, positions), strict=True)
+        outcomes, names = zip(*self._pools(images, labels, mask, positions), strict=True)
         return join_outcomes(outcomes), np.concatenate(names)
 
     def batches(
@@ -278,52 +193,42 @@ class AutoAttack(CompiledAttack):
         positions: np.ndarray | None = None,
     ) -> Iterator[AttackOutcome]:
         """Yields outcomes as every attack does, of `batches_at_once` batches at a time."""
-        for outcome, _ in self._sweeps(images, labels, mask, positions):
+        for outcome, _ in self._pools(images, labels, mask, positions):
             yield outcome
 
-    def _sweeps(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray | None,
-        mask: np.ndarray | None,
-        positions: np.ndarray | None,
-    ) -> Iterator[tuple[AttackOutcome, np.ndarray]]:
-        images = check_images(images, self.estimator.input_shape)
-        check_logits(self.estimator.predict(images[: self.batch_size]), self.estimator.nb_classes)
-        labels = self._labels(images, labels)
-        mask = check_mask(mask, images.shape)
-        positions = np.arange(len(images)) if positions is None else np.asarray(positions)
-        seeds = np.stack([np.full_like(positions, self.seed), positions], axis=1)
+    def _pools(self, *arguments: Any) -> Iterator[tuple[AttackOutcome, np.ndarray]]:
+        inputs = self._checked_inputs(*arguments)
         size = self.batches_at_once * self.batch_size
-        for start in range(0, len(images), size):
-            rows = slice(start, start + size)
-            batch = AttackBatch(images[rows], labels[rows], mask[rows], seeds[rows])
-            worst = self._attack_batch(batch)
-            self._check_outcome(batch.images, positions[rows], worst.outcome())
-            yield worst.outcome(), np.where(worst.fooled >= 0.5, worst.names, STANDING)
+        for start in range(0, len(inputs.images), size):
+            pool = AttackBatch(*(array[start : start + size] for array in inputs))
+            outcome, names = self._attack_batch(pool)
+            self._check_outcome(pool, outcome)
+            yield outcome, names
 
-    def _attack_batch(self, batch: AttackBatch) -> WorstImages:
+    def _attack_batch(self, batch: AttackBatch) -> tuple[AttackOutcome, np.ndarray]:
         """Attacks images of any number; the batch is of arrays, as the attacks take them."""
-        worst = begin_with(batch.images, self._judge(batch.images, batch.labels), CLEAN)
+        zeros = np.zeros(len(batch.images), np.int32)
+        best, zero_gradient = self._judge(batch, batch.images.copy(), zeros, CLEAN), zeros > 0
         parts = _VERSIONS[self.version].parts
         for name in parts:
-            rows = np.flatnonzero(worst.fooled < 1.0)
+            rows = np.flatnonzero(best.fooled < 1.0)
             if len(rows) == 0:
                 break
             attack, left = self._part(name), AttackBatch(*(array[rows] for array in batch))
             outcome = attack.run(left.images, left.labels, left.mask, left.seeds[:, 1])
-            verdict = self._judge(outcome.images, left.labels)
-            is_allowed = self._is_allowed(attack, left.images, outcome)
-            keep_worse(worst, rows, outcome, verdict, is_allowed, name)
+            found = self._judge(left, outcome.images, outcome.iterations, name)
+            keep_better(best, rows, found, self._is_allowed(attack, left.images, outcome))
             if name == parts[0]:
-                worst.zero_gradient[rows] = outcome.zero_gradient
-        return worst
+                zero_gradient[rows] = outcome.zero_gradient
+        names = np.where(best.fooled >= 0.5, best.attacks, STANDING)
+        return AttackOutcome(best.images, best.loss, best.iterations, zero_gradient), names
 
     def _part(self, name: str) -> CompiledAttack:
         attack, fixed = _PARTS[name]
-        looks = {"gradient_samples": _VERSIONS[self.version].looks}
-        values = {option: getattr(self, option) for option in self.options} | looks
-        shared = {option: value for option, value in values.items() if option in attack.options}
+        values = {option: getattr(self, option) for option in self.attack_params}
+        values["gradient_samples"] = _VERSIONS[self.version].samples
+        names = {field.name for field in dataclasses.fields(attack)}
+        shared = {option: value for option, value in values.items() if option in names}
         if name not in self._attacks:
             self._attacks[name] = attack(self.estimator, **shared, **fixed)
         self._attacks[name].set_params(**shared)
@@ -337,21 +242,26 @@ class AutoAttack(CompiledAttack):
         sizes = perturbation_sizes(images, outcome.images, float(self.norm))
         return outcome.found & (sizes <= self.epsilon)
 
-    def _judge(self, images: np.ndarray, labels: np.ndarray) -> Verdict:
-        size = bucket_size(len(images), self.batch_size)
-        verdicts = []
-        for start in range(0, len(images), size):
-            rows = fill_up(np.arange(start, min(start + size, len(images))), size)
-            looks = _VERSIONS[self.version].looks
+    def _judge(
+        self, batch: AttackBatch, images: np.ndarray, iterations: np.ndarray, attack: str
+    ) -> Best:
+        """Returns what an attack made of a batch, with what the model makes of it."""
+        count = len(images)
+        size = bucket_size(count, self.batch_size)
+        judged = []
+        for start in range(0, count, size):
+            rows = fill_up(np.arange(start, min(start + size, count)), size)
             tensors = self._compiled_judge(
-                tf.constant(images[rows]), tf.constant(labels[rows]), looks
+                tf.constant(images[rows]), tf.constant(batch.labels[rows])
             )
-            verdicts.append([tensor.numpy()[: len(images) - start] for tensor in tensors])
-        return Verdict(*map(np.concatenate, zip(*verdicts, strict=True)))
+            judged.append([tensor.numpy()[: count - start] for tensor in tensors])
+        attacks = np.full(count, attack, _NAME_TYPE)
+        return Best(images, iterations, attacks, *map(np.concatenate, zip(*judged, strict=True)))
 
-    def _judge_batch(self, images: tf.Tensor, labels: tf.Tensor, looks: int) -> tuple:
-        logits = self._logits(tf.repeat(images, looks, axis=0))
-        labels = tf.repeat(labels, looks)
-        damage = evaluate(-margin(logits, labels), logits, labels, targeted=False, looks=looks)
-        losses = tf.reshape(stable_cross_entropy(logits, labels), (-1, looks))
-        return damage.fooled, damage.objective, tf.reduce_mean(losses, axis=1)
+    def _judge_batch(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        samples = _VERSIONS[self.version].samples
+        logits = self._logits(tf.repeat(images, samples, axis=0))
+        labels = tf.repeat(labels, samples)
+        scores = score(-margin(logits, labels), logits, labels, targeted=False, samples=samples)
+        loss = mean_of_samples(stable_cross_entropy(logits, labels), samples)
+        return scores.fooled, scores.objective, loss

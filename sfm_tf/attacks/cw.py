@@ -1,5 +1,6 @@
 """The attack of Carlini and Wagner for the smallest perturbation in the L2 norm."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -17,14 +18,17 @@ from sfm_tf.attacks.attack import (
     AttackBatch,
     BatchOutcome,
     CompiledAttack,
-    Option,
+    choose,
+    is_zero,
+    per_pixel,
     usable_gradient,
 )
 from sfm_tf.models.logit_losses import cross_entropy, margin
 
-_DECAY = 0.9
-_SQUARE_DECAY = 0.999
-_STABILITY = 1e-8
+# Kingma and Ba 2015: beta_1, beta_2 and epsilon.
+_BETA_1 = 0.9
+_BETA_2 = 0.999
+_ADAM_EPSILON = 1e-8
 
 
 class Moments(NamedTuple):
@@ -54,10 +58,10 @@ def adam_step(
         learning_rate: Size of the step, about the most that a point moves.
     """
     count = tf.cast(done + 1, tf.float32)
-    mean = _DECAY * moments.mean + (1.0 - _DECAY) * gradient
-    square = _SQUARE_DECAY * moments.square + (1.0 - _SQUARE_DECAY) * gradient**2
-    size = learning_rate * tf.sqrt(1.0 - _SQUARE_DECAY**count) / (1.0 - _DECAY**count)
-    return -size * mean / (tf.sqrt(square) + _STABILITY), Moments(mean, square)
+    mean = _BETA_1 * moments.mean + (1.0 - _BETA_1) * gradient
+    square = _BETA_2 * moments.square + (1.0 - _BETA_2) * gradient**2
+    size = learning_rate * tf.sqrt(1.0 - _BETA_2**count) / (1.0 - _BETA_1**count)
+    return -size * mean / (tf.sqrt(square) + _ADAM_EPSILON), Moments(mean, square)
 
 
 PAPER_SETTINGS: Mapping[str, Any] = {
@@ -98,42 +102,53 @@ class _Settings(NamedTuple):
 _SETTING_TYPES = _Settings(tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.bool, tf.bool)
 
 
-class _Evaluation(NamedTuple):
-    """The attacked model at some images; `gradient` is that of the margin."""
+class _BinarySearch(NamedTuple):
+    """Per image, the c to try next, between the bounds of what failed and what succeeded."""
 
-    hinge: tf.Tensor
-    succeeded: tf.Tensor
-    gradient: tf.Tensor
-
-
-class _Bracket(NamedTuple):
-    """Per image, the constant to try next, between one that failed and one that succeeded."""
-
-    constant: tf.Tensor
-    failed: tf.Tensor
-    succeeded: tf.Tensor
+    c: tf.Tensor
+    lower_bound: tf.Tensor
+    upper_bound: tf.Tensor
 
 
-class _Findings(NamedTuple):
-    """Per image, the closest adversarial one so far, and whether the first gradient was zero."""
+class _Best(NamedTuple):
+    """Per image, the closest adversarial one so far."""
 
     images: tf.Tensor
     squared_distance: tf.Tensor
     iterations: tf.Tensor
-    is_stuck: tf.Tensor
+
+
+class _Hinge(NamedTuple):
+    """f = max(margin + confidence, 0) at some images, and the gradient of the margin."""
+
+    f: tf.Tensor
+    is_adversarial: tf.Tensor
+    gradient: tf.Tensor
 
 
 class _Descent(NamedTuple):
-    """The state of one descent; `points` are the images in the tanh space."""
+    """The state of one minimisation.
 
-    points: tf.Tensor
+    Attributes:
+        w: The images in the tanh space.
+        moments: Those of Adam.
+        checked_objective: The objective at the last check of progress.
+        is_moving: Who has not stopped early.
+        has_succeeded: Whether an adversarial image was met.
+        best: Of all minimisations so far.
+        is_stuck: Whose first gradient was zero.
+    """
+
+    w: tf.Tensor
     moments: Moments
     checked_objective: tf.Tensor
     is_moving: tf.Tensor
-    succeeded: tf.Tensor
-    findings: _Findings
+    has_succeeded: tf.Tensor
+    best: _Best
+    is_stuck: tf.Tensor
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class CarliniWagner(CompiledAttack):
     """Looks for the closest adversarial image in the L2 norm: CW-L2.
 
@@ -166,105 +181,103 @@ class CarliniWagner(CompiledAttack):
         batch_size: Images attacked at a time.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        "binary_search_steps": COUNT,
-        "iterations": COUNT,
-        "initial_constant": POSITIVE,
-        "confidence": NOT_NEGATIVE,
-        "learning_rate": POSITIVE,
-        "targeted": FLAG,
-        "abort_early": FLAG,
-        "batch_size": COUNT,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **CompiledAttack.defaults,
-        "confidence": 0.0,
-        "learning_rate": 0.01,
-        "abort_early": False,
-    }
-
-    norm = 2
-    epsilon = math.inf
-    seed = 0
-
+    norm: ClassVar[float] = 2
+    epsilon: ClassVar[float] = math.inf
+    seed: ClassVar[int] = 0
     binary_search_steps: int
     iterations: int
     initial_constant: float
-    confidence: float
-    learning_rate: float
-    abort_early: bool
+    confidence: float = 0.0
+    learning_rate: float = 0.01
+    abort_early: bool = False
 
-    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
-        """Sets the options and prepares the search, which is compiled at the first batch."""
-        super().__init__(estimator, **options)
-        # A partial, because TensorFlow counts compilations by the code of a function.
-        self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
+    def __post_init__(self, estimator: TensorFlowV2Classifier) -> None:
+        """Prepares the search, which is compiled at the first batch."""
+        super().__post_init__(estimator)
+        self._compiled_search = self._compiled(self._search)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(COUNT, "binary_search_steps", "iterations")
+        self._check(POSITIVE, "initial_constant", "learning_rate")
+        self._check(NOT_NEGATIVE, "confidence")
+        self._check(FLAG, "abort_early")
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
         values = (getattr(self, name) for name in _Settings._fields)
-        settings = map(tf.constant, values, _SETTING_TYPES)
-        return self._compiled_search(batch, _Settings(*settings))
+        return self._compiled_search(batch, _Settings(*map(tf.constant, values, _SETTING_TYPES)))
 
     def _search(self, batch: AttackBatch, settings: _Settings) -> BatchOutcome:
-        def search(done: tf.Tensor, bracket: _Bracket, findings: _Findings) -> Any:
-            descent = self._descend(batch, bracket.constant, findings, settings)
-            return done + 1, _narrow(bracket, descent.succeeded), descent.findings
+        """Runs the binary search for c, with a minimisation for each."""
+
+        def search(
+            done: tf.Tensor, search: _BinarySearch, best: _Best, is_stuck: tf.Tensor
+        ) -> tuple[tf.Tensor, _BinarySearch, _Best, tf.Tensor]:
+            end = self._minimise(batch, search.c, best, is_stuck, settings)
+            return done + 1, _next_c(search, end.has_succeeded), end.best, end.is_stuck
 
         zeros = tf.zeros_like(batch.labels, tf.float32)
-        bracket = _Bracket(zeros + settings.initial_constant, zeros, zeros + math.inf)
-        iterations = tf.fill(tf.shape(zeros), NOT_FOUND)
-        findings = _Findings(batch.images, zeros + math.inf, iterations, zeros > 0.0)
-        _, _, findings = tf.while_loop(
-            lambda done, *_: done < settings.binary_search_steps, search, (0, bracket, findings)
+        first = _BinarySearch(zeros + settings.initial_constant, zeros, zeros + math.inf)
+        best = _Best(batch.images, zeros + math.inf, tf.fill(tf.shape(zeros), NOT_FOUND))
+        _, _, best, is_stuck = tf.while_loop(
+            lambda done, *_: done < settings.binary_search_steps,
+            search,
+            (0, first, best, zeros > 0.0),
         )
         # At distance 0 the image itself, which the way to the tanh space and back has rounded.
-        has_moved = findings.squared_distance > 0.0
-        images = tf.where(_per_pixel(has_moved), findings.images, batch.images)
+        images = tf.where(per_pixel(best.squared_distance > 0.0), best.images, batch.images)
         loss = cross_entropy(self._logits(images), batch.labels)
-        return BatchOutcome(images, loss, findings.iterations, findings.is_stuck)
+        return BatchOutcome(images, loss, best.iterations, is_stuck)
 
-    def _descend(
-        self, batch: AttackBatch, constant: tf.Tensor, findings: _Findings, settings: _Settings
+    def _minimise(
+        self,
+        batch: AttackBatch,
+        c: tf.Tensor,
+        best: _Best,
+        is_stuck: tf.Tensor,
+        settings: _Settings,
     ) -> _Descent:
-        points = tf.atanh((2.0 * batch.images - 1.0) * _SHRINKAGE)
-        start = _images_at(points, batch)
-        nobody = tf.zeros_like(findings.is_stuck)
-        infinite = tf.fill(tf.shape(constant), math.inf)
-        moments = initial_moments(points)
-        descent = _Descent(points, moments, infinite, ~nobody, nobody, findings)
+        w = tf.atanh((2.0 * batch.images - 1.0) * _SHRINKAGE)
+        nobody, infinite = tf.zeros_like(is_stuck), tf.fill(tf.shape(c), math.inf)
+        start = _Descent(w, initial_moments(w), infinite, ~nobody, nobody, best, is_stuck)
         # One turn more than steps: the last iterate is evaluated, too.
-        _, descent = tf.while_loop(
-            lambda done, descent: (done <= settings.iterations) & tf.reduce_any(descent.is_moving),
-            functools.partial(self._step, batch, start, constant, settings),
-            (0, descent),
+        _, end = tf.while_loop(
+            lambda done, state: (done <= settings.iterations) & tf.reduce_any(state.is_moving),
+            functools.partial(self._step, batch, _image(w, batch), c, settings),
+            (0, start),
         )
-        return descent
+        return end
 
     def _step(
         self,
         batch: AttackBatch,
         start: tf.Tensor,
-        constant: tf.Tensor,
+        c: tf.Tensor,
         settings: _Settings,
         done: tf.Tensor,
-        descent: _Descent,
+        state: _Descent,
     ) -> tuple[tf.Tensor, _Descent]:
-        images = _images_at(descent.points, batch)
-        evaluation = self._evaluate(images, batch, settings)
+        images = _image(state.w, batch)
+        hinge = self._hinge(images, batch, settings)
         change = images - start
         squared_distance = tf.reduce_sum(change**2, axis=_IMAGE_AXES)
-        descent = _record(descent, images, squared_distance, evaluation, done)
-        objective = squared_distance + constant * evaluation.hinge
-        descent = _stop_stalled(descent, objective, done, settings)
-        weight = tf.where(evaluation.hinge > 0.0, constant, 0.0)
-        gradient = 2.0 * change + _per_pixel(weight) * evaluation.gradient
+        new = _Best(images, squared_distance, tf.fill(tf.shape(c), done))
+        is_closer = hinge.is_adversarial & (squared_distance < state.best.squared_distance)
+        state = state._replace(
+            has_succeeded=state.has_succeeded | hinge.is_adversarial,
+            best=choose(is_closer, new, state.best),
+            is_stuck=tf.where(done == 0, is_zero(hinge.gradient), state.is_stuck),
+        )
+        state = _stop_stalled(state, squared_distance + c * hinge.f, done, settings)
+        weight = tf.where(hinge.f > 0.0, c, 0.0)
+        gradient = 2.0 * change + per_pixel(weight) * hinge.gradient
         # The slope of (tanh(w) + 1) / 2.
         gradient *= 2.0 * images * (1.0 - images)
-        movement, moments = adam_step(descent.moments, gradient, done, settings.learning_rate)
-        movement = tf.where(_per_pixel(descent.is_moving), movement, 0.0)
-        return done + 1, descent._replace(points=descent.points + movement, moments=moments)
+        movement, moments = adam_step(state.moments, gradient, done, settings.learning_rate)
+        movement = tf.where(per_pixel(state.is_moving), movement, 0.0)
+        return done + 1, state._replace(w=state.w + movement, moments=moments)
 
-    def _evaluate(self, images: tf.Tensor, batch: AttackBatch, settings: _Settings) -> _Evaluation:
+    def _hinge(self, images: tf.Tensor, batch: AttackBatch, settings: _Settings) -> _Hinge:
         with tf.GradientTape() as tape:
             tape.watch(images)
             logits = self._logits(images)
@@ -273,55 +286,32 @@ class CarliniWagner(CompiledAttack):
         gradient = usable_gradient(tape.gradient(margins, images), batch.mask)
         # In a tie it is argmax that decides.
         is_label = tf.argmax(logits, axis=1) == batch.labels
-        succeeded = (is_label == settings.targeted) & (margins <= -settings.confidence)
-        return _Evaluation(tf.nn.relu(margins + settings.confidence), succeeded, gradient)
+        is_adversarial = (is_label == settings.targeted) & (margins <= -settings.confidence)
+        return _Hinge(tf.nn.relu(margins + settings.confidence), is_adversarial, gradient)
 
 
-def _per_pixel(values: tf.Tensor) -> tf.Tensor:
-    return values[:, None, None, None]
-
-
-def _images_at(points: tf.Tensor, batch: AttackBatch) -> tf.Tensor:
-    return tf.where(batch.mask != 0.0, (tf.tanh(points) + 1.0) / 2.0, batch.images)
-
-
-def _record(
-    descent: _Descent,
-    images: tf.Tensor,
-    squared_distance: tf.Tensor,
-    evaluation: _Evaluation,
-    done: tf.Tensor,
-) -> _Descent:
-    findings = descent.findings
-    is_closer = evaluation.succeeded & (squared_distance < findings.squared_distance)
-    is_zero = tf.reduce_all(evaluation.gradient == 0.0, axis=_IMAGE_AXES)
-    return descent._replace(
-        succeeded=descent.succeeded | evaluation.succeeded,
-        findings=_Findings(
-            tf.where(_per_pixel(is_closer), images, findings.images),
-            tf.where(is_closer, squared_distance, findings.squared_distance),
-            tf.where(is_closer, done, findings.iterations),
-            tf.where(done == 0, is_zero, findings.is_stuck),
-        ),
-    )
+def _image(w: tf.Tensor, batch: AttackBatch) -> tf.Tensor:
+    return tf.where(batch.mask != 0.0, (tf.tanh(w) + 1.0) / 2.0, batch.images)
 
 
 def _stop_stalled(
-    descent: _Descent, objective: tf.Tensor, done: tf.Tensor, settings: _Settings
+    state: _Descent, objective: tf.Tensor, done: tf.Tensor, settings: _Settings
 ) -> _Descent:
     interval = tf.maximum(settings.iterations // _CHECKS_PER_DESCENT, 1)
     is_check = done % interval == 0
-    has_stalled = objective >= _NEEDED_PROGRESS * descent.checked_objective
-    return descent._replace(
-        is_moving=descent.is_moving & ~(settings.abort_early & is_check & has_stalled),
-        checked_objective=tf.where(is_check, objective, descent.checked_objective),
+    has_stalled = objective >= _NEEDED_PROGRESS * state.checked_objective
+    return state._replace(
+        is_moving=state.is_moving & ~(settings.abort_early & is_check & has_stalled),
+        checked_objective=tf.where(is_check, objective, state.checked_objective),
     )
 
 
-def _narrow(bracket: _Bracket, succeeded: tf.Tensor) -> _Bracket:
-    """Halves the bracket, or grows the constant tenfold where none has succeeded yet."""
-    low = tf.where(succeeded, bracket.failed, bracket.constant)
-    high = tf.where(succeeded, bracket.constant, bracket.succeeded)
-    grown = tf.minimum(_GROWTH * bracket.constant, _LARGEST_CONSTANT)
-    constant = tf.where(tf.math.is_inf(high), grown, (low + high) / 2.0)
-    return _Bracket(constant, low, high)
+def _next_c(search: _BinarySearch, has_succeeded: tf.Tensor) -> _BinarySearch:
+    """Halves the interval, or grows c tenfold where none has succeeded yet."""
+    lower_bound = tf.where(has_succeeded, search.lower_bound, search.c)
+    upper_bound = tf.where(has_succeeded, search.c, search.upper_bound)
+    grown = tf.minimum(_GROWTH * search.c, _LARGEST_CONSTANT)
+    middle = (lower_bound + upper_bound) / 2.0
+    return _BinarySearch(
+        tf.where(tf.math.is_inf(upper_bound), grown, middle), lower_bound, upper_bound
+    )

@@ -1,11 +1,11 @@
-"""The iterative method with diverse inputs."""
+"""The iterative method with diverse inputs (DI2-FGSM)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+import dataclasses
+from typing import ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from sfm_tf.attacks.attack import NOT_NEGATIVE, POSITIVE, Option
+from sfm_tf.attacks.attack import NOT_NEGATIVE, POSITIVE, ValueKind
 from sfm_tf.attacks.mim import Momentum, MomentumIterativeMethod
 
 
@@ -74,10 +74,10 @@ def _random_integers(uniforms: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
 
 
 _PAPER_SHARE = 299 / 330
-_PROBABILITY = Option(
+_PROBABILITY = ValueKind(
     lambda value: NOT_NEGATIVE.is_valid(value) and value <= 1, "a number from 0 to 1"
 )
-_SHARE = Option(
+_SHARE = ValueKind(
     lambda value: POSITIVE.is_valid(value) and value < 1, "a number above 0 and below 1"
 )
 
@@ -90,6 +90,7 @@ class DiverseMemory(NamedTuple):
     momentum: Momentum
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class DiverseInputsMethod(MomentumIterativeMethod):
     """Takes each gradient at randomly shrunk and padded images: DI2-FGSM, and M-DI2-FGSM.
 
@@ -119,21 +120,16 @@ class DiverseInputsMethod(MomentumIterativeMethod):
         **options: Those of `MomentumIterativeMethod`.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        **MomentumIterativeMethod.options,
-        "probability": _PROBABILITY,
-        "smallest_share": _SHARE,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **MomentumIterativeMethod.defaults,
-        "momentum": 0.0,
-        "probability": 0.5,
-        "smallest_share": _PAPER_SHARE,
-    }
+    momentum: float = 0.0
+    probability: float = 0.5
+    smallest_share: float = _PAPER_SHARE
+
     uniforms_per_view: ClassVar[int] = 4
 
-    probability: float
-    smallest_share: float
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(_PROBABILITY, "probability")
+        self._check(_SHARE, "smallest_share")
 
     def _initial_memory(self, images: tf.Tensor) -> DiverseMemory:
         return DiverseMemory(

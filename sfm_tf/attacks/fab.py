@@ -1,6 +1,11 @@
-"""The fast adaptive boundary attack, FAB, for the smallest perturbation in L-infinity or L2."""
+"""The fast adaptive boundary attack, FAB, for the smallest perturbation in L-infinity or L2.
 
-import functools
+Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack",
+2020, Algorithm 1, whose names this module uses: x_orig for the image, x for iterates, delta for the
+projections onto a hyperplane, alpha, eta and beta, and u for the distance of the best, x_out.
+"""
+
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +15,6 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
 from sfm_tf.attacks.attack import (
     COUNT,
-    NORM,
     NOT_FOUND,
     POSITIVE,
     SEED,
@@ -18,8 +22,10 @@ from sfm_tf.attacks.attack import (
     AttackBatch,
     BatchOutcome,
     CompiledAttack,
-    Option,
+    ValueKind,
     choose,
+    is_zero,
+    per_pixel,
     usable_gradient,
 )
 from sfm_tf.attacks.norm_balls import BALLS, sample_points
@@ -47,7 +53,7 @@ class HyperplaneGeometry(NamedTuple):
     """What an attack that aims at hyperplanes needs to know of a norm.
 
     Attributes:
-        way: Maps images in [0, 1] `(batch, height, width, channels)` and their hyperplanes to the
+        delta: Maps images in [0, 1] `(batch, height, width, channels)` and their hyperplanes to the
             smallest perturbations that reach the hyperplanes and leave the images in [0, 1]. Where
             there is none, each pixel goes to the end of [0, 1] nearer to the hyperplane. A pixel
             of gradient zero stays as it is.
@@ -56,12 +62,12 @@ class HyperplaneGeometry(NamedTuple):
             the distance to a hyperplane is |value| / dual norm.
     """
 
-    way: Callable[[tf.Tensor, Hyperplane], tf.Tensor]
+    delta: Callable[[tf.Tensor, Hyperplane], tf.Tensor]
     norm: Callable[[tf.Tensor], tf.Tensor]
     dual_norm: Callable[[tf.Tensor], tf.Tensor]
 
 
-class _Demand(NamedTuple):
+class _BoxProjection(NamedTuple):
     """By how much the pixels may change, and what that brings.
 
     Attributes:
@@ -77,30 +83,30 @@ class _Demand(NamedTuple):
     signs: tf.Tensor
 
 
-def _way_linf(images: tf.Tensor, plane: Hyperplane) -> tf.Tensor:
-    demand = _demand(images, plane)
-    level = _level(demand.rooms, demand.slopes, demand)
-    change = demand.signs * tf.minimum(level, demand.rooms)
+def _delta_linf(images: tf.Tensor, plane: Hyperplane) -> tf.Tensor:
+    box = _box_projection(images, plane)
+    level = _level(box.rooms, box.slopes, box)
+    change = box.signs * tf.minimum(level, box.rooms)
     return tf.reshape(change, tf.shape(images))
 
 
-def _way_l2(images: tf.Tensor, plane: Hyperplane) -> tf.Tensor:
-    demand = _demand(images, plane)
-    limits = tf.math.divide_no_nan(demand.rooms, demand.slopes)
-    level = _level(limits, demand.slopes**2, demand)
+def _delta_l2(images: tf.Tensor, plane: Hyperplane) -> tf.Tensor:
+    box = _box_projection(images, plane)
+    limits = tf.math.divide_no_nan(box.rooms, box.slopes)
+    level = _level(limits, box.slopes**2, box)
     # An infinite level leaves pixels that do not count alone.
-    lengths = tf.math.multiply_no_nan(level, demand.slopes)
-    change = demand.signs * tf.minimum(lengths, demand.rooms)
+    lengths = tf.math.multiply_no_nan(level, box.slopes)
+    change = box.signs * tf.minimum(lengths, box.rooms)
     return tf.reshape(change, tf.shape(images))
 
 
-def _demand(images: tf.Tensor, plane: Hyperplane) -> _Demand:
+def _box_projection(images: tf.Tensor, plane: Hyperplane) -> _BoxProjection:
     pixels = tf.reshape(images, (tf.shape(images)[0], -1))
     gradients = tf.reshape(plane.gradients, tf.shape(pixels))
     # Scaled to a largest slope of 1: the squares of a small gradient would underflow to zero.
     largest = tf.reduce_max(tf.abs(gradients), axis=1, keepdims=True)
     signs = -tf.sign(plane.values)[:, None] * tf.sign(gradients)
-    return _Demand(
+    return _BoxProjection(
         needed=tf.math.divide_no_nan(tf.abs(plane.values)[:, None], largest),
         slopes=tf.math.divide_no_nan(tf.abs(gradients), largest),
         rooms=tf.where(signs > 0.0, 1.0 - pixels, pixels),
@@ -108,25 +114,25 @@ def _demand(images: tf.Tensor, plane: Hyperplane) -> _Demand:
     )
 
 
-def _level(limits: tf.Tensor, weights: tf.Tensor, demand: _Demand) -> tf.Tensor:
+def _level(limits: tf.Tensor, weights: tf.Tensor, box: _BoxProjection) -> tf.Tensor:
     """Returns the level at which sum(weights * min(level, limits)) is `needed`, `(batch, 1)`.
 
     That sum is concave and piecewise linear in the level, so Newton's method from zero never goes
     too far, and it ends, exactly, once no further pixel has come to its limit. If the sum never
     becomes that large, the level is no less than the largest limit.
     """
-    at_limit = demand.slopes * demand.rooms
+    at_limit = box.slopes * box.rooms
 
     def rise(level: tf.Tensor, is_rising: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         del is_rising
         is_full = limits <= level
         brought = tf.reduce_sum(tf.where(is_full, at_limit, 0.0), axis=1, keepdims=True)
         steepness = tf.reduce_sum(tf.where(is_full, 0.0, weights), axis=1, keepdims=True)
-        higher = tf.math.divide_no_nan(demand.needed - brought, steepness)
+        higher = tf.math.divide_no_nan(box.needed - brought, steepness)
         return tf.maximum(level, higher), tf.reduce_any(higher > level)
 
     level, _ = tf.while_loop(
-        lambda _, is_rising: is_rising, rise, (tf.zeros_like(demand.needed), tf.constant(True))
+        lambda _, is_rising: is_rising, rise, (tf.zeros_like(box.needed), tf.constant(True))
     )
     return level
 
@@ -145,8 +151,8 @@ def _l2_norm(values: tf.Tensor) -> tf.Tensor:
     return largest * tf.sqrt(tf.reduce_sum(scaled**2, axis=_IMAGE_AXES))
 
 
-_LINF = HyperplaneGeometry(_way_linf, _linf_norm, _l1_norm)
-_L2 = HyperplaneGeometry(_way_l2, _l2_norm, _l2_norm)
+_LINF = HyperplaneGeometry(_delta_linf, _linf_norm, _l1_norm)
+_L2 = HyperplaneGeometry(_delta_l2, _l2_norm, _l2_norm)
 
 HYPERPLANE_GEOMETRIES: Mapping[float | str, HyperplaneGeometry] = {
     math.inf: _LINF,
@@ -155,43 +161,43 @@ HYPERPLANE_GEOMETRIES: Mapping[float | str, HyperplaneGeometry] = {
 }
 """The geometries by the norm's order, as ART names it.
 
-The ways are the projections of Croce and Hein, "Minimally distorted adversarial examples with a
-fast adaptive boundary attack", 2020, section 2.2. The authors' code sorts the pixels by when they
-come to their limits; Newton's method comes to the same in four to nine sums over them.
+The projections are those of section 2.2. The authors' code sorts the pixels by when they come to
+their limits; Newton's method comes to the same in four to nine sums over them.
 """
 
 
 def biased_step(
     geometry: HyperplaneGeometry,
-    images: tf.Tensor,
-    points: tf.Tensor,
+    x_orig: tf.Tensor,
+    x: tf.Tensor,
     plane: Hyperplane,
     alpha_max: tf.Tensor,
     eta: tf.Tensor,
 ) -> tf.Tensor:
     """Returns points next to the hyperplane, drawn towards its points nearest to the images.
 
-    Croce and Hein 2020, section 2.3: the projections of `points` and of `images`, mixed with the
-    weights 1 - alpha and alpha, where alpha is the share of the points' distance in the sum of both
-    distances, but at most `alpha_max`. They are not limited to [0, 1].
+    Section 2.3: (1 - alpha) * (x + eta * delta) + alpha * (x_orig + eta * delta_orig), where alpha
+    is the share of |delta| in |delta| + |delta_orig|, but at most `alpha_max`. They are not limited
+    to [0, 1].
 
     Args:
         geometry: The norm that measures distances.
-        images: Float32 in [0, 1], `(batch, height, width, channels)`.
-        points: Float32 in [0, 1], same shape.
-        plane: The hyperplanes, with their values at `points`.
+        x_orig: Float32 in [0, 1], `(batch, height, width, channels)`.
+        x: Float32 in [0, 1], same shape.
+        plane: The hyperplanes, with their values at `x`.
         alpha_max: Float32 scalar in [0, 1].
-        eta: Float32 scalar, at least 1: by which factor to exceed the way to the hyperplane.
+        eta: Float32 scalar, at least 1: the overshoot.
     """
-    product = tf.reduce_sum(plane.gradients * (images - points), axis=_IMAGE_AXES)
-    plane_from_images = plane._replace(values=plane.values + product)
-    ways = (geometry.way(points, plane), geometry.way(images, plane_from_images))
-    length, image_length = (tf.maximum(geometry.norm(way), _SMALLEST_NORM) for way in ways)
-    alpha = tf.minimum(length / (length + image_length), alpha_max)[:, None, None, None]
-    return (1.0 - alpha) * (points + eta * ways[0]) + alpha * (images + eta * ways[1])
+    product = tf.reduce_sum(plane.gradients * (x_orig - x), axis=_IMAGE_AXES)
+    delta = geometry.delta(x, plane)
+    delta_orig = geometry.delta(x_orig, plane._replace(values=plane.values + product))
+    length, length_orig = (
+        tf.maximum(geometry.norm(d), _SMALLEST_NORM) for d in (delta, delta_orig)
+    )
+    alpha = per_pixel(tf.minimum(length / (length + length_orig), alpha_max))
+    return (1.0 - alpha) * (x + eta * delta) + alpha * (x_orig + eta * delta_orig)
 
 
-_FAST_ADAPTIVE_BOUNDARY_IMAGE_AXES = (1, 2, 3)
 # A restart begins within half the smallest norm found so far, or half of the authors' default.
 _RESTART_SHARE = 0.5
 _DEFAULT_NORMS: Mapping[float | str, float] = {math.inf: 0.3, "inf": 0.3, 2: 1.0}
@@ -201,10 +207,10 @@ _FINAL_OVERSHOOT = 0.1
 # How far float32 logits may differ between batch sizes, as a share of the largest of them.
 _ROUNDING = 1e-6
 
-_CLASSES = Option(SEED.is_valid, "an integer of at least 0")
-_OVERSHOOT = Option(
+_ETA = ValueKind(
     lambda value: POSITIVE.is_valid(value) and value >= 1.0, "a finite number of at least 1"
 )
+_TARGET_CLASSES = ValueKind(SEED.is_valid, "an integer of at least 0")
 
 
 class _Settings(NamedTuple):
@@ -221,25 +227,18 @@ class _Settings(NamedTuple):
 _SETTING_TYPES = _Settings(tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32)
 
 
-class _Mode(NamedTuple):
-    """What the compiled search is specialised for."""
-
-    norm: float | str
-    is_targeted: bool
-
-
 class _Best(NamedTuple):
-    """Per image, the closest adversarial one so far; at infinity as long as there is none."""
+    """Per image x_out, the closest adversarial one so far; u is infinite until there is one."""
 
-    images: tf.Tensor
-    distance: tf.Tensor
+    x_out: tf.Tensor
+    u: tf.Tensor
     iterations: tf.Tensor
 
 
 class _State(NamedTuple):
-    """`points` are where to linearise next; `is_stuck` tells whose first gradient was zero."""
+    """The iterates, the best so far, and whose first gradient was zero."""
 
-    points: tf.Tensor
+    x: tf.Tensor
     best: _Best
     is_stuck: tf.Tensor
 
@@ -251,11 +250,11 @@ class _End(NamedTuple):
     logits: tf.Tensor
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class FastAdaptiveBoundary(CompiledAttack):
     """Follows the decision boundary to where it is closest to the image: FAB and FAB-T.
 
-    Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack",
-    2020, Algorithm 1. Each step takes the difference of two logits for a linear function, projects
+    Each step takes the difference of two logits for a linear function, projects
     the iterate and the image onto its zeros within [0, 1], and moves to a point between the two
     projections, beyond the boundary by the factor `eta`. An adversarial iterate is kept if it is
     the closest so far, and goes back towards the image by the factor `beta`. The targeted form, of
@@ -288,127 +287,132 @@ class FastAdaptiveBoundary(CompiledAttack):
         seed: Seed of the random starts.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        "norm": NORM,
-        "iterations": COUNT,
-        "restarts": COUNT,
-        "target_classes": _CLASSES,
-        "alpha_max": SHARE,
-        "eta": _OVERSHOOT,
-        "beta": SHARE,
-        "batch_size": COUNT,
-        "seed": SEED,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **CompiledAttack.defaults,
-        "iterations": 100,
-        "restarts": 1,
-        "target_classes": 9,
-        "alpha_max": 0.1,
-        "eta": 1.05,
-        "beta": 0.9,
-    }
+    epsilon: ClassVar[float] = math.inf
+    targeted: ClassVar[bool] = False
+    iterations: int = 100
+    restarts: int = 1
+    target_classes: int = 9
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
 
-    epsilon = math.inf
+    def __post_init__(self, estimator: TensorFlowV2Classifier) -> None:
+        """Prepares the search, which is compiled at the first batch."""
+        super().__post_init__(estimator)
+        self._compiled_search = self._compiled(self._search, "norm", "_is_targeted")
 
-    iterations: int
-    restarts: int
-    target_classes: int
-    alpha_max: float
-    eta: float
-    beta: float
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(COUNT, "iterations", "restarts")
+        self._check(_TARGET_CLASSES, "target_classes")
+        self._check(SHARE, "alpha_max", "beta")
+        self._check(_ETA, "eta")
 
-    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
-        """Sets the options and prepares the search, which is compiled at the first batch."""
-        super().__init__(estimator, **options)
-        # A partial, because TensorFlow counts compilations by the code of a function.
-        self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
+    @property
+    def _is_targeted(self) -> bool:
+        return self.target_classes > 0
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
         values = (getattr(self, name) for name in _Settings._fields)
         settings = _Settings(*map(tf.constant, values, _SETTING_TYPES))
-        return self._compiled_search(batch, settings, _Mode(self.norm, self.target_classes > 0))
+        return self._compiled_search(batch, settings)
 
-    def _search(self, batch: AttackBatch, settings: _Settings, mode: _Mode) -> BatchOutcome:
+    def _search(self, batch: AttackBatch, settings: _Settings) -> BatchOutcome:
         logits = self._logits(batch.images)
         others = self.estimator.nb_classes - 1
         targets = tf.math.top_k(without_label(logits, batch.labels), others).indices
-        is_known = tf.argmax(logits, axis=1) == batch.labels
-        distance = tf.where(is_known, math.inf, 0.0)
-        best = _Best(batch.images, distance, tf.where(is_known, NOT_FOUND, 0))
+        is_right = tf.argmax(logits, axis=1) == batch.labels
+        u = tf.where(is_right, math.inf, 0.0)
+        best = _Best(batch.images, u, tf.where(is_right, NOT_FOUND, 0))
         steps = settings.iterations * settings.restarts
-        if mode.is_targeted:
+        if self._is_targeted:
             steps *= tf.minimum(settings.target_classes, others)
+
+        def step(done: tf.Tensor, state: _State) -> tuple[tf.Tensor, _State]:
+            run = done // settings.iterations
+            target = tf.gather(targets, run // settings.restarts, axis=1)
+            return done + 1, self._step(batch, target, settings, done, state)
+
         _, state = tf.while_loop(
-            lambda done, _: (done < steps) & tf.reduce_any(is_known),
-            functools.partial(self._step, batch, targets, settings, mode),
-            (0, _State(batch.images, best, tf.zeros_like(is_known))),
+            lambda done, _: (done < steps) & tf.reduce_any(is_right),
+            step,
+            (0, _State(batch.images, best, tf.zeros_like(is_right))),
         )
-        end = self._shorten(batch, logits, state.best.images)
+        end = self._shorten(batch, logits, state.best.x_out)
         loss = stable_cross_entropy(end.logits, batch.labels)
-        return BatchOutcome(end.images, loss, state.best.iterations, is_known & state.is_stuck)
+        return BatchOutcome(end.images, loss, state.best.iterations, is_right & state.is_stuck)
 
     def _step(
         self,
         batch: AttackBatch,
-        targets: tf.Tensor,
+        target: tf.Tensor,
         settings: _Settings,
-        mode: _Mode,
         done: tf.Tensor,
         state: _State,
-    ) -> tuple[tf.Tensor, _State]:
-        geometry = HYPERPLANE_GEOMETRIES[mode.norm]
-        run = done // settings.iterations
-        points = tf.cond(
+    ) -> _State:
+        geometry, x_orig = HYPERPLANE_GEOMETRIES[self.norm], batch.images
+        x = tf.cond(
             done % settings.iterations == 0,
-            lambda: _start(batch, run, state.best.distance, settings, mode),
-            lambda: state.points,
+            lambda: self._start(batch, done // settings.iterations, state.best.u, settings),
+            lambda: state.x,
         )
-        if mode.is_targeted:
-            plane = self._plane(points, batch, tf.gather(targets, run // settings.restarts, axis=1))
+        if self._is_targeted:
+            plane = self._plane(x, batch, target)
         else:
-            plane = self._nearest_plane(points, batch, geometry)
-        is_zero = tf.reduce_all(plane.gradients == 0.0, axis=_FAST_ADAPTIVE_BOUNDARY_IMAGE_AXES)
-        moved = biased_step(geometry, batch.images, points, plane, settings.alpha_max, settings.eta)
-        moved = _allowed(moved, batch)
-        fooled = tf.argmax(self._logits(moved), axis=1) != batch.labels
-        distance = geometry.norm(moved - batch.images)
-        new = _Best(moved, distance, tf.fill(tf.shape(distance), done + 1))
-        best = choose(fooled & (distance < state.best.distance), new, state.best)
-        back = batch.images + settings.beta * (moved - batch.images)
-        is_stuck = tf.where(done == 0, is_zero, state.is_stuck)
-        return done + 1, _State(choose(fooled, back, moved), best, is_stuck)
+            plane = self._nearest_plane(x, batch, geometry)
+        is_stuck = tf.where(done == 0, is_zero(plane.gradients), state.is_stuck)
+        x = biased_step(geometry, x_orig, x, plane, settings.alpha_max, settings.eta)
+        x = _allowed(x, batch)
+        is_adversarial = tf.argmax(self._logits(x), axis=1) != batch.labels
+        distance = geometry.norm(x - x_orig)
+        new = _Best(x, distance, tf.fill(tf.shape(distance), done + 1))
+        best = choose(is_adversarial & (distance < state.best.u), new, state.best)
+        backward = x_orig + settings.beta * (x - x_orig)
+        return _State(choose(is_adversarial, backward, x), best, is_stuck)
 
-    def _plane(self, images: tf.Tensor, batch: AttackBatch, target: tf.Tensor) -> Hyperplane:
+    def _start(
+        self, batch: AttackBatch, run: tf.Tensor, u: tf.Tensor, settings: _Settings
+    ) -> tf.Tensor:
+        seeds = numbered(batch.seeds, run)
+        points = sample_points(BALLS[self.norm], batch.images.shape[1:], seeds)
+        is_found = tf.math.is_finite(u)
+        radius = _RESTART_SHARE * tf.where(is_found, u, _DEFAULT_NORMS[self.norm])
+        random = _allowed(batch.images + per_pixel(radius) * points, batch)
+        return tf.where(run % settings.restarts > 0, random, batch.images)
+
+    def _plane(self, x: tf.Tensor, batch: AttackBatch, target: tf.Tensor) -> Hyperplane:
+        """Returns the hyperplane between each image's label and its target class."""
         with tf.GradientTape() as tape:
-            tape.watch(images)
-            logits = self._logits(images)
+            tape.watch(x)
+            logits = self._logits(x)
             values = tf.gather(logits, target, batch_dims=1)
             values -= tf.gather(logits, batch.labels, batch_dims=1)
-        return Hyperplane(values, usable_gradient(tape.gradient(values, images), batch.mask))
+        return Hyperplane(values, usable_gradient(tape.gradient(values, x), batch.mask))
 
     def _nearest_plane(
-        self, images: tf.Tensor, batch: AttackBatch, geometry: HyperplaneGeometry
+        self, x: tf.Tensor, batch: AttackBatch, geometry: HyperplaneGeometry
     ) -> Hyperplane:
         # One class after the other, because all gradients at once may not fit into memory.
         def compare(target: tf.Tensor, nearest: Hyperplane, distance: tf.Tensor) -> Any:
             targets = tf.fill(tf.shape(batch.labels), target)
-            plane = self._plane(images, batch, targets)
+            plane = self._plane(x, batch, targets)
             other = tf.abs(plane.values) / geometry.dual_norm(plane.gradients)
             is_nearer = (targets != batch.labels) & (other < distance)
             distance = tf.where(is_nearer, other, distance)
             return target + 1, choose(is_nearer, plane, nearest), distance
 
-        zeros = tf.zeros_like(images[:, 0, 0, 0])
-        nowhere = (Hyperplane(zeros, tf.zeros_like(images)), zeros + math.inf)
+        zeros = tf.zeros_like(x[:, 0, 0, 0])
+        none = (Hyperplane(zeros, tf.zeros_like(x)), zeros + math.inf)
         _, nearest, _ = tf.while_loop(
             lambda target, *_: target < self.estimator.nb_classes,
             compare,
-            (tf.constant(0, batch.labels.dtype), *nowhere),
+            (tf.constant(0, batch.labels.dtype), *none),
         )
         return nearest
 
     def _shorten(self, batch: AttackBatch, logits: tf.Tensor, images: tf.Tensor) -> _End:
+        """Makes the final search on the line from the image to `images`."""
+
         def shorten(done: tf.Tensor, inside: _End, outside: _End) -> Any:
             share = _crossing(inside.logits, outside.logits, batch.labels)
             images = inside.images + share * (outside.images - inside.images)
@@ -419,17 +423,6 @@ class FastAdaptiveBoundary(CompiledAttack):
         ends = (_End(batch.images, logits), _End(images, self._logits(images)))
         _, _, outside = tf.while_loop(lambda done, *_: done < _FINAL_STEPS, shorten, (0, *ends))
         return outside
-
-
-def _start(
-    batch: AttackBatch, run: tf.Tensor, distance: tf.Tensor, settings: _Settings, mode: _Mode
-) -> tf.Tensor:
-    seeds = numbered(batch.seeds, run)
-    points = sample_points(BALLS[mode.norm], batch.images.shape[1:], seeds)
-    is_found = tf.math.is_finite(distance)
-    radius = _RESTART_SHARE * tf.where(is_found, distance, _DEFAULT_NORMS[mode.norm])
-    random = _allowed(batch.images + _per_pixel(radius) * points, batch)
-    return tf.where(run % settings.restarts > 0, random, batch.images)
 
 
 def _allowed(images: tf.Tensor, batch: AttackBatch) -> tf.Tensor:
@@ -444,7 +437,7 @@ def _crossing(inside: tf.Tensor, outside: tf.Tensor, labels: tf.Tensor) -> tf.Te
         for logits in (inside, outside)
     )
     share = tf.math.divide_no_nan(ahead + 2.0 * _rounding(outside), ahead - behind)
-    return _per_pixel(tf.minimum(share + _FINAL_OVERSHOOT * (1.0 - share), 1.0))
+    return per_pixel(tf.minimum(share + _FINAL_OVERSHOOT * (1.0 - share), 1.0))
 
 
 def _clearly_leaves(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -454,7 +447,3 @@ def _clearly_leaves(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def _rounding(logits: tf.Tensor) -> tf.Tensor:
     return _ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
-
-
-def _per_pixel(values: tf.Tensor) -> tf.Tensor:
-    return values[:, None, None, None]

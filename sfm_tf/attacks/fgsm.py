@@ -1,8 +1,12 @@
-"""The fast gradient method."""
+"""The fast gradient sign method (FGSM)."""
 
-from sfm_tf.attacks.pgd import GradientAttack, Schedule
+import dataclasses
+from typing import ClassVar
+
+from sfm_tf.attacks.pgd import GradientAttack
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class FastGradientMethod(GradientAttack):
     """One step of full size along the gradient's sign, or in L2 the gradient: FGSM.
 
@@ -21,5 +25,10 @@ class FastGradientMethod(GradientAttack):
             the rounding that misleads an attack where the model is confident.
     """
 
-    def _schedule(self) -> Schedule:
-        return Schedule(step_size=self.epsilon, iterations=1, keep_best=False)
+    # What a ClassVar declares is no option.
+    step_size: ClassVar[property] = property(lambda self: self.epsilon)
+    iterations: ClassVar[int] = 1
+    keep_best: ClassVar[bool] = False
+    restarts: ClassVar[int] = 1
+    stop_when_fooled: ClassVar[bool] = False
+    gradient_samples: ClassVar[int] = 1

@@ -1,8 +1,9 @@
 """A search that only sees which class is predicted: HopSkipJump."""
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,13 +14,10 @@ from art.estimators.estimator import BaseEstimator
 
 from sfm_tf.attacks.attack import (
     COUNT,
-    NORM,
     NOT_FOUND,
-    SEED,
     AttackBatch,
     BatchOutcome,
     CompiledAttack,
-    Option,
 )
 from sfm_tf.models.art_classifier import CLIP_VALUES, BatchedTensorFlowClassifier
 from sfm_tf.models.logit_losses import stable_cross_entropy
@@ -87,6 +85,7 @@ class _Decisions(ClassifierMixin, BaseEstimator):
             raise _StalledError
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class HopSkipJump(CompiledAttack):
     """Walks along the boundary of the label's region to its closest point: HopSkipJump.
 
@@ -124,33 +123,22 @@ class HopSkipJump(CompiledAttack):
         seed: Seed of all draws.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        "norm": NORM,
-        "iterations": COUNT,
-        "max_evaluations": COUNT,
-        "initial_evaluations": COUNT,
-        "init_size": COUNT,
-        "batch_size": COUNT,
-        "seed": SEED,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **CompiledAttack.defaults,
-        "norm": 2,
-        "iterations": 50,
-        "max_evaluations": 10_000,
-        "initial_evaluations": 100,
-        "init_size": 100,
-        "batch_size": 1,
-    }
+    norm: float | str = 2
+    epsilon: ClassVar[float] = math.inf
+    targeted: ClassVar[bool] = False
+    iterations: int = 50
+    max_evaluations: int = 10_000
+    initial_evaluations: int = 100
+    init_size: int = 100
+    batch_size: int = 1
+
     _estimator_requirements = (BatchedTensorFlowClassifier,)
-    _lanes = 1  # ART draws from NumPy's global generator, which threads would share.
+    # ART draws from NumPy's global generator, which threads would share.
+    _parallel_parts: ClassVar[int] = 1
 
-    epsilon = math.inf
-
-    iterations: int
-    max_evaluations: int
-    initial_evaluations: int
-    init_size: int
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(COUNT, "iterations", "max_evaluations", "initial_evaluations", "init_size")
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
         rows = list(zip(*(tensor.numpy() for tensor in batch), strict=True))

@@ -1,9 +1,14 @@
-"""A random search that only sees logits: the Square attack."""
+"""The Square attack, a random search that only sees logits.
 
+Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random
+search", 2020: Algorithm 1 is the search, Algorithms 2 (L-infinity) and 3 (L2) are its proposals.
+"""
+
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,14 +17,10 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.attack import (
     COUNT,
     FLAG,
-    NORM,
-    POSITIVE,
-    SEED,
     SHARE,
     AttackBatch,
     BatchOutcome,
     CompiledAttack,
-    Option,
     advance_unfinished,
     choose,
 )
@@ -40,7 +41,7 @@ class Proposal(NamedTuple):
         fit_sides: Maps the int sides of all queries, in pixels, and the shorter edge of the image
             to those of the windows that are used.
         number_count: Numbers that a proposal takes for each image beside one for each channel.
-        begin: Maps a batch, seeds `(batch, 2)` and the radius to the images tried first.
+        initialize: Maps a batch and the radius to the images tried first.
         propose: Maps numbers in [0, 1) of shape `(batch, number_count + channels)`, the side of
             this query's window, the best images so far, a batch and the radius to the images tried
             next. All images are allowed ones.
@@ -48,7 +49,7 @@ class Proposal(NamedTuple):
 
     fit_sides: Callable[[np.ndarray, int], np.ndarray]
     number_count: int
-    begin: Callable[[AttackBatch, tf.Tensor, tf.Tensor], tf.Tensor]
+    initialize: Callable[[AttackBatch, tf.Tensor], tf.Tensor]
     propose: Callable[[tf.Tensor, tf.Tensor, tf.Tensor, AttackBatch, tf.Tensor], tf.Tensor]
 
 
@@ -56,16 +57,16 @@ def _fit_squares(sides: np.ndarray, edge: int) -> np.ndarray:
     return np.clip(sides, 1, edge)
 
 
-def _begin_with_stripes(batch: AttackBatch, seeds: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+def _stripes(batch: AttackBatch, epsilon: tf.Tensor) -> tf.Tensor:
     """Returns images with columns of plus or minus the radius."""
-    stripes = _sign(_uniforms((1, *batch.images.shape[2:]), seeds))
+    stripes = _sign(_uniforms((1, *batch.images.shape[2:]), batch.seeds))
     return _in_box(batch.images + epsilon * stripes, batch, epsilon)
 
 
 def _propose_square(
     numbers: tf.Tensor, side: tf.Tensor, best: tf.Tensor, batch: AttackBatch, epsilon: tf.Tensor
 ) -> tf.Tensor:
-    """Moves a square, each channel with a sign of its own, to an end of the ball."""
+    """Algorithm 2: moves a square, each channel with its own sign, to an end of the ball."""
     rows, columns = _offsets(numbers[:, 0], numbers[:, 1], side, batch.images.shape)
     inside = _is_inside(rows, columns, side)[..., None]
     change = tf.where(inside, _sign(numbers[:, None, None, 2:]), 0.0)
@@ -83,12 +84,12 @@ def _fit_bumps(sides: np.ndarray, edge: int) -> np.ndarray:
     return np.minimum(odd, edge - (1 - edge % 2))
 
 
-def _begin_with_bumps(batch: AttackBatch, seeds: tf.Tensor, epsilon: tf.Tensor) -> tf.Tensor:
+def _bumps(batch: AttackBatch, epsilon: tf.Tensor) -> tf.Tensor:
     """Returns images under a grid of bumps, each with its own direction and signs."""
     height, width, channels = batch.images.shape[1:]
     side = max(min(height, width) // _TILES, 1)
     rows, columns = height // side, width // side
-    numbers = _uniforms((rows, 1, columns, 1, channels + 1), seeds)
+    numbers = _uniforms((rows, 1, columns, 1, channels + 1), batch.seeds)
     bump = make_bump(tf.constant(side), side)[:, None, :, None]
     lying = tf.transpose(bump, (2, 1, 0, 3))
     tiles = _sign(numbers[..., 1:]) * tf.where(numbers[..., :1] < 0.5, bump, lying)
@@ -101,7 +102,7 @@ def _begin_with_bumps(batch: AttackBatch, seeds: tf.Tensor, epsilon: tf.Tensor) 
 def _propose_bump(
     numbers: tf.Tensor, side: tf.Tensor, best: tf.Tensor, batch: AttackBatch, epsilon: tf.Tensor
 ) -> tf.Tensor:
-    """Clears one window and adds a bump to another with the norm that this sets free."""
+    """Algorithm 3: clears one window and gives its norm to another, which a bump is added to."""
     shape, change = batch.images.shape, best - batch.images
     rows, columns = _offsets(numbers[:, 0], numbers[:, 1], side, shape)
     gains = _is_inside(rows, columns, side)[..., None]
@@ -201,8 +202,8 @@ def _uniforms(shape: tuple[int, ...], seeds: tf.Tensor) -> tf.Tensor:
     )
 
 
-_LINF = Proposal(_fit_squares, 2, _begin_with_stripes, _propose_square)
-_L2 = Proposal(_fit_bumps, 5, _begin_with_bumps, _propose_bump)
+_LINF = Proposal(_fit_squares, 2, _stripes, _propose_square)
+_L2 = Proposal(_fit_bumps, 5, _bumps, _propose_bump)
 
 PROPOSALS: Mapping[float | str, Proposal] = {math.inf: _LINF, "inf": _LINF, 2: _L2}
 """The proposals by the norm's order, as ART names it."""
@@ -234,11 +235,11 @@ class _Segment(NamedTuple):
 _SEGMENT_TYPES = _Segment(tf.int32, tf.int32, tf.int32, tf.float32)
 
 
-class _Standing(NamedTuple):
-    """How far the search has come, per image.
+class _Best(NamedTuple):
+    """The best images so far.
 
     Attributes:
-        images: The best ones so far.
+        images: The images.
         margin: By how much their label's logit exceeds the largest other one.
         fooled: Whether the model is wrong about them, which ends the search.
         queries: Int32: queries spent when they were found.
@@ -250,13 +251,13 @@ class _Standing(NamedTuple):
     queries: tf.Tensor
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class SquareAttack(CompiledAttack):
     """Proposes changes of squares at random places and keeps those that help.
 
-    Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via
-    random search", 2020, Algorithm 1. In the L-infinity norm (Algorithm 2) it begins with vertical
+    In the L-infinity norm it begins with vertical
     stripes of plus or minus the radius; a square then moves its pixels to either end of the ball.
-    In the L2 norm (Algorithm 3) it begins with a grid of bumps; one window then gives its share of
+    In the L2 norm it begins with a grid of bumps; one window then gives its share of
     the norm to another, which a bump is added to. What lowers the margin stays; squares shrink with
     time. Because it takes no gradient, it succeeds where a model only hides its gradients.
 
@@ -277,33 +278,23 @@ class SquareAttack(CompiledAttack):
         seed: Seed of everything random.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        "norm": NORM,
-        "epsilon": POSITIVE,
-        "queries": COUNT,
-        "p_init": SHARE,
-        "stretch_schedule": FLAG,
-        "batch_size": COUNT,
-        "seed": SEED,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **CompiledAttack.defaults,
-        "queries": 5000,
-        "p_init": 0.8,
-        "stretch_schedule": True,
-    }
+    targeted: ClassVar[bool] = False
+    queries: int = 5000
+    p_init: float = 0.8
+    stretch_schedule: bool = True
 
-    queries: int
-    p_init: float
-    stretch_schedule: bool
+    def __post_init__(self, estimator: TensorFlowV2Classifier) -> None:
+        """Prepares the search, which is compiled at the first batch."""
+        super().__post_init__(estimator)
+        self._compiled_start = self._compiled(self._start)
+        self._compiled_search = self._compiled(self._search, "norm")
+        self._compiled_loss = self._compiled(self._loss)
 
-    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
-        """Sets the options and prepares the search, which is compiled at the first batch."""
-        super().__init__(estimator, **options)
-        # Partials, because TensorFlow counts compilations by the code of a function.
-        self._compiled_start = tf.function(functools.partial(self._start), autograph=False)
-        self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
-        self._compiled_loss = tf.function(functools.partial(self._loss), autograph=False)
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(COUNT, "queries")
+        self._check(SHARE, "p_init")
+        self._check(FLAG, "stretch_schedule")
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
         height, width = batch.images.shape[1:3]
@@ -313,36 +304,34 @@ class SquareAttack(CompiledAttack):
         best = self._compiled_start(batch)
         for first, last in _segments(self.queries):
             values = map(tf.constant, (first, last, sides, self.epsilon), _SEGMENT_TYPES)
-            segment = _Segment(*values)
-            search = functools.partial(self._compiled_search, segment=segment, norm=self.norm)
+            search = functools.partial(self._compiled_search, _Segment(*values))
             best = advance_unfinished(search, batch, best, best.fooled, self.batch_size)
         loss = self._compiled_loss(best.images, batch.labels)
         return BatchOutcome(best.images, loss, best.queries, tf.zeros_like(best.fooled))
 
-    def _start(self, batch: AttackBatch) -> _Standing:
+    def _start(self, batch: AttackBatch) -> _Best:
         predictions = tf.argmax(self._logits(batch.images), axis=1)
         # The first proposal replaces the image whatever it does to its margin.
         infinite = tf.fill(tf.shape(batch.labels), math.inf)
         queries = tf.zeros_like(batch.labels, tf.int32)
-        return _Standing(batch.images, infinite, predictions != batch.labels, queries)
+        return _Best(batch.images, infinite, predictions != batch.labels, queries)
 
-    def _search(
-        self, batch: AttackBatch, best: _Standing, segment: _Segment, norm: float | str
-    ) -> _Standing:
-        proposal = PROPOSALS[norm]
-        beginning = proposal.begin(batch, batch.seeds, segment.epsilon)
+    def _search(self, segment: _Segment, batch: AttackBatch, best: _Best) -> _Best:
+        """Makes the queries of a segment."""
+        proposal = PROPOSALS[self.norm]
+        initial = proposal.initialize(batch, segment.epsilon)
         draws = _draws(batch, segment, proposal.number_count)
 
-        def query(done: tf.Tensor, best: _Standing) -> tuple[tf.Tensor, _Standing]:
+        def query(done: tf.Tensor, best: _Best) -> tuple[tf.Tensor, _Best]:
             numbers, side = draws[done - segment.first], segment.sides[done]
             proposed = proposal.propose(numbers, side, best.images, batch, segment.epsilon)
-            images = tf.where(done == 0, beginning, proposed)
+            images = tf.where(done == 0, initial, proposed)
             logits = self._logits(images)
             margins = margin(logits, batch.labels)
             fooled = tf.argmax(logits, axis=1) != batch.labels
             improves = ~best.fooled & (fooled | (margins < best.margin))
             queries = tf.fill(tf.shape(margins), done + 1)
-            new = _Standing(images, margins, fooled, queries)
+            new = _Best(images, margins, fooled, queries)
             return done + 1, choose(improves, new, best)
 
         _, best = tf.while_loop(

@@ -1,6 +1,7 @@
 """An attack that knows the feature squeezing detector and stays below its threshold."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
@@ -9,13 +10,15 @@ from sfm_tf.attacks.attack import (
     NOT_NEGATIVE,
     AttackBatch,
     BatchOutcome,
-    Evaluation,
-    Option,
-    evaluate,
+    Scores,
+    ValueKind,
+    mean_of_samples,
+    one_of,
+    score,
 )
-from sfm_tf.attacks.pgd import IteratedGradientAttack
+from sfm_tf.attacks.pgd import GradientAttack
 from sfm_tf.errors import SfmError
-from sfm_tf.preprocessors.chain import SURROGATES, parse_preprocessor
+from sfm_tf.preprocessors.chain import SURROGATES, Preprocessor, parse_preprocessor
 from sfm_tf.preprocessors.squeezers import LARGEST_SCORE, default_squeezers, squeezed_distances
 
 
@@ -28,63 +31,29 @@ def _is_squeezers(value: Any) -> bool:
         return False
 
 
-_SQUEEZERS = Option(_is_squeezers, "a tuple of specifications such as 'bit_depth_5'")
-_SURROGATE = Option(
-    lambda value: isinstance(value, str) and value in SURROGATES, f"one of {', '.join(SURROGATES)}"
-)
-_THRESHOLD = Option(
+_SQUEEZERS = ValueKind(_is_squeezers, "a tuple of specifications such as 'bit_depth_5'")
+_THRESHOLD = ValueKind(
     lambda value: NOT_NEGATIVE.is_valid(value) and value <= LARGEST_SCORE, "a number from 0 to 2"
 )
 
 
-class _WatchedMode(NamedTuple):
-    """What the compiled loop is specialised for: that of every gradient attack, and the detector.
+class Detector(NamedTuple):
+    """The numbers of the detector's part of the objective, float32 scalars.
 
     Attributes:
-        norm: As there.
-        loss: As there.
-        targeted: As there.
-        keep_best: As there.
-        stop_when_fooled: As there.
-        gradient_samples: As there.
-        squeezers: Specifications of the squeezers.
-        surrogate: Stand-in for their gradients.
+        distance_weight: Weight of the detector's score.
+        threshold: The score above which the detector flags an image.
     """
 
-    norm: float | str
-    loss: str
-    targeted: bool
-    keep_best: bool
-    stop_when_fooled: bool
-    gradient_samples: int
-    squeezers: tuple[str, ...]
-    surrogate: str
+    distance_weight: tf.Tensor
+    threshold: tf.Tensor
 
 
-class _WatchedBatch(NamedTuple):
-    """An `AttackBatch`, field by field, and per image what the detector's part of it needs.
-
-    Attributes:
-        images: As there.
-        labels: As there.
-        mask: As there: the pixels that may change.
-        seeds: As there.
-        distance_weights: Float32 `(batch,)`: weight of the detector's score.
-        thresholds: Float32 `(batch,)`: the score above which the detector flags an image.
-    """
-
-    images: tf.Tensor
-    labels: tf.Tensor
-    mask: tf.Tensor
-    seeds: tf.Tensor
-    distance_weights: tf.Tensor
-    thresholds: tf.Tensor
-
-
-class SqueezingAwareGradientDescent(IteratedGradientAttack):
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
+class SqueezingAwareGradientDescent(GradientAttack):
     """Projected gradient descent that fools a classifier and its feature squeezing detector.
 
-    It climbs the loss of F(x) and, while F is fooled, loss - distance_weight * d with
+    It maximises the loss of F(x) and, while F is fooled, loss - distance_weight * d with
     d = max_i ||p(x) - p(s_i(x))||_1, p the softmax of F and s_i the squeezers: an attacker who
     knows the detector wants predictions that are wrong and that squeezing does not change (He et
     al. 2017, "Adversarial example defenses: ensembles of weak defenses are not strong"; Tramer et
@@ -102,74 +71,59 @@ class SqueezingAwareGradientDescent(IteratedGradientAttack):
         threshold: Score above which the detector flags an image.
         squeezers: Specifications of the s_i; empty for `DEFAULT_SQUEEZERS` of such images.
         surrogate: Stand-in for the gradient of the squeezers, `identity` or `smooth`.
-        **options: Those of `IteratedGradientAttack`; by default with a random start, `keep_best`
+        **options: Those of `GradientAttack`; by default with a random start, `keep_best`
             and the stable cross-entropy.
 
     Raises:
         SfmError: If an option is not allowed.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        **IteratedGradientAttack.options,
-        "distance_weight": NOT_NEGATIVE,
-        "threshold": _THRESHOLD,
-        "squeezers": _SQUEEZERS,
-        "surrogate": _SURROGATE,
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **IteratedGradientAttack.defaults,
-        "random_start": True,
-        "keep_best": True,
-        "loss": "stable_cross_entropy",
-        "distance_weight": 3.0,
-        "threshold": LARGEST_SCORE,
-        "squeezers": (),
-        "surrogate": "smooth",
-    }
+    distance_weight: float = 3.0
+    threshold: float = LARGEST_SCORE
+    squeezers: tuple[str, ...] = ()
+    surrogate: str = "smooth"
+    random_start: bool = True
+    keep_best: bool = True
+    loss: str = "stable_cross_entropy"
 
-    distance_weight: float
-    threshold: float
-    squeezers: tuple[str, ...]
-    surrogate: str
+    graph_options: ClassVar[tuple[str, ...]] = (
+        *GradientAttack.graph_options,
+        "squeezers",
+        "surrogate",
+    )
 
-    def _mode(self) -> _WatchedMode:
-        squeezers = self.squeezers or _defaults(self.estimator.input_shape[-1])
-        return _WatchedMode(*super()._mode(), squeezers, self.surrogate)
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(NOT_NEGATIVE, "distance_weight")
+        self._check(_THRESHOLD, "threshold")
+        self._check(_SQUEEZERS, "squeezers")
+        self._check(one_of(SURROGATES), "surrogate")
+
+    def _initial_memory(self, images: tf.Tensor) -> Detector:
+        del images
+        return Detector(
+            tf.constant(self.distance_weight, tf.float32), tf.constant(self.threshold, tf.float32)
+        )
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
-        weights, thresholds = (
-            tf.fill(tf.shape(batch.labels), tf.constant(value, tf.float32))
-            for value in (self.distance_weight, self.threshold)
-        )
-        outcome = super()._attack_batch(_WatchedBatch(*batch, weights, thresholds))
-        # What was climbed is not the loss that an outcome is to tell.
+        outcome = super()._attack_batch(batch)
+        # The objective is not the loss that an outcome is to tell.
         return outcome._replace(loss=self._losses(self._logits(outcome.images), batch.labels))
 
-    def _evaluate(
-        self,
-        images: tf.Tensor,
-        batch: _WatchedBatch,
-        mode: _WatchedMode,
-        view: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
-    ) -> Evaluation:
-        looks = mode.gradient_samples
-        views, labels = view(tf.repeat(images, looks, axis=0)), tf.repeat(batch.labels, looks)
-        logits = self._logits(views)
-        evaluation = evaluate(self._losses(logits, labels), logits, labels, mode.targeted, looks)
-        squeezers = [parse_preprocessor(spec, mode.surrogate) for spec in mode.squeezers]
-        distances = squeezed_distances(self._logits, squeezers, views, logits)
-        passes = tf.cast(distances <= tf.repeat(batch.thresholds, looks), tf.float32)
+    def _scores(self, views: tf.Tensor, batch: AttackBatch, memory: Detector) -> Scores:
+        logits, labels = self._logits(views), self._samples(batch.labels)
+        samples = self.gradient_samples
+        losses = self._losses(logits, labels)
+        scores = score(losses, logits, labels, self.targeted, samples)
+        distances = squeezed_distances(self._logits, self._squeezers(), views, logits)
+        passes = tf.cast(distances <= memory.threshold, tf.float32)
         # Before it is fooled, a prediction that squeezing agrees with is the right one.
-        penalties = batch.distance_weights * _mean_of_looks(distances, looks) * evaluation.fooled
+        penalties = memory.distance_weight * mean_of_samples(distances, samples) * scores.fooled
         # A success that is flagged is half of one: better than none, and not yet done with.
-        successes = evaluation.fooled * (1.0 + _mean_of_looks(passes, looks)) / 2.0
-        return Evaluation(evaluation.objective - penalties, successes)
+        successes = scores.fooled * (1.0 + mean_of_samples(passes, samples)) / 2.0
+        return Scores(scores.objective - penalties, successes)
 
-
-def _defaults(channels: int) -> tuple[str, ...]:
-    return tuple(squeezer.spec for squeezer in default_squeezers(channels))
-
-
-def _mean_of_looks(values: tf.Tensor, looks: int) -> tf.Tensor:
-    """Returns per image the mean of its looks, which lie side by side."""
-    return tf.reduce_mean(tf.reshape(values, (-1, looks)), axis=1)
+    def _squeezers(self) -> Sequence[Preprocessor]:
+        if not self.squeezers:
+            return default_squeezers(self.estimator.input_shape[-1], self.surrogate)
+        return [parse_preprocessor(spec, self.surrogate) for spec in self.squeezers]

@@ -1,8 +1,7 @@
 """Random noise, as a bound that every attack by gradient must beat."""
 
-import functools
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+import dataclasses
+from typing import Any
 
 import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
@@ -12,27 +11,18 @@ from sfm_tf.attacks.attack import (
     AttackBatch,
     BatchOutcome,
     CompiledAttack,
-    Option,
     better,
-    evaluate,
     make_candidate,
+    one_of,
+    score,
     worst_candidate,
 )
-from sfm_tf.attacks.norm_balls import BALLS, Ball, sample_points
+from sfm_tf.attacks.norm_balls import BALLS, sample_points
 from sfm_tf.attacks.seeds import numbered
 from sfm_tf.models.logit_losses import stable_cross_entropy
 
-_POINTS = ("uniform", "extreme")
 
-
-class _Mode(NamedTuple):
-    """What the compiled loop is specialised for."""
-
-    norm: float | str
-    points: str
-    targeted: bool
-
-
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
 class UniformNoise(CompiledAttack):
     """Draws points of the ball and keeps the most damaging of each image.
 
@@ -53,52 +43,39 @@ class UniformNoise(CompiledAttack):
         seed: Seed of the draws.
     """
 
-    options: ClassVar[Mapping[str, Option]] = {
-        **CompiledAttack.options,
-        "draws": COUNT,
-        "points": Option(
-            lambda value: isinstance(value, str) and value in _POINTS,
-            f"one of {', '.join(_POINTS)}",
-        ),
-    }
-    defaults: ClassVar[Mapping[str, Any]] = {
-        **CompiledAttack.defaults,
-        "draws": 100,
-        "points": "uniform",
-    }
+    draws: int = 100
+    points: str = "uniform"
 
-    draws: int
-    points: str
+    def __post_init__(self, estimator: TensorFlowV2Classifier) -> None:
+        """Prepares the search, which is compiled at the first batch."""
+        super().__post_init__(estimator)
+        self._compiled_search = self._compiled(self._search, "norm", "points", "targeted")
 
-    def __init__(self, estimator: TensorFlowV2Classifier, **options: Any) -> None:
-        """Sets the options and prepares the loop, which is compiled at the first batch."""
-        super().__init__(estimator, **options)
-        # A partial, because TensorFlow counts compilations by the code of a function.
-        self._compiled_search = tf.function(functools.partial(self._search), autograph=False)
+    def _check_params(self) -> None:
+        super()._check_params()
+        self._check(COUNT, "draws")
+        self._check(one_of(("uniform", "extreme")), "points")
 
     def _attack_batch(self, batch: AttackBatch) -> BatchOutcome:
-        mode = _Mode(self.norm, self.points, self.targeted)
-        limits = (tf.constant(self.epsilon, tf.float32), tf.constant(self.draws, tf.int32))
-        return self._compiled_search(batch, *limits, mode)
+        numbers = (tf.constant(self.epsilon, tf.float32), tf.constant(self.draws, tf.int32))
+        return self._compiled_search(batch, *numbers)
 
-    def _search(
-        self, batch: AttackBatch, epsilon: tf.Tensor, draws: tf.Tensor, mode: _Mode
-    ) -> BatchOutcome:
+    def _search(self, batch: AttackBatch, epsilon: tf.Tensor, draws: tf.Tensor) -> BatchOutcome:
         def draw(done: tf.Tensor, best: Any) -> Any:
-            points = epsilon * _draw_points(BALLS[mode.norm], mode.points, batch, done)
+            points = epsilon * self._draw_points(batch, done)
             images = tf.clip_by_value(batch.images + batch.mask * points, 0.0, 1.0)
             logits = self._logits(images)
             losses = stable_cross_entropy(logits, batch.labels)
-            evaluation = evaluate(losses, logits, batch.labels, mode.targeted)
-            return done + 1, better(best, make_candidate(images, evaluation, done + 1))
+            scores = score(losses, logits, batch.labels, self.targeted)
+            return done + 1, better(best, make_candidate(images, scores, done + 1))
 
         _, best = tf.while_loop(
             lambda done, _: done < draws, draw, (0, worst_candidate(batch.images))
         )
-        loss = -best.objective if mode.targeted else best.objective
+        loss = -best.objective if self.targeted else best.objective
         return BatchOutcome(best.images, loss, best.iterations, tf.zeros_like(loss, tf.bool))
 
-
-def _draw_points(ball: Ball, points: str, batch: AttackBatch, done: tf.Tensor) -> tf.Tensor:
-    drawn = sample_points(ball, batch.images.shape[1:], numbered(batch.seeds, done))
-    return ball.steepest(drawn) if points == "extreme" else drawn
+    def _draw_points(self, batch: AttackBatch, done: tf.Tensor) -> tf.Tensor:
+        ball = BALLS[self.norm]
+        drawn = sample_points(ball, batch.images.shape[1:], numbered(batch.seeds, done))
+        return ball.steepest(drawn) if self.points == "extreme" else drawn

@@ -6,6 +6,7 @@ read settings start without TensorFlow.
 
 import dataclasses
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -254,5 +255,6 @@ def build_attack(
         "seed": seed,
     }
     # CW has one norm and draws nothing; an attack for the smallest perturbation has no radius.
-    known = {option: value for option, value in shared.items() if option in kind.attack.options}
-    return kind.attack(estimator, **{**known, **kind.options(config), **options})
+    known = inspect.signature(kind.attack).parameters
+    taken = {option: value for option, value in shared.items() if option in known}
+    return kind.attack(estimator, **{**taken, **kind.options(config), **options})

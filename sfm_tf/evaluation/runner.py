@@ -454,7 +454,7 @@ def _at_radius(
 ) -> dict[str, float]:
     """Returns the options of a radius: steps are longer where all together would not cross it."""
     options = {"epsilon": epsilon / PIXEL_LEVELS}
-    if "step_size" in attack.options:
+    if "step_size" in attack.attack_params:
         options["step_size"] = step_size_at(epsilon, config) / PIXEL_LEVELS
     return options
 

@@ -13,15 +13,16 @@ from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.apgd import (
     AutoProjectedGradientDescent,
-    Limits,
-    Pace,
-    Point,
-    adapt,
-    ascend,
-    checkpoint_windows,
-    initial_pace,
+    Iterate,
+    RunSettings,
+    StepSizes,
+    checkpoint_periods,
+    checkpoints,
+    halve_at_checkpoint,
+    initial_step_sizes,
+    run_apgd,
 )
-from sfm_tf.attacks.attack import AttackBatch, Evaluation, choose
+from sfm_tf.attacks.attack import AttackBatch, Scores, choose
 from sfm_tf.attacks.norm_balls import BALLS
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.errors import SfmError
@@ -30,20 +31,8 @@ from sfm_tf.models.art_classifier import wrap_classifier
 NO_CHECKPOINT = -1
 
 
-def _pace(step_size=0.4, rises=0.0, best_objective=0.0, halved=False):
-    values = (step_size, rises, best_objective)
-    return Pace(*(tf.constant([value]) for value in values), tf.constant([halved]))
-
-
-def _adapt(pace, rose, best_objective, window, rho=0.75):
-    pace, halves = adapt(
-        pace, tf.constant([rose]), tf.constant([best_objective]), window, tf.constant(rho)
-    )
-    return Pace(*(tensor.numpy().item() for tensor in pace)), halves.numpy().item()
-
-
 @pytest.mark.parametrize(
-    ("iterations", "checkpoints"),
+    ("iterations", "expected"),
     [
         # Croce and Hein 2020: 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99 of the iterations.
         (100, [22, 41, 57, 70, 80, 87, 93, 99]),
@@ -52,54 +41,55 @@ def _adapt(pace, rose, best_objective, window, rho=0.75):
         (1, [1]),
     ],
 )
-def test_checkpoints_are_those_of_the_paper(iterations, checkpoints):
-    windows = checkpoint_windows(iterations)
-    assert windows.shape == (iterations + 1,)
-    assert windows[0] == 0
-    assert np.flatnonzero(windows > 0).tolist() == checkpoints
-    assert windows[checkpoints].tolist() == np.diff([0, *checkpoints]).tolist()
-    assert (np.delete(windows, [0, *checkpoints]) == NO_CHECKPOINT).all()
-
-
-def test_between_checkpoints_only_rises_are_counted():
-    assert _adapt(_pace(rises=3.0), True, 9.0, NO_CHECKPOINT) == (
-        (pytest.approx(0.4), 4.0, 0.0, False),
-        False,
-    )
-    assert _adapt(_pace(rises=3.0), False, 9.0, NO_CHECKPOINT)[0].rises == 3.0
-
-
-@pytest.mark.parametrize(("rises", "halves"), [(14.0, True), (15.0, False)])
-def test_a_step_is_halved_where_the_loss_rose_too_rarely(rises, halves):
-    """0.75 of 20 steps is 15; the step counted now was no rise."""
-    pace, halved = _adapt(_pace(rises=rises), False, 9.0, 20)
-    assert halved == halves
-    assert pace.step_size == pytest.approx(0.2 if halves else 0.4)
-    assert (pace.rises, pace.best_objective, pace.halved) == (0.0, 9.0, halves)
+def test_checkpoints_are_those_of_the_paper(iterations, expected):
+    assert checkpoints(iterations) == [0, *expected]
+    periods = checkpoint_periods(iterations)
+    assert periods.shape == (iterations + 1,)
+    assert periods[[0, *expected]].tolist() == np.diff([0, 0, *expected]).tolist()
+    assert (np.delete(periods, [0, *expected]) == NO_CHECKPOINT).all()
 
 
 @pytest.mark.parametrize(
-    ("halved_before", "best", "halves"),
-    [(False, 5.0, True), (True, 5.0, False), (False, 5.5, False)],
+    ("increases", "increased", "f_max", "was_halved", "period", "halves"),
+    [
+        # Condition 1: 0.75 of 20 steps is 15.
+        (14.0, False, 9.0, False, 20, True),
+        (15.0, False, 9.0, False, 20, False),
+        (14.0, True, 9.0, False, 20, False),
+        # Condition 2: since the last checkpoint, where f_max was 5, nothing has changed.
+        (20.0, True, 5.0, False, 20, True),
+        (20.0, True, 5.0, True, 20, False),
+        (20.0, True, 5.5, False, 20, False),
+        # Between two checkpoints.
+        (0.0, True, 5.0, False, NO_CHECKPOINT, False),
+        (0.0, False, 9.0, False, NO_CHECKPOINT, False),
+    ],
 )
-def test_a_step_is_halved_where_nothing_changed_since_the_last_checkpoint(
-    halved_before, best, halves
+def test_eta_is_halved_at_a_checkpoint_where_a_condition_holds(
+    increases, increased, f_max, was_halved, period, halves
 ):
-    pace = _pace(rises=20.0, best_objective=5.0, halved=halved_before)
-    assert _adapt(pace, True, best, 20)[1] == halves
+    sizes = StepSizes(*(tf.constant([v]) for v in (0.4, increases, 5.0, was_halved)))
+    new, halved = halve_at_checkpoint(
+        sizes, tf.constant([increased]), tf.constant([f_max]), period, tf.constant(0.75)
+    )
+    assert halved.numpy().tolist() == [halves]
+    assert new.eta.numpy() == pytest.approx(0.2 if halves else 0.4)
+    between = period == NO_CHECKPOINT
+    counted = (increases + increased, 5.0, was_halved) if between else (0.0, f_max, halves)
+    assert tuple(tensor.numpy().item() for tensor in new[1:]) == counted
 
 
 def test_the_start_is_a_checkpoint_that_halves_nothing():
-    pace, halves = adapt(
-        initial_pace(tf.constant(0.4), tf.constant([2])),
+    sizes, halves = halve_at_checkpoint(
+        initial_step_sizes(tf.constant(0.4), tf.constant([2])),
         tf.constant([False, False]),
         tf.constant([-3.0, 2.0]),
         tf.constant(0),
         tf.constant(0.75),
     )
     assert not halves.numpy().any()
-    np.testing.assert_allclose(pace.step_size, [0.4, 0.4])
-    assert pace.best_objective.numpy().tolist() == [-3.0, 2.0]
+    np.testing.assert_allclose(sizes.eta, [0.4, 0.4])
+    assert sizes.checkpoint_f_max.numpy().tolist() == [-3.0, 2.0]
 
 
 SHAPE = (2, 2, 1)
@@ -118,7 +108,7 @@ def _evaluate(images):
     waves = tf.sin(12.0 * tf.reshape(images, (-1, 4)))
     objective = tf.linalg.matvec(waves, tf.constant(WEIGHTS, tf.float32))
     slopes = 12.0 * tf.cos(12.0 * images) * WEIGHTS.reshape(SHAPE).astype(np.float32)
-    return Point(images, objective, slopes), Evaluation(objective, tf.zeros_like(objective))
+    return Iterate(images, objective, slopes), Scores(objective, tf.zeros_like(objective))
 
 
 def _samples(epsilon, norm):
@@ -130,13 +120,13 @@ def _samples(epsilon, norm):
     return images, np.clip(starts, 0.0, 1.0).astype(np.float32)
 
 
-def _ascend(images, starts, norm, epsilon, iterations, evaluate=_evaluate, first_iteration=0):
+def _run(images, starts, norm, epsilon, iterations, evaluate=_evaluate, first_iteration=0):
     batch = AttackBatch(tf.constant(images), tf.zeros(len(images), tf.int64), None, None)
-    limits = Limits(
-        tf.constant(epsilon), tf.constant(0.75), tf.constant(checkpoint_windows(iterations))
+    settings = RunSettings(
+        tf.constant(epsilon), tf.constant(0.75), tf.constant(checkpoint_periods(iterations))
     )
-    return ascend(
-        tf.constant(starts), batch, BALLS[norm], limits, evaluate, tf.constant(first_iteration)
+    return run_apgd(
+        tf.constant(starts), batch, BALLS[norm], settings, evaluate, tf.constant(first_iteration)
     )
 
 
@@ -154,7 +144,7 @@ def _apgd_by_the_book(center, start, norm, epsilon, checkpoints, iterations):
         return float(_bumps(image)[0][0])
 
     x, f, eta = [start], [value(start)], 2.0 * epsilon
-    x_max, f_max, rises, last_w, last_eta, last_f_max = start, f[0], 0, 0, eta, f[0]
+    x_max, f_max, increases, last_w, last_eta, last_f_max = start, f[0], 0, 0, eta, f[0]
     for k in range(iterations):
         gradient = _bumps(x[k])[1]
         step = np.sign(gradient) if norm == math.inf else gradient / np.linalg.norm(gradient)
@@ -164,15 +154,15 @@ def _apgd_by_the_book(center, start, norm, epsilon, checkpoints, iterations):
             moved = x[k] + 0.75 * (z - x[k]) + 0.25 * (x[k] - x[k - 1])
         x.append(_project(moved, center, norm, epsilon))
         f.append(value(x[-1]))
-        rises += f[-1] > f[-2]
+        increases += f[-1] > f[-2]
         if f[-1] > f_max:
             x_max, f_max = x[-1], f[-1]
         if k + 1 in checkpoints:
             unchanged = last_eta == eta and last_f_max == f_max
             last_eta, last_f_max = eta, f_max
-            if rises < 0.75 * (k + 1 - last_w) or unchanged:
+            if increases < 0.75 * (k + 1 - last_w) or unchanged:
                 eta, x[-1], f[-1] = eta / 2.0, x_max, f_max
-            rises, last_w = 0, k + 1
+            increases, last_w = 0, k + 1
     return x_max
 
 
@@ -184,11 +174,11 @@ def test_takes_the_steps_of_the_paper(norm, epsilon):
         _apgd_by_the_book(center[None], start[None], norm, epsilon, checkpoints, 30)[0]
         for center, start in zip(images.astype(np.float64), starts, strict=True)
     ]
-    climb = _ascend(images, starts, norm, epsilon, 30)
-    distances = np.abs(climb.best.images - expected).max(axis=(1, 2, 3))
+    end = _run(images, starts, norm, epsilon, 30)
+    distances = np.abs(end.best.images - expected).max(axis=(1, 2, 3))
     # Where two losses are as good as equal, float32 and float64 may go separate ways.
     assert np.mean(distances < 1e-3) >= 0.95
-    np.testing.assert_array_equal(climb.top.images, climb.best.images)
+    np.testing.assert_array_equal(end.x_max.x, end.best.images)
 
 
 def test_the_best_images_are_those_that_fool_however_high_others_are():
@@ -197,23 +187,22 @@ def test_the_best_images_are_those_that_fool_however_high_others_are():
     seen = []
 
     def evaluate(images):
-        point, _ = _evaluate(images)
-        fooled = tf.cast(point.objective < 3.0, tf.float32)
-        seen.append(point.objective.numpy())
-        return point, Evaluation(point.objective, fooled)
+        iterate, _ = _evaluate(images)
+        seen.append(iterate.f.numpy())
+        return iterate, Scores(iterate.f, tf.cast(iterate.f < 3.0, tf.float32))
 
-    climb = _ascend(images, starts, math.inf, 0.3, 10, evaluate)
+    end = _run(images, starts, math.inf, 0.3, 10, evaluate)
     objectives = np.stack(seen)
     below = np.where(objectives < 3.0, objectives, -np.inf).max(axis=0)
     expected = np.where(np.isfinite(below), below, objectives.max(axis=0))
     assert (expected < objectives.max(axis=0)).any()
-    np.testing.assert_allclose(climb.best.objective, expected, rtol=1e-6)
+    np.testing.assert_allclose(end.best.objective, expected, rtol=1e-6)
 
 
 def test_iterations_count_from_the_first_one():
     images, starts = _samples(0.3, math.inf)
     first, later = (
-        _ascend(images, starts, math.inf, 0.3, 10, first_iteration=number) for number in (0, 70)
+        _run(images, starts, math.inf, 0.3, 10, first_iteration=number) for number in (0, 70)
     )
     assert first.best.iterations.numpy().min() >= 0
     assert first.best.iterations.numpy().max() <= 10
@@ -224,18 +213,18 @@ def test_images_whose_first_gradient_is_zero_are_stuck():
     images, starts = _samples(0.3, math.inf)
 
     def evaluate(images, is_flat):
-        point, evaluation = _evaluate(images)
-        slopes = tf.where(is_flat[:, None, None, None], 0.0, point.gradient)
-        return point._replace(gradient=slopes), evaluation
+        iterate, scores = _evaluate(images)
+        slopes = tf.where(is_flat[:, None, None, None], 0.0, iterate.gradient)
+        return iterate._replace(gradient=slopes), scores
 
     is_flat = np.arange(COUNT) % 3 == 0
     flat = functools.partial(evaluate, is_flat=tf.constant(is_flat))
-    climb = _ascend(images, starts, math.inf, 0.3, 3, flat)
-    np.testing.assert_array_equal(climb.is_stuck, is_flat)
-    np.testing.assert_allclose(climb.best.images[is_flat], starts[is_flat], atol=1e-6)
+    end = _run(images, starts, math.inf, 0.3, 3, flat)
+    np.testing.assert_array_equal(end.is_stuck, is_flat)
+    np.testing.assert_allclose(end.best.images[is_flat], starts[is_flat], atol=1e-6)
 
 
-AUTO_PROJECTED_GRADIENT_SHAPE = (8, 8, 1)
+DIGIT_SHAPE = (8, 8, 1)
 LOSSES = ["cross_entropy", "dlr", "targeted_dlr"]
 ART_LOSSES = {"cross_entropy": "cross_entropy", "dlr": "difference_logits_ratio"}
 
@@ -269,14 +258,14 @@ class Masked(keras.Model):
 @pytest.fixture(scope="module")
 def digits():
     images, labels = load_digits(return_X_y=True)
-    return (images / 16).reshape(-1, *AUTO_PROJECTED_GRADIENT_SHAPE).astype(np.float32), labels
+    return (images / 16).reshape(-1, *DIGIT_SHAPE).astype(np.float32), labels
 
 
 @pytest.fixture(scope="module")
 def trained_model(digits):
     keras.utils.set_random_seed(0)
     layers = [
-        keras.Input(AUTO_PROJECTED_GRADIENT_SHAPE),
+        keras.Input(DIGIT_SHAPE),
         keras.layers.Conv2D(8, 3, activation="relu"),
         keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
         keras.layers.Flatten(),
@@ -289,19 +278,15 @@ def trained_model(digits):
     return model
 
 
-def _auto_projected_gradient_samples(model, count=60):
+def _digit_samples(model, count=60):
     """Images well inside [0, 1] with the labels that the model gives them."""
-    images = (
-        np.random.default_rng(1)
-        .uniform(0.3, 0.7, (count, *AUTO_PROJECTED_GRADIENT_SHAPE))
-        .astype(np.float32)
-    )
+    images = np.random.default_rng(1).uniform(0.3, 0.7, (count, *DIGIT_SHAPE)).astype(np.float32)
     return images, np.asarray(model(images)).argmax(axis=1)
 
 
 # Of so large a batch the smallest bucket holds all images: an attack compiles once.
 def _attack(model, class_count=10, **options):
-    classifier = wrap_classifier(model, class_count, AUTO_PROJECTED_GRADIENT_SHAPE, 100)
+    classifier = wrap_classifier(model, class_count, DIGIT_SHAPE, 100)
     return AutoProjectedGradientDescent(
         classifier, **{"epsilon": 0.1, "iterations": 20, "batch_size": 480, **options}
     )
@@ -324,7 +309,7 @@ def _norms(change, norm):
 @pytest.mark.parametrize("iterations", [1, 20])
 def test_finds_the_worst_perturbation_of_a_linear_model(iterations):
     model = Linear(2)
-    images, labels = _auto_projected_gradient_samples(model)
+    images, labels = _digit_samples(model)
     slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
     moved = _attack(model, 2, epsilon=0.2, iterations=iterations).generate(images, labels)
     np.testing.assert_allclose(moved, images + 0.2 * np.sign(slope), atol=1e-6)
@@ -332,7 +317,7 @@ def test_finds_the_worst_perturbation_of_a_linear_model(iterations):
 
 def test_finds_the_worst_perturbation_of_a_linear_model_in_the_l2_ball():
     model = Linear(2)
-    images, labels = _auto_projected_gradient_samples(model)
+    images, labels = _digit_samples(model)
     slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
     moved = _attack(model, 2, norm=2, epsilon=0.2, iterations=30).generate(images, labels)
     expected = images + 0.2 * slope / _norms(slope, 2)[:, None, None, None]
@@ -343,7 +328,7 @@ def test_finds_the_worst_perturbation_of_a_linear_model_in_the_l2_ball():
 def test_fools_a_linear_model_wherever_it_can_be_fooled(loss):
     """Class j can win within the ball exactly if z_j + epsilon |w_j - w_y|_1 > z_y."""
     model = Linear(5)
-    images, labels = _auto_projected_gradient_samples(model, 200)
+    images, labels = _digit_samples(model, 200)
     logits = np.asarray(model(images))
     reach = np.abs(model.kernel[:, :, None] - model.kernel[:, None]).sum(axis=0)
     gains = logits - logits.max(axis=1, keepdims=True) + 0.03 * reach[labels]
@@ -464,7 +449,7 @@ def _advance_all(advance, batch, state, is_finished, batch_size):
 @pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.04), (2, 0.25)])
 def test_fooled_images_leave_the_batch_and_nothing_else_changes(monkeypatch, norm, epsilon):
     model = Linear(5)
-    images, labels = _auto_projected_gradient_samples(model, 64)
+    images, labels = _digit_samples(model, 64)
     options = {"epsilon": epsilon, "loss": "targeted_dlr", "iterations": 5, "batch_size": 64}
     attack = _attack(model, 5, norm=norm, target_classes=4, **options)
     outcome, rows = attack.run(images, labels), int(model.rows)
@@ -494,13 +479,13 @@ class Alternating(keras.Model):
         return tf.einsum("bi,bij->bj", tf.reshape(images, (-1, 64)), kernels) + self.lead
 
 
-def test_several_looks_climb_the_mean_of_their_losses():
+def test_several_samples_maximise_the_mean_of_their_losses():
     """Next to zero the cross-entropy is half the margin, so the worst case is that of the mean."""
-    images, _ = _auto_projected_gradient_samples(Linear(2), 8)
+    images, _ = _digit_samples(Linear(2), 8)
     attack = _attack(Alternating(), 2, epsilon=0.1, gradient_samples=3, batch_size=8)
     outcome = attack.run(images, np.zeros(8, int))
     mean = Alternating.kernels.mean(axis=0)
-    slope = (mean[:, 1] - mean[:, 0]).reshape(AUTO_PROJECTED_GRADIENT_SHAPE)
+    slope = (mean[:, 1] - mean[:, 0]).reshape(DIGIT_SHAPE)
     clear = np.abs(slope) > 5e-5
     assert clear.mean() > 0.9
     expected = images + 0.1 * np.sign(slope)
@@ -511,9 +496,9 @@ def test_several_looks_climb_the_mean_of_their_losses():
 
 
 @pytest.mark.parametrize(("lead", "runs"), [(1.0, 4), (-1.0, 1)])
-def test_an_image_is_done_with_when_every_look_is_wrong(lead, runs):
-    """With a lead of 1 no look ever is; with -1 each is to begin with."""
-    images, _ = _auto_projected_gradient_samples(Linear(2), 8)
+def test_an_image_is_done_with_when_every_sample_is_wrong(lead, runs):
+    """With a lead of 1 no sample ever is; with -1 each is to begin with."""
+    images, _ = _digit_samples(Linear(2), 8)
     model = Alternating(lead)
     options = {"gradient_samples": 3, "batch_size": 8, "iterations": 5, "restarts": 4}
     _attack(model, 2, **options).run(images, np.zeros(8, int))
@@ -546,9 +531,7 @@ def test_any_radius_and_images_give_allowed_images_twice_the_same(kind, epsilon,
     attack = _property_attack(*kind)
     attack.set_params(epsilon=epsilon, seed=seed)
     random = np.random.default_rng(seed)
-    images = (random.integers(0, levels + 1, (5, *AUTO_PROJECTED_GRADIENT_SHAPE)) / levels).astype(
-        np.float32
-    )
+    images = (random.integers(0, levels + 1, (5, *DIGIT_SHAPE)) / levels).astype(np.float32)
     labels = random.integers(0, kind[0], 5)
     outcome = attack.run(images, labels)
     assert _norms(outcome.images - images, kind[1]).max() <= epsilon * (1 + 1e-5) + 1e-6
@@ -588,7 +571,7 @@ def test_later_runs_leave_fooled_images_alone(trained_model, digits):
 def test_an_image_that_cannot_be_made_worse_stays_as_it_is():
     """At the corner of [0, 1] that the label's logit falls towards, every step is a step back."""
     model = Linear(2)
-    slope = (model.kernel[:, 1] - model.kernel[:, 0]).reshape(1, *AUTO_PROJECTED_GRADIENT_SHAPE)
+    slope = (model.kernel[:, 1] - model.kernel[:, 0]).reshape(1, *DIGIT_SHAPE)
     corner = (slope > 0).astype(np.float32)
     outcome = _attack(model, 2, epsilon=0.05).run(corner, np.array([0]))
     np.testing.assert_array_equal(outcome.images, corner)
@@ -606,7 +589,7 @@ def test_random_starts_follow_the_seed(trained_model, digits):
 
 def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
     images, labels = digits[0][:20], digits[1][:20]
-    mask = np.zeros((1, *AUTO_PROJECTED_GRADIENT_SHAPE))
+    mask = np.zeros((1, *DIGIT_SHAPE))
     mask[:, :4] = 1
     for norm in (math.inf, 2):
         moved = _attack(trained_model, norm=norm).generate(images, labels, mask=mask)
@@ -616,7 +599,7 @@ def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
 
 def test_other_numbers_do_not_compile_anew():
     model = Linear(5)
-    images, labels = _auto_projected_gradient_samples(model, 10)
+    images, labels = _digit_samples(model, 10)
     attack = _attack(model, 5)
     attack.generate(images, labels)
     calls = model.calls

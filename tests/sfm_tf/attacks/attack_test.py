@@ -3,7 +3,7 @@ import inspect
 import math
 import re
 import threading
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -26,22 +26,20 @@ from sfm_tf.attacks.attack import (
     AttackOutcome,
     BatchOutcome,
     CompiledAttack,
-    Evaluation,
+    Scores,
     advance_unfinished,
-    attack_in_lanes,
+    attack_in_parallel,
     better,
     bucket_size,
-    check_options,
     choose,
-    complete,
-    constructor_signature,
-    evaluate,
     faults,
     fill_up,
     join_outcomes,
     make_candidate,
+    one_of,
     perturbation_sizes,
     put,
+    score,
     take,
     usable_gradient,
     worst_candidate,
@@ -51,7 +49,7 @@ from sfm_tf.models.art_classifier import wrap_classifier
 
 
 @pytest.mark.parametrize(
-    ("option", "valid", "invalid"),
+    ("kind", "valid", "invalid"),
     [
         (NORM, [math.inf, "inf", 2, 2.0], [1, "l2", None, [2]]),
         (POSITIVE, [1e-9, 1, np.float32(0.5)], [0, -1, math.nan, math.inf, "1", True, None]),
@@ -60,84 +58,13 @@ from sfm_tf.models.art_classifier import wrap_classifier
         (COUNT, [1, np.int64(7)], [0, -1, 1.0, True, "1"]),
         (SEED, [0, 2**31 - 1], [-1, 2**31, 0.5]),
         (FLAG, [True, False], [0, 1, None]),
+        (one_of({"dlr": 1, "ce": 2}), ["dlr", "ce"], ["d", 1, None, ["ce"]]),
     ],
-    ids=["norm", "positive", "not_negative", "share", "count", "seed", "flag"],
+    ids=["norm", "positive", "not_negative", "share", "count", "seed", "flag", "one_of"],
 )
-def test_each_kind_tells_valid_from_invalid_values(option, valid, invalid):
-    assert [option.is_valid(value) for value in valid] == [True] * len(valid)
-    assert [option.is_valid(value) for value in invalid] == [False] * len(invalid)
-
-
-def test_an_unknown_option_lists_the_known_ones():
-    with pytest.raises(
-        SfmError, match="Unknown option 'eps' of Attack; expected one of epsilon, n"
-    ):
-        check_options("Attack", {"epsilon": POSITIVE, "norm": NORM}, {"eps": 0.1})
-
-
-def test_a_bad_value_says_what_was_expected():
-    with pytest.raises(SfmError, match="Invalid epsilon 0 of Attack; expected a finite number ab"):
-        check_options("Attack", {"epsilon": POSITIVE}, {"epsilon": 0})
-
-
-class Doubled(CompiledAttack):
-    options = {**CompiledAttack.options, "repeats": COUNT}
-    defaults = {**CompiledAttack.defaults, "repeats": 2}
-
-    def _attack_batch(self, batch):
-        raise NotImplementedError
-
-
-def _classifier():
-    model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten()])
-    return wrap_classifier(model, 2, (1, 2, 1), 4)
-
-
-def test_the_table_of_options_is_the_signature():
-    parameters = inspect.signature(Doubled).parameters
-    assert list(parameters) == ["estimator", *Doubled.options]
-    assert parameters["epsilon"].default is inspect.Parameter.empty
-    assert parameters["repeats"].default == 2
-    kinds = {parameter.kind for name, parameter in parameters.items() if name != "estimator"}
-    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
-
-
-def test_options_that_are_left_out_have_their_defaults():
-    attack = Doubled(_classifier(), epsilon=0.1, seed=3)
-    values = {name: getattr(attack, name) for name in attack.attack_params}
-    assert values == {
-        "norm": math.inf,
-        "epsilon": 0.1,
-        "targeted": False,
-        "batch_size": 128,
-        "seed": 3,
-        "repeats": 2,
-    }
-
-
-def test_defaults_for_what_is_no_option_are_left_out():
-    class Bare(Doubled):
-        options = {"epsilon": COUNT}
-
-    attack = Bare(_classifier(), epsilon=1)
-    assert attack.attack_params == ["epsilon"]
-    assert not hasattr(attack, "repeats")
-
-
-def test_an_option_without_default_cannot_be_left_out():
-    with pytest.raises(SfmError, match="Missing epsilon of Doubled; expected a finite number ab"):
-        Doubled(_classifier(), repeats=1)
-
-
-def test_defaults_of_no_option_count_for_nothing():
-    options, defaults = {"repeats": COUNT}, {"repeats": 2, "other": 1}
-    assert str(constructor_signature(options, defaults)) == "(estimator, *, repeats=2)"
-    assert complete("Some", options, defaults, {}) == {"repeats": 2}
-
-
-def test_an_unknown_option_is_refused():
-    with pytest.raises(SfmError, match="Unknown option 'eps' of Doubled; expected one of norm, "):
-        Doubled(_classifier(), epsilon=0.1, eps=0.1)
+def test_each_kind_tells_valid_from_invalid_values(kind, valid, invalid):
+    assert [kind.is_valid(value) for value in valid] == [True] * len(valid)
+    assert [kind.is_valid(value) for value in invalid] == [False] * len(invalid)
 
 
 def test_only_finite_entries_of_changeable_pixels_are_left():
@@ -167,21 +94,21 @@ def test_chooses_whole_images_of_nested_structures():
 
 def _candidate(value, objectives, fooled, iteration):
     images = tf.fill((len(objectives), 1, 2, 1), value)
-    evaluation = Evaluation(tf.constant(objectives), tf.constant(fooled))
-    return make_candidate(images, evaluation, tf.constant(iteration))
+    scores = Scores(tf.constant(objectives), tf.constant(fooled))
+    return make_candidate(images, scores, tf.constant(iteration))
 
 
 @pytest.mark.parametrize(
     ("targeted", "objectives", "fooled"),
     [(False, [2.0, 4.0], [1.0, 0.5]), (True, [-2.0, -4.0], [0.0, 0.5])],
 )
-def test_several_looks_at_an_image_count_by_their_mean(targeted, objectives, fooled):
+def test_several_samples_of_an_image_count_by_their_mean(targeted, objectives, fooled):
     losses = tf.constant([1.0, 3.0, 3.0, 5.0])
     logits = tf.constant([[0.0, 1.0], [2.0, 3.0], [0.0, 1.0], [1.0, 0.0]])
     labels = tf.constant([0, 0, 1, 1], tf.int64)
-    evaluation = evaluate(losses, logits, labels, targeted, looks=2)
-    assert evaluation.objective.numpy().tolist() == objectives
-    assert evaluation.fooled.numpy().tolist() == fooled
+    scores = score(losses, logits, labels, targeted, samples=2)
+    assert scores.objective.numpy().tolist() == objectives
+    assert scores.fooled.numpy().tolist() == fooled
 
 
 def test_fooling_comes_before_the_objective_and_ties_go_to_the_first():
@@ -257,12 +184,12 @@ def _attack(sizes):
 
 
 @pytest.mark.parametrize(
-    ("size", "lanes_asked", "expected"),
+    ("size", "parts", "expected"),
     [(64, 2, [32, 32]), (64, 4, [16] * 4), (64, 1, [64]), (30, 2, [30]), (33, 2, [33])],
 )
-def test_rows_keep_their_order_and_few_images_stay_together(size, lanes_asked, expected):
+def test_rows_keep_their_order_and_few_images_stay_together(size, parts, expected):
     batch, sizes = _batch(size), []
-    outcome = attack_in_lanes(_attack(sizes), batch, lanes_asked)
+    outcome = attack_in_parallel(_attack(sizes), batch, parts)
     assert sizes == expected
     np.testing.assert_array_equal(outcome.images, -batch.images)
     np.testing.assert_array_equal(outcome.doubled, 2 * batch.labels)
@@ -275,13 +202,13 @@ def test_the_parts_are_attacked_at_the_same_time():
         both.wait()
         return _Outcome(*batch)
 
-    assert len(attack_in_lanes(attack, _batch(32), 2).images) == 32
+    assert len(attack_in_parallel(attack, _batch(32), 2).images) == 32
 
 
 def test_a_gpu_gets_the_whole_batch(monkeypatch):
     monkeypatch.setattr(attack.tf.config, "list_logical_devices", lambda kind: [kind])
     sizes = []
-    attack_in_lanes(_attack(sizes), _batch(64), 2)
+    attack_in_parallel(_attack(sizes), _batch(64), 2)
     assert sizes == [64]
 
 
@@ -290,7 +217,7 @@ def test_an_error_in_a_part_is_raised():
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
 
     with pytest.raises(tf.errors.ResourceExhaustedError):
-        attack_in_lanes(attack, _batch(32), 2)
+        attack_in_parallel(attack, _batch(32), 2)
 
 
 def _unfinished_batch(count):
@@ -402,7 +329,7 @@ class BrokenLoss(Shift):
         return super()._attack_batch(batch)._replace(loss=loss)
 
 
-def _compiled_attack_classifier(activation=None, clip_values=(0.0, 1.0), **options):
+def _classifier(activation=None, clip_values=(0.0, 1.0), **options):
     layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, activation)]
     model = keras.Sequential(layers)
     return TensorFlowV2Classifier(model, 3, SHAPE, clip_values=clip_values, **options)
@@ -417,15 +344,67 @@ def _images(count):
     return np.random.default_rng(0).uniform(0.2, 0.8, (count, *SHAPE)).astype(np.float32)
 
 
+@dataclasses.dataclass(kw_only=True, eq=False, repr=False)
+class Repeated(Shift):
+    """Has an option of its own, and none of two that others have."""
+
+    epsilon: ClassVar[float] = math.inf
+    targeted: ClassVar[bool] = False
+    repeats: int = 2
+
+    def _check_params(self):
+        super()._check_params()
+        self._check(COUNT, "repeats")
+
+
 def test_is_an_evasion_attack_of_art():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
+    attack = Shift(_classifier(), **OPTIONS)
     assert isinstance(attack, EvasionAttack)
     assert "epsilon=0.1" in repr(attack)
     assert attack.targeted is False
 
 
+def test_options_are_keywords_with_defaults_and_what_art_calls_attack_params():
+    assert str(inspect.signature(Repeated)).startswith("(estimator: ")
+    parameters = inspect.signature(Repeated).parameters
+    kinds = {parameter.kind for name, parameter in parameters.items() if name != "estimator"}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+    attack = Repeated(_classifier(), seed=3)
+    assert list(parameters) == ["estimator", *attack.attack_params]
+    values = {name: getattr(attack, name) for name in attack.attack_params}
+    assert values == {"norm": math.inf, "batch_size": 128, "seed": 3, "repeats": 2}
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'epsilon'"):
+        Shift(_classifier())
+
+
+def test_options_change_by_name_all_or_none():
+    attack = Shift(_classifier(), **OPTIONS)
+    attack.set_params(epsilon=0.2, targeted=True)
+    assert (attack.epsilon, attack.targeted) == (0.2, True)
+    with pytest.raises(SfmError, match="Unknown option 'eps' of Shift; expected one of norm, eps"):
+        attack.set_params(epsilon=0.3, eps=0.3)
+    with pytest.raises(SfmError, match="Invalid batch_size 0 of Shift; expected an integer of at"):
+        attack.set_params(epsilon=0.3, batch_size=0)
+    assert attack.epsilon == 0.2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("norm", 1, "'inf', math.inf or 2"),
+        ("batch_size", 0, "an integer of at least 1"),
+        ("seed", -1, "an integer from 0 to"),
+        ("repeats", 0, "an integer of at least 1"),
+    ],
+)
+def test_bad_values_are_refused(option, value, expected):
+    message = f"Invalid {option} {value!r} of Repeated; expected {expected}"
+    with pytest.raises(SfmError, match=message):
+        Repeated(_classifier(), **{option: value})
+
+
 def test_every_batch_has_one_size_and_only_true_images_come_back():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
+    attack = Shift(_classifier(), **OPTIONS)
     outcome = attack.run(_images(10), np.arange(10) % 3)
     assert attack.shapes == [4, 4, 4]
     np.testing.assert_allclose(outcome.images, _images(10) + 0.1, atol=1e-6)
@@ -436,76 +415,59 @@ def test_every_batch_has_one_size_and_only_true_images_come_back():
 
 @pytest.mark.parametrize(("count", "size"), [(3, 4), (2, 2), (1, 1)])
 def test_fewer_images_than_a_batch_are_one_batch_of_the_smallest_bucket(count, size):
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
+    attack = Shift(_classifier(), **OPTIONS)
     assert attack.generate(_images(count), np.zeros(count, int)).shape == (count, *SHAPE)
     assert attack.shapes == [size]
 
 
 def test_batches_come_one_by_one_and_make_up_the_whole():
-    attack, labels = Shift(_compiled_attack_classifier(), **OPTIONS), np.arange(10) % 3
+    attack, labels = Shift(_classifier(), **OPTIONS), np.arange(10) % 3
     outcomes = list(attack.batches(_images(10), labels))
     assert [len(outcome.images) for outcome in outcomes] == [4, 4, 2]
-    whole = Shift(_compiled_attack_classifier(), **OPTIONS).run(_images(10), labels)
+    whole = Shift(_classifier(), **OPTIONS).run(_images(10), labels)
     for field in dataclasses.fields(AttackOutcome):
         joined = getattr(join_outcomes(outcomes), field.name)
         np.testing.assert_array_equal(joined, getattr(whole, field.name))
 
 
 def test_images_with_their_positions_have_the_seeds_they_have_in_the_whole():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
+    attack = Shift(_classifier(), **OPTIONS)
     attack.run(_images(3), np.zeros(3, int), positions=np.array([6, 2, 9]))
     assert attack.seeds.tolist() == [[5, 6], [5, 2], [5, 9], [5, 9]]
 
 
 def test_each_image_has_the_seed_of_the_attack_and_its_position():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
+    attack = Shift(_classifier(), **OPTIONS)
     attack.run(_images(8), np.zeros(8, int))
     assert attack.seeds.tolist() == [[5, 4], [5, 5], [5, 6], [5, 7]]
 
 
 def test_one_hot_and_index_labels_are_the_same():
-    attack, labels = Shift(_compiled_attack_classifier(), **OPTIONS), np.array([2, 0, 1])
+    attack, labels = Shift(_classifier(), **OPTIONS), np.array([2, 0, 1])
     one_hot = attack.run(_images(3), np.eye(3)[labels])
     assert one_hot.loss.tolist() == attack.run(_images(3), labels).loss.tolist() == [2, 0, 1]
 
 
 def test_without_labels_the_predictions_are_attacked():
-    classifier, images = _compiled_attack_classifier(), _images(10)
+    classifier, images = _classifier(), _images(10)
     outcome = Shift(classifier, **OPTIONS).run(images)
     assert outcome.loss.tolist() == classifier.model(images).numpy().argmax(axis=1).tolist()
 
 
 def test_a_targeted_attack_needs_labels():
     with pytest.raises(SfmError, match="A targeted attack needs labels"):
-        Shift(_compiled_attack_classifier(), **{**OPTIONS, "targeted": True}).generate(_images(2))
+        Shift(_classifier(), **{**OPTIONS, "targeted": True}).generate(_images(2))
 
 
 def test_mask_reaches_the_attack_per_image():
     mask = np.zeros((10, *SHAPE), np.float32)
     mask[7, 1] = 1
-    moved = Shift(_compiled_attack_classifier(), **OPTIONS).generate(
-        _images(10), np.zeros(10, int), mask=mask
-    )
+    moved = Shift(_classifier(), **OPTIONS).generate(_images(10), np.zeros(10, int), mask=mask)
     np.testing.assert_allclose(moved - _images(10), 0.1 * mask, atol=1e-6)
 
 
-def test_options_change_by_name():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
-    attack.set_params(epsilon=0.2, targeted=True)
-    assert (attack.epsilon, attack.targeted) == (0.2, True)
-
-
-def test_options_change_all_or_none():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
-    with pytest.raises(SfmError, match="Unknown option 'eps' of Shift; expected one of norm, eps"):
-        attack.set_params(epsilon=0.2, eps=0.2)
-    with pytest.raises(SfmError, match="Invalid batch_size 0 of Shift"):
-        attack.set_params(epsilon=0.2, batch_size=0)
-    assert attack.epsilon == 0.1
-
-
 def test_an_attack_that_breaks_its_limits_is_found_out():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
+    attack = Shift(_classifier(), **OPTIONS)
     attack.reach = 1.01
     with pytest.raises(
         RuntimeError, match=r"Shift\(.*made invalid images: a perturbation has norm"
@@ -514,7 +476,7 @@ def test_an_attack_that_breaks_its_limits_is_found_out():
 
 
 def test_a_loss_that_is_not_a_number_is_reported():
-    attack = BrokenLoss(_compiled_attack_classifier(), **OPTIONS)
+    attack = BrokenLoss(_classifier(), **OPTIONS)
     with pytest.raises(
         SfmError, match="NaN or infinite for 1 of 4 attacked images, first image 12"
     ):
@@ -522,7 +484,7 @@ def test_a_loss_that_is_not_a_number_is_reported():
 
 
 def test_probabilities_are_refused_before_any_work():
-    attack = Shift(_compiled_attack_classifier(activation="softmax"), **OPTIONS)
+    attack = Shift(_classifier(activation="softmax"), **OPTIONS)
     with pytest.raises(SfmError, match="probabilities; expected logits"):
         attack.generate(_images(2), np.zeros(2, int))
     assert not hasattr(attack, "shapes")
@@ -539,19 +501,19 @@ def test_probabilities_are_refused_before_any_work():
 )
 def test_bad_images_and_labels_are_refused(images, labels, message):
     with pytest.raises(SfmError, match=message):
-        Shift(_compiled_attack_classifier(), **OPTIONS).generate(images, np.array(labels))
+        Shift(_classifier(), **OPTIONS).generate(images, np.array(labels))
 
 
 @pytest.mark.parametrize("clip_values", [None, (0, 255)])
 def test_another_range_of_images_is_refused(clip_values):
     with pytest.raises(SfmError, match="clip_values"):
-        Shift(_compiled_attack_classifier(clip_values=clip_values), **OPTIONS)
+        Shift(_classifier(clip_values=clip_values), **OPTIONS)
 
 
 def test_a_preprocessor_outside_tensorflow_is_refused():
     squeezing = FeatureSqueezing(clip_values=(0, 1), bit_depth=4)
     with pytest.raises(SfmError, match="PreprocessorTensorFlowV2"):
-        Shift(_compiled_attack_classifier(preprocessing_defences=squeezing), **OPTIONS)
+        Shift(_classifier(preprocessing_defences=squeezing), **OPTIONS)
 
 
 def test_share_of_zero_gradients():
@@ -566,7 +528,7 @@ def test_an_image_is_found_unless_marked():
 
 
 def test_without_a_radius_only_the_range_limits_the_images():
-    attack = Shift(_compiled_attack_classifier(), **OPTIONS)
+    attack = Shift(_classifier(), **OPTIONS)
     attack.epsilon = math.inf
     attack._attack_batch = lambda batch: _outcome_at(batch, 1.0)
     np.testing.assert_array_equal(attack.generate(_images(2), np.zeros(2, int)), 1.0)
@@ -576,6 +538,6 @@ def test_without_a_radius_only_the_range_limits_the_images():
 
 
 def test_takes_the_batched_classifier():
-    model = _compiled_attack_classifier().model
+    model = _classifier().model
     outcome = Shift(wrap_classifier(model, 3, SHAPE, 2), **OPTIONS).run(_images(5))
     assert outcome.images.shape == (5, *SHAPE)

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
-from sfm_tf.attacks.autoattack import CLEAN, STANDING, AutoAttack, Verdict, begin_with, keep_worse
+from sfm_tf.attacks.autoattack import CLEAN, STANDING, AutoAttack, Best, keep_better
 from sfm_tf.attacks.fab import FastAdaptiveBoundary
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.errors import SfmError
@@ -21,54 +21,32 @@ from sfm_tf.models.art_classifier import wrap_classifier
 COUNT = 5
 
 
-def _verdict(fooled, objective):
-    fooled, objective = (np.array(values, np.float32) for values in (fooled, objective))
-    return Verdict(fooled, objective, objective + 10.0)
-
-
-def _outcome(count, value):
+def _best(fooled, objective, value=0.0, iterations=0, attack="clean"):
+    count = len(fooled)
     images = np.full((count, 2, 2, 1), value, np.float32)
-    zeros = np.zeros(count, np.float32)
-    return AttackOutcome(images, zeros, np.full(count, 7, np.int32), zeros == 0)
-
-
-def _begun():
-    images = np.zeros((COUNT, 2, 2, 1), np.float32)
-    verdict = _verdict([0.0, 0.0, 0.0, 0.5, 1.0], [-1.0, -1.0, -1.0, -1.0, 3.0])
-    return images, begin_with(images, verdict, "clean")
-
-
-def test_begins_with_the_images_themselves():
-    images, worst = _begun()
-    np.testing.assert_array_equal(worst.images, images)
-    assert worst.names.tolist() == ["clean"] * COUNT
-    assert worst.iterations.tolist() == [0] * COUNT
-    assert worst.outcome().loss.tolist() == [9.0, 9.0, 9.0, 9.0, 13.0]
-    assert worst.outcome().zero_gradient_share == 0.0
+    fooled, objective = (np.array(values, np.float32) for values in (fooled, objective))
+    attacks = np.full(count, attack, "<U16")
+    return Best(images, np.full(count, iterations), attacks, fooled, objective, objective + 10.0)
 
 
 def test_fooling_more_comes_before_the_margin_and_a_tie_changes_nothing():
-    images, worst = _begun()
-    # Climbs; climbs not; only ties; fools more though it falls; fools less though it climbs.
-    verdict = _verdict([0.0, 0.0, 0.0, 1.0, 0.5], [-0.5, -2.0, -1.0, -9.0, 9.0])
-    rows = np.arange(COUNT)
-    keep_worse(worst, rows, _outcome(COUNT, 1.0), verdict, np.full(COUNT, True), "pgd")
-    assert worst.names.tolist() == ["pgd", "clean", "clean", "pgd", "clean"]
-    assert worst.images[:, 0, 0, 0].tolist() == [1, 0, 0, 1, 0]
-    assert worst.iterations.tolist() == [7, 0, 0, 7, 0]
-    assert worst.fooled.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
-    assert worst.loss.tolist() == [9.5, 9.0, 9.0, 1.0, 13.0]
-    assert images.max() == 0.0
+    best = _best([0.0, 0.0, 0.0, 0.5, 1.0], [-1.0, -1.0, -1.0, -1.0, 3.0])
+    # Higher; lower; a tie; fools more though it is lower; fools less though it is higher.
+    found = _best([0.0, 0.0, 0.0, 1.0, 0.5], [-0.5, -2.0, -1.0, -9.0, 9.0], 1.0, 7, "pgd")
+    keep_better(best, np.arange(COUNT), found, np.full(COUNT, True))
+    assert best.attacks.tolist() == ["pgd", "clean", "clean", "pgd", "clean"]
+    assert best.images[:, 0, 0, 0].tolist() == [1, 0, 0, 1, 0]
+    assert best.iterations.tolist() == [7, 0, 0, 7, 0]
+    assert best.fooled.tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert best.loss.tolist() == [9.5, 9.0, 9.0, 1.0, 13.0]
 
 
 def test_only_allowed_images_of_the_given_rows_count():
-    _, worst = _begun()
-    rows, is_allowed = np.array([3, 0, 1]), np.array([True, False, True])
-    keep_worse(
-        worst, rows, _outcome(3, 1.0), _verdict([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]), is_allowed, "cw"
-    )
-    assert worst.names.tolist() == ["clean", "cw", "clean", "cw", "clean"]
-    assert worst.objective.tolist() == [-1.0, 2.0, -1.0, 2.0, 3.0]
+    best = _best([0.0, 0.0, 0.0, 0.5, 1.0], [-1.0, -1.0, -1.0, -1.0, 3.0])
+    found = _best([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], attack="cw")
+    keep_better(best, np.array([3, 0, 1]), found, np.array([True, False, True]))
+    assert best.attacks.tolist() == ["clean", "cw", "clean", "cw", "clean"]
+    assert best.objective.tolist() == [-1.0, 2.0, -1.0, 2.0, 3.0]
 
 
 SHAPE = (8, 8, 1)

@@ -22,7 +22,7 @@ def _plane(values, gradients):
 
 
 def _way(norm, images, values, gradients):
-    way = HYPERPLANE_GEOMETRIES[norm].way(tf.constant(images), _plane(values, gradients))
+    way = HYPERPLANE_GEOMETRIES[norm].delta(tf.constant(images), _plane(values, gradients))
     return np.asarray(way, np.float64)
 
 

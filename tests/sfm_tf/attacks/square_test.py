@@ -143,7 +143,7 @@ def test_all_proposals_are_allowed_images(norm, shape):
     batch = _batch(0.0, 1.0, shape, mask)
     sides = PROPOSALS[norm].fit_sides(np.array([0, 1, 4, 100]), min(shape[:2]))
     assert 1 <= sides.min() <= sides.max() <= min(shape[:2])
-    moved = [PROPOSALS[norm].begin(batch, batch.seeds, tf.constant(0.4)).numpy()]
+    moved = [PROPOSALS[norm].initialize(batch, tf.constant(0.4)).numpy()]
     for side in sides.tolist():
         moved.append(_propose(norm, side, tf.constant(moved[-1]), batch, 0.4))
     for images in moved:
@@ -159,7 +159,7 @@ def test_all_proposals_are_allowed_images(norm, shape):
 def test_the_first_l2_proposal_is_a_grid_of_bumps(edge, tile, tiles):
     """All bumps have one norm; at 32 and 28 pixels the authors' grid begins at pixel 1, too."""
     batch = _batch(shape=(edge, edge, 1))
-    begun = PROPOSALS[2].begin(batch, batch.seeds, tf.constant(0.5)).numpy() - batch.images.numpy()
+    begun = PROPOSALS[2].initialize(batch, tf.constant(0.5)).numpy() - batch.images.numpy()
     first = (edge - tile * tiles) // 2
     inner = begun[:, first : first + tile * tiles, first : first + tile * tiles]
     bumps = inner.reshape(COUNT, tiles, tile, tiles, tile).transpose(0, 1, 3, 2, 4)
