@@ -8,13 +8,14 @@ All attacks run in one process on one Keras classifier of digits. The attacks of
 AutoAttack's authors run on a copy of it in torch, with the same weights. In each pair ours and
 theirs take turns, so that a busy machine slows both equally, and the median of the times counts.
 Before that, ours runs on all images, which compiles it, and theirs on two. Both have the same
-settings, those of `benchmarks/attack_settings.py`.
+settings, those of `benchmarks/attack_libraries.py`.
 
 The columns have our figure first and then theirs:
 
 - images per second, their ratio, and the goal for the ratio;
-- with --memory, the peak MiB while one batch is attacked: see `benchmarks/attack_memory.py`. Each
-  figure takes a process of its own and about a quarter of a minute;
+- with --memory, the peak MiB while one batch is attacked: see
+  `benchmarks/attack_measurement.py`. Each figure takes a process of its own and about a quarter of
+  a minute;
 - the share of images that fool the model, within the radius except for CW-L2. The model classified
   all of them correctly before. More is better, and matters more than speed;
 - the median size of the perturbations of the images that both attacks broke: the L-infinity norm
@@ -30,18 +31,28 @@ lengths and takes hours.
 import argparse
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import cv2
+import keras
 import numpy as np
 import tensorflow as tf
+from sklearn.datasets import load_digits
 
-from benchmarks.attack_memory import OWN, measure_memory
-from benchmarks.attack_rivals import RIVALS, AttackedModel, build_rival, copy_to_torch, wrap_model
-from benchmarks.attack_settings import KINDS, Settings
-from benchmarks.attacked_model import ARCHITECTURES, Target, prepare_target
-from benchmarks.measuring import Result, Side, measure
-from benchmarks.own_attacks import build_own
+from benchmarks.attack_libraries import (
+    KINDS,
+    LIBRARIES,
+    OWN,
+    RIVALS,
+    AttackedModel,
+    Settings,
+    attacked_by,
+    build_attack,
+    copy_to_torch,
+)
+from benchmarks.attack_measurement import Result, Side, measure, measure_memory
+from sfm_tf.models.resnet import build_classifier
 
 _GOALS = {("pgd", "art"): 4, ("cw", "art"): 20}
 """Ratios of speed to reach, where it is more than 1."""
@@ -55,6 +66,92 @@ _HEADER = (
     "attack     rival         batch  images     images/s        ratio  goal    peak MiB      "
     "success        median size     max |delta|"
 )
+
+SHAPE = (32, 32, 3)
+CLASS_COUNT = 10
+
+_SIDE = SHAPE[0]
+_ATTACKED = 300
+_LEARNING_RATE = 0.002
+# Less than black and white, which a search in the tanh space hardly leaves.
+_CONTRAST = 0.9
+# Training on noise makes a model that 8/255 fools on some digits only: else all attacks look alike.
+_NOISE = 0.25
+
+
+class Target(NamedTuple):
+    """What is attacked.
+
+    Attributes:
+        model: From float32 images in [0, 1] to float32 logits.
+        images: Float32 `(count, 32, 32, 3)`, all of which the model knows.
+        labels: Int64 `(count,)`.
+    """
+
+    model: keras.Model
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def _build_cnn(width: int) -> keras.Model:
+    """Returns three convolutions and a linear layer: hardly more than the cost of a call."""
+    images = keras.Input(SHAPE)
+    features = keras.layers.Normalization(mean=[0.5] * 3, variance=[0.25] * 3)(images)
+    for filters, strides in ((width, 1), (width, 2), (2 * width, 2)):
+        features = keras.layers.Conv2D(filters, 3, strides=strides, padding="same")(features)
+        features = keras.layers.ReLU()(features)
+    features = keras.layers.GlobalAveragePooling2D()(features)
+    return keras.Model(images, keras.layers.Dense(CLASS_COUNT)(features))
+
+
+def _build_resnet(name: str, width: int) -> keras.Model:
+    return build_classifier(name, SHAPE, CLASS_COUNT, width, seed=0)
+
+
+class Architecture(NamedTuple):
+    """How to build a classifier, given the channels of its first stage, and how long to train."""
+
+    build: Callable[[int], keras.Model]
+    epochs: int
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "cnn": Architecture(_build_cnn, 25),
+    "resnet18": Architecture(functools.partial(_build_resnet, "resnet18"), 5),
+    "resnet20": Architecture(functools.partial(_build_resnet, "resnet20"), 5),
+}
+"""The classifiers by name."""
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Returns scikit-learn's digits as gray 32x32 images of three channels, and their labels."""
+    digits, labels = load_digits(return_X_y=True)
+    strokes = [cv2.resize(digit.reshape(8, 8) / 16.0, (_SIDE, _SIDE)) for digit in digits]
+    images = 0.5 + _CONTRAST * (np.stack(strokes)[..., None] - 0.5)
+    return np.repeat(images, 3, axis=3).astype(np.float32), labels.astype(np.int64)
+
+
+def prepare_target(name: str, width: int, count: int) -> Target:
+    """Trains a classifier and picks the images to attack.
+
+    Args:
+        name: A key of `ARCHITECTURES`.
+        width: Channels of its first stage.
+        count: Images to attack; fewer if the model knows fewer of those held out.
+    """
+    keras.utils.set_random_seed(0)
+    images, labels = _digits()
+    noise = np.random.default_rng(0).normal(0.0, _NOISE, images[_ATTACKED:].shape)
+    noisy = np.clip(images[_ATTACKED:] + noise, 0.0, 1.0).astype(np.float32)
+    architecture = ARCHITECTURES[name]
+    model = architecture.build(width)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(_LEARNING_RATE), loss)
+    model.fit(noisy, labels[_ATTACKED:], batch_size=64, epochs=architecture.epochs, verbose=0)
+    images, labels = images[:_ATTACKED], labels[:_ATTACKED]
+    predictions = np.argmax(model.predict(images, verbose=0), axis=1)
+    known = np.flatnonzero(predictions == labels)[:count]
+    return Target(model, images[known], labels[known])
 
 
 class Plan(NamedTuple):
@@ -92,13 +189,15 @@ def measure_line(
     plan: Plan, target: Target, copies: dict[str, AttackedModel], settings: Settings, effort: Effort
 ) -> list[Result] | None:
     """Returns our result and the rival's, or None if it has no such attack."""
-    keras_model = wrap_model(target.model, plan.batch_size)
-    attacked = copies.get(plan.rival, keras_model)
-    theirs = build_rival(plan.rival, attacked, settings, plan.batch_size).get(plan.attack)
-    if theirs is None:
+    ours = attacked_by(OWN, target.model, target.images, plan.batch_size)
+    theirs = copies.get(plan.rival, ours)
+    attacks = [
+        build_attack(owner, plan.attack, attacked, settings, plan.batch_size)
+        for owner, attacked in ((OWN, ours), (plan.rival, theirs))
+    ]
+    if attacks[1] is None:
         return None
-    ours = build_own(plan.attack, keras_model.model, settings, plan.batch_size).generate
-    sides = (Side(ours, keras_model.predict), Side(theirs, attacked.predict))
+    sides = (Side(attacks[0], ours.predict), Side(attacks[1], theirs.predict))
     images, labels = target.images[: plan.count], target.labels[: plan.count]
     kind = KINDS[plan.attack]
     # Ours compile for every number of images that are left in a batch; theirs do not compile.
@@ -124,12 +223,12 @@ def format_line(plan: Plan, ours: Result, theirs: Result, mebibytes: Callable[[s
 def installed_rivals(names: Sequence[str]) -> list[str]:
     """Returns the libraries that are installed, and prints a line for each that is not."""
     for name in names:
-        if RIVALS[name].missing:
+        if LIBRARIES[name].missing:
             print(
-                f"{name}: left out, {' and '.join(RIVALS[name].missing)} not installed; "
+                f"{name}: left out, {' and '.join(LIBRARIES[name].missing)} not installed; "
                 f"try: {_INSTALL}"
             )
-    return [name for name in names if not RIVALS[name].missing]
+    return [name for name in names if not LIBRARIES[name].missing]
 
 
 def _names(choices: Sequence[str], text: str) -> list[str]:
@@ -178,7 +277,7 @@ def print_table(
     options: argparse.Namespace, rivals: Sequence[str], target: Target, settings: Settings
 ) -> None:
     """Prints a line for each attack, batch size and library that has the attack."""
-    in_torch = [name for name in rivals if RIVALS[name].is_torch]
+    in_torch = [name for name in rivals if LIBRARIES[name].is_torch]
     copies = {}
     if in_torch:
         copies = dict.fromkeys(in_torch, copy_to_torch(target.model, target.images))
@@ -188,7 +287,8 @@ def print_table(
     def mebibytes(attack: str, batch_size: int, owner: str) -> float:
         if not options.memory:
             return math.nan
-        return measure_memory(target, owner, attack, batch_size, settings)
+        batch = (target.images[:batch_size], target.labels[:batch_size])
+        return measure_memory(target.model, *batch, owner, attack, settings)
 
     print(_HEADER)
     for plan in plan_lines(options, rivals, len(target.images)):

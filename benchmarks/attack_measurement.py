@@ -1,19 +1,39 @@
-"""Measures two attacks that take turns: their speed and what they reach."""
+"""Measures two attacks that take turns: their speed, what they reach, and the memory they take.
 
+    python -m benchmarks.attack_measurement MODEL IMAGES OWNER ATTACK BATCH_SIZE SETTINGS
+
+`measure_memory` starts this program, because a process that has run other attacks may still hold
+memory that they freed. It reads the model and calls it once, resets the peak memory of the process
+(Linux: 5 to `/proc/self/clear_refs`), and attacks one batch. The figure is the peak memory after
+that (`VmHWM` of `/proc/self/status`) minus the memory before. It includes the compilation of the
+attack, but not the libraries and not a GPU's memory.
+"""
+
+import dataclasses
+import json
 import math
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
+from benchmarks.attack_libraries import (
+    Criterion,
+    Generate,
+    Predict,
+    Settings,
+    attacked_by,
+    build_attack,
+)
 from sfm_tf.attacks.attack import perturbation_sizes
 
 _TOLERANCE = 1e-6
-
-Generate = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class Side(NamedTuple):
@@ -27,18 +47,6 @@ class Side(NamedTuple):
 
     generate: Generate
     predict: Predict
-
-
-class Criterion(NamedTuple):
-    """When an attack has succeeded on an image.
-
-    Attributes:
-        epsilon: Largest change of a pixel that counts as success; `math.inf` for any.
-        norm: Order of the norm in which fooling perturbations are measured: 2 or `math.inf`.
-    """
-
-    epsilon: float
-    norm: float
 
 
 class Run(NamedTuple):
@@ -124,3 +132,61 @@ def _summarise(
         float(np.median(sizes)) if len(sizes) else math.nan,
         adversarial_images,
     )
+
+
+def measure_memory(
+    model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    owner: str,
+    attack: str,
+    settings: Settings,
+) -> float:
+    """Returns the MiB that an attack of one batch adds to a process that holds the model.
+
+    Args:
+        model: Classifier.
+        images: Float32 in [0, 1], `(batch, height, width, channels)`: the batch.
+        labels: Int64 `(batch,)`.
+        owner: A key of `LIBRARIES`.
+        attack: A key of `KINDS` that the owner has.
+        settings: Settings of the attack.
+
+    Raises:
+        subprocess.CalledProcessError: If the other process fails; what it wrote is passed on.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model_file, images_file = Path(folder, "model.keras"), Path(folder, "images.npz")
+        model.save(model_file)
+        np.savez(images_file, images=images, labels=labels)
+        lengths = json.dumps(dataclasses.asdict(settings))
+        program = [sys.executable, "-m", "benchmarks.attack_measurement"]
+        arguments = [str(model_file), str(images_file), owner, attack, str(len(images)), lengths]
+        done = subprocess.run(program + arguments, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def main(arguments: list[str]) -> None:
+    """Attacks one batch and prints the MiB that took as the last word."""
+    model_file, images_file, owner, attack, batch_size, lengths = arguments
+    model = keras.models.load_model(model_file, compile=False)
+    with np.load(images_file, allow_pickle=False) as arrays:
+        images, labels = arrays["images"], arrays["labels"]
+    settings, size = Settings(**json.loads(lengths)), int(batch_size)
+    attacked = attacked_by(owner, model, images, size)
+    generate = build_attack(owner, attack, attacked, settings, size)
+    attacked.predict(images)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    generate(images, labels)
+    print(_status("VmHWM") - before)
+
+
+def _status(name: str) -> float:
+    """Returns a size from the process's status in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
