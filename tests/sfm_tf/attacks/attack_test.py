@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -12,8 +13,12 @@ import tensorflow as tf
 from art.attacks.attack import EvasionAttack
 from art.defences.preprocessor import FeatureSqueezing
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sfm_tf.attacks import attack
+from sfm_tf.attacks.adaptive import AdaptiveGradientDescent
+from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import (
     COUNT,
     FLAG,
@@ -44,8 +49,21 @@ from sfm_tf.attacks.attack import (
     usable_gradient,
     worst_candidate,
 )
+from sfm_tf.attacks.autoattack import AutoAttack
+from sfm_tf.attacks.cw import CarliniWagner
+from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
+from sfm_tf.attacks.fab import FastAdaptiveBoundary
+from sfm_tf.attacks.fgsm import FastGradientMethod
+from sfm_tf.attacks.hop_skip_jump import HopSkipJump
+from sfm_tf.attacks.mim import MomentumIterativeMethod
+from sfm_tf.attacks.pgd import ProjectedGradientDescent
+from sfm_tf.attacks.square import SquareAttack
+from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
+from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
+from sfm_tf.models.defended_model import DefendedModel
+from tests.attacked_models import Linear, cross_entropy, norms, predictions
 
 
 @pytest.mark.parametrize(
@@ -541,3 +559,354 @@ def test_takes_the_batched_classifier():
     model = _classifier().model
     outcome = Shift(wrap_classifier(model, 3, SHAPE, 2), **OPTIONS).run(_images(5))
     assert outcome.images.shape == (5, *SHAPE)
+
+
+CONTRACT_SHAPE = (6, 5, 1)
+STEPS = {"epsilon": 0.15, "step_size": 0.05, "iterations": 4}
+OTHER_STEPS = {"epsilon": 0.2, "step_size": 0.1, "iterations": 3, "restarts": 2}
+GRADIENT_DEFAULTS = {
+    "random_start": False,
+    "keep_best": False,
+    "restarts": 1,
+    "stop_when_fooled": False,
+    "gradient_samples": 1,
+    "loss": "cross_entropy",
+    "targeted": False,
+}
+ADAPTIVE_DEFAULTS = {
+    **GRADIENT_DEFAULTS,
+    "random_start": True,
+    "keep_best": True,
+    "loss": "stable_cross_entropy",
+}
+SHARED_DEFAULTS = {"norm": math.inf, "batch_size": 128, "seed": 0}
+AT_LEAST_1, POSITIVE_NUMBER = "an integer of at least 1", "a finite number above 0"
+NONE_BELOW_0, ABOVE_0 = "a finite number of at least 0", "a number above 0, at most 1"
+
+
+class Contract(NamedTuple):
+    """What an attack takes; its options are those given and those with a default, and no others.
+
+    Attributes:
+        attack: The class.
+        options: Some that make it short, among them those without a default.
+        defaults: All its defaults, but for the shared ones.
+        numbers: Options that change without compiling anew.
+        refused: Bad values, and what is expected in place of them.
+        follows_seed: Whether another seed makes other images.
+    """
+
+    attack: type
+    options: dict
+    defaults: dict
+    numbers: dict
+    refused: dict
+    follows_seed: bool = True
+
+
+CONTRACTS = {
+    "fgsm": Contract(
+        FastGradientMethod,
+        {"epsilon": 0.1},
+        {"random_start": False, "loss": "cross_entropy", "targeted": False},
+        {"epsilon": 0.2},
+        {"epsilon": (0, POSITIVE_NUMBER), "random_start": (1, "True or False")},
+        follows_seed=False,
+    ),
+    "pgd": Contract(
+        ProjectedGradientDescent,
+        STEPS,
+        GRADIENT_DEFAULTS,
+        OTHER_STEPS,
+        {
+            "step_size": (0, POSITIVE_NUMBER),
+            "iterations": (0, AT_LEAST_1),
+            "restarts": (0, AT_LEAST_1),
+            "gradient_samples": (2.0, AT_LEAST_1),
+            "random_start": (1, "True or False"),
+            "keep_best": (1, "True or False"),
+            "stop_when_fooled": (1, "True or False"),
+            "loss": ("hinge", "one of cross_entropy, stable_cross_entropy"),
+        },
+        follows_seed=False,
+    ),
+    "mim": Contract(
+        MomentumIterativeMethod,
+        {**STEPS, "norm": 2},
+        {**GRADIENT_DEFAULTS, "momentum": 1.0},
+        {**OTHER_STEPS, "momentum": 0.5},
+        {"momentum": (math.inf, NONE_BELOW_0), "iterations": (0, AT_LEAST_1)},
+        follows_seed=False,
+    ),
+    "diverse": Contract(
+        DiverseInputsMethod,
+        STEPS,
+        {**GRADIENT_DEFAULTS, "momentum": 0.0, "probability": 0.5, "smallest_share": 299 / 330},
+        {**OTHER_STEPS, "momentum": 0.5, "probability": 0.9, "smallest_share": 0.5},
+        {
+            "probability": (True, "a number from 0 to 1"),
+            "smallest_share": (1.0, "a number above 0 and below 1"),
+        },
+    ),
+    "adaptive": Contract(
+        AdaptiveGradientDescent,
+        {**STEPS, "objective": "mask_aware"},
+        {**ADAPTIVE_DEFAULTS, "mask_weight": 0.03},
+        {**OTHER_STEPS, "mask_weight": 5.0},
+        {
+            "objective": ("mask", "one of mask_aware, mask_stage, frozen_mask, other_surrogate"),
+            "mask_weight": (-1.0, NONE_BELOW_0),
+        },
+    ),
+    "squeezing_aware": Contract(
+        SqueezingAwareGradientDescent,
+        {**STEPS, "squeezers": ("bit_depth_1",)},
+        {
+            **ADAPTIVE_DEFAULTS,
+            "distance_weight": 3.0,
+            "threshold": 2.0,
+            "squeezers": (),
+            "surrogate": "smooth",
+        },
+        {**OTHER_STEPS, "distance_weight": 5.0, "threshold": 0.5},
+        {
+            "distance_weight": (-1.0, NONE_BELOW_0),
+            "threshold": (2.5, "a number from 0 to 2"),
+            "squeezers": ("median_2", "a tuple of specifications such as 'bit_depth_5'"),
+            "surrogate": ("none", "one of identity, smooth"),
+        },
+    ),
+    "noise": Contract(
+        UniformNoise,
+        {"epsilon": 0.2, "draws": 4},
+        {"draws": 100, "points": "uniform", "targeted": False},
+        {"epsilon": 0.1, "draws": 9},
+        {"draws": (0, AT_LEAST_1), "points": ("gaussian", "one of uniform, extreme")},
+    ),
+    "cw": Contract(
+        CarliniWagner,
+        {
+            "binary_search_steps": 3,
+            "iterations": 20,
+            "initial_constant": 1.0,
+            "learning_rate": 0.1,
+        },
+        {
+            "confidence": 0.0,
+            "learning_rate": 0.01,
+            "abort_early": False,
+            "targeted": False,
+            "batch_size": 128,
+        },
+        {"binary_search_steps": 2, "iterations": 7, "initial_constant": 0.5, "confidence": 0.1},
+        {
+            "binary_search_steps": (0, AT_LEAST_1),
+            "iterations": (1.5, AT_LEAST_1),
+            "initial_constant": (0.0, POSITIVE_NUMBER),
+            "learning_rate": (-1, POSITIVE_NUMBER),
+            "confidence": (-0.5, NONE_BELOW_0),
+            "targeted": (1, "True or False"),
+            "abort_early": (None, "True or False"),
+        },
+        follows_seed=False,
+    ),
+    "apgd": Contract(
+        AutoProjectedGradientDescent,
+        {"epsilon": 0.1, "iterations": 5},
+        {
+            "loss": "cross_entropy",
+            "iterations": 100,
+            "restarts": 1,
+            "target_classes": 9,
+            "rho": 0.75,
+            "gradient_samples": 1,
+        },
+        {"epsilon": 0.2, "rho": 0.5, "restarts": 2},
+        {
+            "loss": ("hinge", "one of cross_entropy, dlr, targeted_dlr"),
+            "iterations": (0, AT_LEAST_1),
+            "restarts": (0, AT_LEAST_1),
+            "target_classes": (1.5, AT_LEAST_1),
+            "gradient_samples": (0, AT_LEAST_1),
+            "rho": (1.5, ABOVE_0),
+        },
+    ),
+    "fab": Contract(
+        FastAdaptiveBoundary,
+        {"iterations": 5, "restarts": 2, "target_classes": 2},
+        {
+            "iterations": 100,
+            "restarts": 1,
+            "target_classes": 9,
+            "alpha_max": 0.1,
+            "eta": 1.05,
+            "beta": 0.9,
+        },
+        {"iterations": 7, "restarts": 3, "target_classes": 3, "alpha_max": 0.2, "eta": 1},
+        {
+            "iterations": (0, AT_LEAST_1),
+            "restarts": (0, AT_LEAST_1),
+            "target_classes": (-1, "an integer of at least 0"),
+            "alpha_max": (1.5, ABOVE_0),
+            "eta": (0.9, "a finite number of at least 1"),
+            "beta": (0.0, ABOVE_0),
+        },
+        follows_seed=False,  # A linear model leaves no choice.
+    ),
+    "square": Contract(
+        SquareAttack,
+        {"epsilon": 0.2, "queries": 20, "norm": 2},
+        {"queries": 5000, "p_init": 0.8, "stretch_schedule": True},
+        {"epsilon": 0.1, "p_init": 0.3},
+        {
+            "queries": (0, AT_LEAST_1),
+            "p_init": (1.1, ABOVE_0),
+            "stretch_schedule": (1, "True or False"),
+        },
+    ),
+    "autoattack": Contract(
+        AutoAttack,
+        {"epsilon": 0.1, "iterations": 3, "queries": 10, "target_classes": 2},
+        {
+            "version": "standard",
+            "iterations": 100,
+            "target_classes": 9,
+            "queries": 5000,
+            "batches_at_once": 8,
+        },
+        {"epsilon": 0.2},
+        {"version": ("plus", "one of standard, rand"), "queries": (0, AT_LEAST_1)},
+    ),
+    "hop_skip_jump": Contract(
+        HopSkipJump,
+        {"iterations": 1, "max_evaluations": 30, "initial_evaluations": 10, "init_size": 30},
+        {
+            "norm": 2,
+            "iterations": 50,
+            "max_evaluations": 10_000,
+            "initial_evaluations": 100,
+            "init_size": 100,
+            "batch_size": 1,
+        },
+        {"iterations": 2, "init_size": 20},
+        {
+            "iterations": (0, AT_LEAST_1),
+            "max_evaluations": (0.5, AT_LEAST_1),
+            "initial_evaluations": (-1, AT_LEAST_1),
+            "init_size": (None, AT_LEAST_1),
+        },
+    ),
+}
+
+
+class Masker(keras.Model):
+    def call(self, images):
+        return tf.sigmoid(4.0 * images)
+
+
+@functools.cache
+def _contract(name):
+    """Returns the attack, made once so that it compiles once, its linear model, images and labels.
+
+    Of so large a batch the smallest bucket holds all images.
+    """
+    kind, linear = CONTRACTS[name], Linear(4, 30)
+    model = DefendedModel(linear, Masker()) if name == "adaptive" else linear
+    classifier = wrap_classifier(model, 4, CONTRACT_SHAPE, 64)
+    images = np.random.default_rng(2).uniform(-0.2, 1.2, (8, *CONTRACT_SHAPE)).clip(0, 1)
+    images = images.astype(np.float32)
+    labels = predictions(model, images)
+    labels[3] = (labels[3] + 1) % 4
+    return kind.attack(classifier, **{**kind.options, "batch_size": 64}), linear, images, labels
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_every_attack_makes_allowed_images_and_tells_their_loss(name):
+    attack, _, images, labels = _contract(name)
+    mask = np.ones((1, *CONTRACT_SHAPE))
+    mask[:, 0] = 0
+    outcome = attack.run(images, labels, mask)
+    assert faults(images, outcome.images, attack.epsilon, float(attack.norm)) == []
+    np.testing.assert_array_equal(outcome.images[:, 0], images[:, 0])
+    assert (outcome.images != images).any(axis=(1, 2, 3)).mean() > 0.7
+    expected = cross_entropy(attack.estimator.model, outcome.images, labels)
+    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_an_image_depends_on_its_seed_and_position_and_not_on_those_beside_it(name):
+    attack, _, images, labels = _contract(name)
+    first = attack.generate(images, labels)
+    np.testing.assert_array_equal(attack.generate(images, labels), first)
+    rows = np.array([6, 1, 4])
+    part = attack.run(images[rows], labels[rows], positions=rows).images
+    np.testing.assert_allclose(part, first[rows], atol=1e-5)
+    if "seed" in attack.attack_params:
+        attack.set_params(seed=1)
+        assert (np.abs(attack.generate(images, labels) - first).max() > 0.01) == (
+            CONTRACTS[name].follows_seed
+        )
+        attack.set_params(seed=0)
+
+
+@pytest.mark.parametrize("name", [name for name in CONTRACTS if name != "hop_skip_jump"])
+def test_no_attack_compiles_anew_for_other_numbers(name):
+    attack, linear, images, labels = _contract(name)
+    attack.run(images, labels)
+    before = linear.calls
+    attack.run(images, labels)
+    per_run = linear.calls - before  # Some show the model the images between compiled parts.
+    attack.set_params(**CONTRACTS[name].numbers)
+    attack.run(images, labels)
+    assert linear.calls == before + 2 * per_run
+    attack.set_params(**CONTRACTS[name].options)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from([name for name in CONTRACTS if name != "hop_skip_jump"]),
+    epsilon=st.floats(1e-6, 2.0),
+    seed=st.integers(0, 2**31 - 1),
+    levels=st.sampled_from([1, 2, 255]),
+)
+def test_any_radius_and_images_give_allowed_images_twice_the_same(name, epsilon, seed, levels):
+    attack, _, images, labels = _contract(name)
+    for option, value in {"epsilon": epsilon, "seed": seed}.items():
+        if option in attack.attack_params:
+            attack.set_params(**{option: value})
+    images = np.random.default_rng(seed).integers(0, levels + 1, images.shape) / levels
+    outcome = attack.run(images, labels)
+    assert np.isfinite(outcome.loss).all()
+    change = outcome.images - images.astype(np.float32)
+    assert norms(change, float(attack.norm)).max() <= attack.epsilon * (1 + 1e-5) + 1e-6
+    np.testing.assert_array_equal(attack.run(images, labels).images, outcome.images)
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_every_attack_takes_exactly_its_own_options(name):
+    kind, attack = CONTRACTS[name], _contract(name)[0]
+    defaults = {**SHARED_DEFAULTS, **kind.defaults}
+    if name == "cw":
+        del defaults["norm"], defaults["seed"]
+    found = {field.name: field.default for field in dataclasses.fields(kind.attack)}
+    assert {n: v for n, v in found.items() if v is not dataclasses.MISSING} == defaults
+    assert set(attack.attack_params) == set(found) == set(defaults) | set(kind.options)
+    assert isinstance(attack, EvasionAttack)
+    assert attack.targeted is False
+
+
+REFUSED = [
+    (name, option, *case)
+    for name, kind in CONTRACTS.items()
+    for option, case in {**kind.refused, "batch_size": (0, AT_LEAST_1)}.items()
+]
+
+
+@pytest.mark.parametrize(("name", "option", "value", "expected"), REFUSED)
+def test_every_attack_refuses_bad_values_of_its_options(name, option, value, expected):
+    attack = _contract(name)[0]
+    before = getattr(attack, option)
+    message = f"Invalid {option} {value!r} of {type(attack).__name__}; expected {expected}"
+    with pytest.raises(SfmError, match=re.escape(message)):
+        attack.set_params(**{option: value})
+    assert getattr(attack, option) == before
