@@ -211,21 +211,6 @@ def test_the_best_iterate_is_the_worst_for_the_whole_served_model(objective):
     np.testing.assert_allclose(outcome.loss, losses[best, np.arange(40)], atol=1e-4)
 
 
-def test_options_can_change_and_numbers_compile_nothing_anew():
-    images, labels = _samples()
-    masker = Sigmoid()
-    attack = _attack(_defended(masker), objective="mask_stage")
-    attack.generate(images, labels)
-    attack.set_params(objective="mask_aware", mask_weight=50.0)
-    expected = _attack(objective="mask_aware", mask_weight=50.0).generate(images, labels)
-    np.testing.assert_array_equal(attack.generate(images, labels), expected)
-    calls = masker.calls
-    attack.set_params(mask_weight=0.0, epsilon=0.05, step_size=0.02, iterations=3)
-    assert np.abs(attack.generate(images, labels) - images).max() == pytest.approx(0.05, rel=1e-5)
-    # The clean images' masks, once per batch.
-    assert masker.calls == calls + 1
-
-
 def test_images_that_are_fooled_take_no_further_part():
     images, _ = _samples(16)
     model = _defended(kernel=2 * KERNEL)
@@ -249,26 +234,6 @@ def test_a_model_that_is_not_random_looks_the_same_at_every_look():
     np.testing.assert_allclose(several, expected, atol=1e-6)
 
 
-def test_an_image_depends_on_neither_its_batch_nor_the_images_beside_it():
-    images, labels = _samples(11)
-    attack = _attack(objective="mask_aware", mask_weight=50.0, batch_size=11)
-    expected = attack.generate(images, labels)
-    attack.set_params(batch_size=4)
-    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
-    rows = np.array([7, 2])
-    part = attack.run(images[rows], labels[rows], positions=rows)
-    np.testing.assert_allclose(part.images, expected[rows], atol=1e-6)
-
-
-def test_fixed_pixels_stay_as_they_are():
-    images, labels = _samples()
-    mask = np.zeros(SHAPE)
-    mask[:2] = 1
-    moved = _attack(objective="mask_aware").generate(images, labels, mask=mask)
-    np.testing.assert_array_equal(moved[:, 2:], images[:, 2:])
-    assert np.abs(moved[:, :2] - images[:, :2]).max() > 0.09
-
-
 def test_a_model_without_masker_is_refused():
     message = "needs a DefendedModel with a masker; found a Sequential. Use pgd instead."
     with pytest.raises(SfmError, match=message):
@@ -288,18 +253,3 @@ def test_a_classifier_with_preprocessors_of_its_own_is_refused():
     )
     with pytest.raises(SfmError, match="all pre-processing inside the DefendedModel"):
         AdaptiveGradientDescent(classifier, objective="mask_aware", **OPTIONS)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("objective", "mask", "one of mask_aware, mask_stage, frozen_mask, other_surrogate"),
-        ("mask_weight", -1.0, "a finite number of at least 0"),
-        ("step_size", 0.0, "a finite number above 0"),
-        ("loss", "hinge", "one of cross_entropy, stable_cross_entropy"),
-    ],
-)
-def test_bad_options_are_refused(option, value, expected):
-    message = f"Invalid {option} {value!r} of AdaptiveGradientDescent; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        _attack(**{"objective": "mask_aware", option: value})

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from art.attacks.evasion import AutoProjectedGradientDescent as ArtAutoProjectedGradientDescent
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
@@ -296,12 +294,6 @@ def _accuracy(model, images, labels):
     return np.mean(np.asarray(model(images)).argmax(axis=1) == labels)
 
 
-def _margins(model, images, labels):
-    logits = np.asarray(model(images), np.float64)
-    label = np.eye(logits.shape[1], dtype=bool)[labels]
-    return logits[label] - np.where(label, -np.inf, logits).max(axis=1)
-
-
 def _norms(change, norm):
     return np.linalg.norm(change.reshape(len(change), -1).astype(np.float64), norm, axis=1)
 
@@ -406,41 +398,6 @@ def test_masked_gradients_do_not_stop_it(trained_model, digits):
     assert accuracy < clean - 0.5
 
 
-@pytest.mark.parametrize(
-    ("norm", "epsilon", "loss"), [(math.inf, 0.1, "cross_entropy"), (2, 0.5, "targeted_dlr")]
-)
-def test_stays_in_the_ball_and_its_diagnostics_hold(trained_model, digits, norm, epsilon, loss):
-    images, labels = digits[0][:50], digits[1][:50]
-    outcome = _attack(
-        trained_model,
-        norm=norm,
-        epsilon=epsilon,
-        loss=loss,
-        iterations=10,
-        restarts=2,
-        target_classes=2,
-    ).run(images, labels)
-    assert _norms(outcome.images - images, norm).max() <= epsilon + 1e-6
-    assert outcome.images.min() >= 0.0
-    assert outcome.images.max() <= 1.0
-    logits = np.asarray(trained_model(outcome.images), np.float64)
-    expected = -log_softmax(logits, axis=1)[np.arange(50), labels]
-    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-3, atol=1e-5)
-    runs = 2 * (2 if loss == "targeted_dlr" else 1)
-    assert outcome.iterations.max() <= 10 * runs
-    assert outcome.zero_gradient_share < 0.2
-
-
-def test_images_do_not_depend_on_those_they_are_attacked_with(trained_model, digits):
-    images, labels = digits[0][:40], digits[1][:40]
-    attack = _attack(trained_model, loss="targeted_dlr", iterations=5, target_classes=3)
-    expected = attack.generate(images, labels)
-    rows = np.arange(3, 40, 2)
-    other = attack.run(images[rows], labels[rows], positions=rows).images - expected[rows]
-    # A sign of a gradient next to zero may follow the rounding of the convolution.
-    assert np.mean(np.abs(other).max(axis=(1, 2, 3)) < 1e-5) > 0.9
-
-
 def _advance_all(advance, batch, state, is_finished, batch_size):
     """What `advance_unfinished` does, without leaving anything out."""
     return choose(is_finished, state, advance(batch, state))
@@ -506,42 +463,6 @@ def test_an_image_is_done_with_when_every_sample_is_wrong(lead, runs):
     assert int(model.rows) == check + looks + runs * 6 * 3 * 8
 
 
-_PROPERTY_ATTACKS = {}
-
-
-def _property_attack(class_count, norm, loss):
-    """One attack for all examples of a kind, so that each is compiled once."""
-    key = (class_count, norm, loss)
-    if key not in _PROPERTY_ATTACKS:
-        model = Linear(class_count)
-        _PROPERTY_ATTACKS[key] = _attack(model, class_count, norm=norm, loss=loss, iterations=4)
-    return _PROPERTY_ATTACKS[key]
-
-
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(
-    kind=st.sampled_from(
-        [(2, math.inf, "cross_entropy"), (4, 2, "targeted_dlr"), (3, math.inf, "dlr")]
-    ),
-    epsilon=st.floats(1e-6, 2.0),
-    seed=st.integers(0, 2**31 - 1),
-    levels=st.sampled_from([1, 2, 255]),
-)
-def test_any_radius_and_images_give_allowed_images_twice_the_same(kind, epsilon, seed, levels):
-    attack = _property_attack(*kind)
-    attack.set_params(epsilon=epsilon, seed=seed)
-    random = np.random.default_rng(seed)
-    images = (random.integers(0, levels + 1, (5, *DIGIT_SHAPE)) / levels).astype(np.float32)
-    labels = random.integers(0, kind[0], 5)
-    outcome = attack.run(images, labels)
-    assert _norms(outcome.images - images, kind[1]).max() <= epsilon * (1 + 1e-5) + 1e-6
-    assert outcome.images.min() >= 0.0
-    assert outcome.images.max() <= 1.0
-    before, after = (_margins(attack.estimator.model, x, labels) for x in (images, outcome.images))
-    assert np.all(after <= before + 1e-5)
-    np.testing.assert_array_equal(attack.run(images, labels).images, outcome.images)
-
-
 def test_more_runs_never_fool_less(trained_model, digits):
     images, labels = digits[0][:60], digits[1][:60]
     attack = _attack(trained_model, loss="dlr", iterations=5)
@@ -576,62 +497,6 @@ def test_an_image_that_cannot_be_made_worse_stays_as_it_is():
     outcome = _attack(model, 2, epsilon=0.05).run(corner, np.array([0]))
     np.testing.assert_array_equal(outcome.images, corner)
     assert outcome.iterations.tolist() == [0]
-
-
-def test_random_starts_follow_the_seed(trained_model, digits):
-    images, labels = digits[0][:20], digits[1][:20]
-    attack = _attack(trained_model, iterations=2)
-    first = attack.generate(images, labels)
-    np.testing.assert_array_equal(attack.generate(images, labels), first)
-    attack.set_params(seed=1)
-    assert np.abs(attack.generate(images, labels) - first).max() > 0.01
-
-
-def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
-    images, labels = digits[0][:20], digits[1][:20]
-    mask = np.zeros((1, *DIGIT_SHAPE))
-    mask[:, :4] = 1
-    for norm in (math.inf, 2):
-        moved = _attack(trained_model, norm=norm).generate(images, labels, mask=mask)
-        np.testing.assert_array_equal(moved[:, 4:], images[:, 4:])
-        assert np.abs(moved[:, :4] - images[:, :4]).max() > 0.05
-
-
-def test_other_numbers_do_not_compile_anew():
-    model = Linear(5)
-    images, labels = _digit_samples(model, 10)
-    attack = _attack(model, 5)
-    attack.generate(images, labels)
-    calls = model.calls
-    for options in ({"epsilon": 0.2}, {"rho": 0.5}, {"restarts": 2}, {"seed": 3}):
-        attack.set_params(**options)
-        attack.generate(images, labels)
-    assert model.calls == calls
-
-
-def test_takes_exactly_its_own_options():
-    expected = {"norm", "epsilon", "loss", "iterations", "restarts", "target_classes", "rho"}
-    attack = _attack(Linear(10))
-    assert set(attack.attack_params) == expected | {"gradient_samples", "batch_size", "seed"}
-    assert attack.targeted is False
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("loss", "hinge", "one of cross_entropy, dlr, targeted_dlr"),
-        ("restarts", 0, "an integer of at least 1"),
-        ("iterations", 0, "an integer of at least 1"),
-        ("target_classes", 1.5, "an integer of at least 1"),
-        ("rho", 1.5, "a number above 0"),
-        ("gradient_samples", 0, "an integer of at least 1"),
-        ("norm", 1, "'inf', math.inf or 2"),
-    ],
-)
-def test_bad_options_are_refused(option, value, expected):
-    message = f"Invalid {option} {value!r} of AutoProjectedGradientDescent; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        _attack(Linear(10), **{option: value})
 
 
 @pytest.mark.parametrize(("loss", "fewest"), [("dlr", 3), ("targeted_dlr", 4)])

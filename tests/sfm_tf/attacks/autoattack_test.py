@@ -6,8 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
@@ -304,30 +302,6 @@ def test_rand_breaks_a_model_that_draws_and_judges_by_new_draws():
     assert looks.mean() > clean.mean() + 0.3
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(
-    norm=st.sampled_from(["inf", 2]),
-    epsilon=st.floats(1e-4, 1.5),
-    seed=st.integers(0, 2**31 - 1),
-    levels=st.sampled_from([1, 255]),
-)
-def test_any_radius_and_images_give_allowed_images_twice_the_same(norm, epsilon, seed, levels):
-    attack = _linear_attack(norm)
-    attack.set_params(epsilon=epsilon, seed=seed)
-    random = np.random.default_rng(seed)
-    images = (random.integers(0, levels + 1, (3, *SHAPE)) / levels).astype(np.float32)
-    labels = random.integers(0, 4, 3)
-    outcome, names = attack.run_named(images, labels)
-    assert _sizes(outcome.images - images, float(norm)).max() <= epsilon * (1 + 1e-5) + 1e-6
-    assert outcome.images.min() >= 0.0
-    assert outcome.images.max() <= 1.0
-    assert np.isfinite(outcome.loss).all()
-    np.testing.assert_array_equal(
-        names != STANDING, _wrong(attack.estimator.model, outcome.images, labels)
-    )
-    np.testing.assert_array_equal(attack.run(images, labels).images, outcome.images)
-
-
 @pytest.mark.parametrize(("version", "fewest"), [("standard", 4), ("rand", 3)])
 def test_a_model_of_too_few_classes_is_refused(version, fewest):
     message = (
@@ -343,23 +317,3 @@ def test_another_version_is_refused_where_the_one_before_is_not():
     with pytest.raises(SfmError, match="needs at least 4 classes"):
         attack.set_params(epsilon=0.3, version="standard")
     assert (attack.epsilon, attack.version) == (0.1, "rand")
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("version", "plus", "one of standard, rand"),
-        ("queries", 0, "an integer of at least 1"),
-        ("norm", 1, "'inf', math.inf or 2"),
-    ],
-)
-def test_bad_options_are_refused(option, value, expected):
-    message = f"Invalid {option} {value!r} of AutoAttack; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        _attack(Linear(), **{option: value})
-
-
-def test_probabilities_are_refused():
-    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")]
-    with pytest.raises(SfmError, match="probabilities; expected logits"):
-        _attack(keras.Sequential(layers)).generate(np.zeros((2, *SHAPE)), np.zeros(2, int))

@@ -2,18 +2,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from art.attacks.attack import EvasionAttack
 from art.attacks.evasion import CarliniL2Method
 from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.cw import (
-    PAPER_SETTINGS,
-    STANDARD_SETTINGS,
     CarliniWagner,
     adam_step,
     initial_moments,
 )
-from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
@@ -221,14 +217,6 @@ def test_black_and_white_pixels_stay_in_range(digits):
     assert outcome.images.max() <= 1.0
 
 
-def test_the_loss_is_the_cross_entropy_at_the_images(digits):
-    classifier, images, labels = digits
-    outcome = CarliniWagner(classifier, **SHORT, learning_rate=0.1).run(images, labels)
-    logits = classifier.predict(outcome.images).astype(np.float64)
-    expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
-    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-4)
-
-
 def test_a_defence_by_bit_depth_alone_falls(digits):
     """A defence known to be broken validates the attack (Athalye et al. 2018)."""
     classifier, images, labels = digits
@@ -261,56 +249,3 @@ def test_a_longer_search_finds_nothing_further(digits):
     is_found = short.found
     distances = _distances(images, long.images)[is_found]
     assert (distances <= _distances(images, short.images)[is_found] + 1e-6).all()
-
-
-def test_another_number_compiles_nothing_anew(binary):
-    classifier, images, labels = binary
-    calls = []
-    logits = CarliniWagner._logits
-
-    class Counted(CarliniWagner):
-        def _logits(self, images):
-            calls.append(images)
-            return logits(self, images)
-
-    attack = Counted(classifier, **SHORT)
-    attack.generate(images, labels)
-    traced = len(calls)
-    assert traced > 0
-    for options in (
-        dict(PAPER_SETTINGS),
-        {"iterations": np.int64(3), "binary_search_steps": 2, "initial_constant": np.float64(5)},
-        {"learning_rate": 1, "confidence": 2, "targeted": True, "abort_early": True},
-    ):
-        attack.set_params(**options)
-        attack.generate(images, labels)
-    assert len(calls) == traced
-
-
-def test_is_an_evasion_attack_of_art_with_its_own_options(binary):
-    attack = CarliniWagner(binary[0], **STANDARD_SETTINGS)
-    assert isinstance(attack, EvasionAttack)
-    assert (attack.binary_search_steps, attack.iterations) == (9, 1000)
-    assert not {"epsilon", "norm", "seed"} & set(attack.attack_params)
-    with pytest.raises(
-        SfmError, match="Unknown option 'epsilon' of CarliniWagner; expected one of"
-    ):
-        attack.set_params(epsilon=0.1)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("binary_search_steps", 0, "an integer of at least 1"),
-        ("iterations", 1.5, "an integer of at least 1"),
-        ("initial_constant", 0.0, "a finite number above 0"),
-        ("learning_rate", -1, "a finite number above 0"),
-        ("confidence", -0.5, "a finite number of at least 0"),
-        ("targeted", 1, "True or False"),
-        ("abort_early", None, "True or False"),
-    ],
-)
-def test_bad_options_are_refused(binary, option, value, expected):
-    message = f"Invalid {option} {value} of CarliniWagner; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        CarliniWagner(binary[0], **{**SHORT, option: value})

@@ -12,7 +12,6 @@ from scipy.special import softmax
 
 from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod, random_placements, shrink_and_pad
 from sfm_tf.attacks.mim import MomentumIterativeMethod
-from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 
 PAPER_SHARE = tf.constant(299 / 330)
@@ -322,46 +321,6 @@ def test_momentum_joins_the_views_of_all_steps():
     assert wrong.min(axis=(0, 1)).max() < 0.1
 
 
-@pytest.mark.parametrize("gradient_samples", [1, 3])
-def test_images_do_not_depend_on_the_batch_size(gradient_samples):
-    images, labels = _samples(37)
-    model, outcomes = Wavy(), []
-    for batch_size in (7, 37):
-        attack = _attack(
-            model,
-            batch_size,
-            gradient_samples=gradient_samples,
-            random_start=True,
-            momentum=1.0,
-            **SETTINGS,
-        )
-        outcomes.append(attack.generate(images, labels))
-    np.testing.assert_allclose(outcomes[1], outcomes[0], atol=1e-6)
-
-
-def test_views_follow_the_seed():
-    images, labels = _samples()
-    attack = _attack(Wavy(), **SETTINGS)
-    first = attack.generate(images, labels)
-    np.testing.assert_array_equal(attack.generate(images, labels), first)
-    attack.set_params(seed=7)
-    assert np.abs(attack.generate(images, labels) - first).max() > 0.01
-
-
-def test_options_change_without_compiling_anew():
-    model, (images, labels) = Wavy(), _samples()
-    changed = _attack(model, **SETTINGS)
-    first = changed.generate(images, labels)
-    calls = model.calls
-    for other in ({"probability": 1.0}, {"smallest_share": 0.5}, {"momentum": 1.0}):
-        changed.set_params(**{"probability": 0.5, "smallest_share": 299 / 330, **other})
-        moved = changed.generate(images, labels)
-        assert model.calls == calls
-        assert np.abs(moved - first).max() > 0.01
-        made_so = _attack(Wavy(), **SETTINGS, **other)
-        np.testing.assert_array_equal(moved, made_so.generate(images, labels))
-
-
 def test_the_loss_is_that_of_the_images_and_not_of_their_views():
     images, labels = _samples()
     model = Wavy()
@@ -409,30 +368,3 @@ def test_images_of_other_than_square_shape():
     attack = DiverseInputsMethod(classifier, probability=1.0, **SETTINGS)
     moved = attack.generate(images, np.zeros(5, int))
     assert np.abs(moved - images).max() == pytest.approx(0.1, abs=1e-5)
-
-
-def test_takes_exactly_its_own_options():
-    attack = _attack(**SETTINGS)
-    common = {"norm", "epsilon", "targeted", "batch_size", "seed", "random_start", "loss"}
-    iterated = {"step_size", "iterations", "keep_best", "restarts", "stop_when_fooled"}
-    own = {"gradient_samples", "momentum", "probability", "smallest_share"}
-    assert set(attack.attack_params) == common | iterated | own
-    assert (attack.momentum, attack.probability) == (0.0, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("probability", 1.1, "a number from 0 to 1"),
-        ("probability", -0.1, "a number from 0 to 1"),
-        ("probability", True, "a number from 0 to 1"),
-        ("smallest_share", 1.0, "a number above 0 and below 1"),
-        ("smallest_share", 0, "a number above 0 and below 1"),
-        ("momentum", -1, "a finite number of at least 0"),
-        ("gradient_samples", 0, "an integer of at least 1"),
-    ],
-)
-def test_bad_options_are_refused(option, value, expected):
-    message = f"Invalid {option} {value} of DiverseInputsMethod; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        _attack(**{**SETTINGS, option: value})

@@ -4,14 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from art.attacks.attack import EvasionAttack
 from scipy.optimize import brentq, linprog, minimize
 from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.cw import CarliniWagner
 from sfm_tf.attacks.fab import HYPERPLANE_GEOMETRIES, FastAdaptiveBoundary, Hyperplane, biased_step
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
-from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 
 NORMS = [math.inf, 2]
@@ -529,14 +527,6 @@ def test_images_of_a_trained_model_are_adversarial_and_in_range(
     assert outcome.zero_gradient_share == 0.0
 
 
-def test_the_loss_is_the_cross_entropy_at_the_images(attack_of, digits):
-    model, images, labels = digits
-    outcome = attack_of(target_classes=1).run(images, labels)
-    logits = np.asarray(model(outcome.images), np.float64)
-    expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(60), labels]
-    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-3)
-
-
 def test_goes_no_further_than_pgd_with_the_smallest_radius_that_suffices(attack_of, digits):
     model, images, labels = digits
     classifier = wrap_classifier(model, 10, SHAPE, 60)
@@ -629,30 +619,6 @@ def test_restarts_follow_the_seed_and_the_position():
     assert np.abs(attack.generate(images, labels) - first).max(axis=(1, 2, 3)).min() > 0.01
 
 
-def test_images_do_not_depend_on_the_batch_size(attack_of, digits):
-    model, images, labels = digits
-    attack = attack_of(target_classes=2, iterations=10, restarts=2)
-    expected = attack.generate(images, labels)
-    attack.set_params(batch_size=7)
-    other = np.abs(attack.generate(images, labels) - expected).max(axis=(1, 2, 3))
-    # Next to the boundary a rounding of the convolution may decide whether to step back.
-    assert np.mean(other < 1e-4) > 0.9
-
-
-@pytest.mark.parametrize("norm", FAST_ADAPTIVE_BOUNDARY_NORMS)
-@pytest.mark.parametrize("restarts", [1, 2])
-def test_a_mask_keeps_pixels_as_they_are(attack_of, digits, norm, restarts):
-    model, images, labels = digits
-    mask = np.zeros((1, *SHAPE))
-    mask[:, :4] = 1
-    attack = attack_of(norm=norm, restarts=restarts, target_classes=2)
-    outcome = attack.run(images, labels, mask=mask)
-    np.testing.assert_array_equal(outcome.images[:, 4:], images[:, 4:])
-    is_found = outcome.iterations > 0
-    assert is_found.sum() > 20
-    assert np.mean(_predictions(model, outcome.images[is_found]) != labels[is_found]) > 0.95
-
-
 def test_where_the_mask_hides_the_way_nothing_is_found(linear):
     # The second class wins only where the first pixel is dark.
     kernel = np.zeros((64, 2))
@@ -677,62 +643,3 @@ def test_an_image_already_adversarial_comes_back_as_it_is(linear):
     np.testing.assert_array_equal(outcome.iterations, 0)
     assert outcome.found.all()
     assert outcome.zero_gradient_share == 0.0
-
-
-def test_other_numbers_do_not_compile_anew(linear):
-    model, images = linear[0], linear[1]["gray"]
-    attack = _attack(model, 5)
-    attack.generate(images)
-    # Checks of the input call the model once per run; they are no part of the compiled search.
-    before = model.calls
-    attack.generate(images)
-    per_run = model.calls - before
-    for options in (
-        {"iterations": 7},
-        {"restarts": 2, "seed": 3},
-        {"target_classes": 2},
-        {"alpha_max": 0.2, "eta": 1, "beta": np.float64(0.5)},
-    ):
-        attack.set_params(**options)
-        attack.generate(images)
-    assert model.calls == before + 5 * per_run
-
-
-def test_is_an_evasion_attack_of_art_with_the_settings_of_autoattack(linear):
-    attack = FastAdaptiveBoundary(wrap_classifier(linear[0], 5, SHAPE, 100))
-    assert isinstance(attack, EvasionAttack)
-    assert attack.targeted is False
-    assert attack.epsilon == math.inf
-    assert {name: getattr(attack, name) for name in attack.attack_params} == {
-        "norm": math.inf,
-        "iterations": 100,
-        "restarts": 1,
-        "target_classes": 9,
-        "alpha_max": 0.1,
-        "eta": 1.05,
-        "beta": 0.9,
-        "batch_size": 128,
-        "seed": 0,
-    }
-    with pytest.raises(SfmError, match="Unknown option 'epsilon' of FastAdaptiveBoundary"):
-        attack.set_params(epsilon=0.1)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("norm", 1, "'inf', math.inf or 2"),
-        ("iterations", 0, "an integer of at least 1"),
-        ("restarts", 0, "an integer of at least 1"),
-        ("target_classes", -1, "an integer of at least 0"),
-        ("target_classes", True, "an integer of at least 0"),
-        ("alpha_max", 1.5, "a number above 0"),
-        ("eta", 0.9, "a finite number of at least 1"),
-        ("eta", math.inf, "a finite number of at least 1"),
-        ("beta", 0.0, "a number above 0"),
-    ],
-)
-def test_bad_options_are_refused(linear, option, value, expected):
-    message = f"Invalid {option} {value!r} of FastAdaptiveBoundary; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        _attack(linear[0], 5, **{option: value})

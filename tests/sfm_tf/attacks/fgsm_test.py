@@ -1,15 +1,11 @@
-import functools
 import math
 
 import keras
 import numpy as np
 import pytest
 from art.attacks.evasion import FastGradientMethod as ArtFastGradientMethod
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sfm_tf.attacks.fgsm import FastGradientMethod
-from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 
 SHAPE = (8, 8, 3)
@@ -88,57 +84,3 @@ def test_finds_the_worst_perturbation_of_a_linear_model(norm, targeted):
     )
     expected = images + 0.2 * worst[norm]
     np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
-
-
-@functools.cache
-def _dense_attack(shape, class_count, norm, targeted):
-    keras.utils.set_random_seed(0)
-    layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(class_count)]
-    classifier = wrap_classifier(keras.Sequential(layers), class_count, shape, 4)
-    return FastGradientMethod(classifier, norm=norm, epsilon=1, targeted=targeted, batch_size=4)
-
-
-@settings(max_examples=10, deadline=None, derandomize=True)
-@given(
-    # Each compiles once.
-    setting=st.sampled_from(
-        [
-            ((1, 1, 1), 2, math.inf, False),
-            ((2, 9, 3), 12, 2, True),
-            ((9, 4, 1), 5, math.inf, True),
-            ((3, 3, 3), 7, 2, False),
-        ]
-    ),
-    epsilon=st.floats(0.001, 2.0),
-    random_start=st.booleans(),
-    seed=st.integers(0, 2**31 - 1),
-)
-def test_results_are_valid_and_repeatable(setting, epsilon, random_start, seed):
-    shape, class_count, norm, _ = setting
-    attack, random = _dense_attack(*setting), np.random.default_rng(seed)
-    images = random.uniform(-0.2, 1.2, (4, *shape)).clip(0, 1).astype(np.float32)
-    mask = random.integers(0, 2, images.shape)
-    labels = random.integers(0, class_count, 4)
-    attack.set_params(epsilon=epsilon, random_start=random_start, seed=seed)
-    moved = attack.generate(images, labels, mask)
-    np.testing.assert_array_equal(attack.generate(images, labels, mask), moved)
-    change = moved.astype(np.float64) - images
-    sizes = np.linalg.norm(change.reshape(4, -1), ord=norm, axis=1)
-    assert sizes.max() <= epsilon + (1e-6 if norm == math.inf else 1e-5)
-    assert moved.min() >= 0
-    assert moved.max() <= 1
-    np.testing.assert_array_equal(moved[mask == 0], images[mask == 0])
-
-
-def test_takes_exactly_its_own_options():
-    attack = FastGradientMethod(_convolutional_classifier(), epsilon=EPSILON)
-    expected = {"norm", "epsilon", "targeted", "batch_size", "seed", "random_start", "loss"}
-    assert set(attack.attack_params) == expected
-    with pytest.raises(SfmError, match="Unknown option 'iterations' of FastGradientMethod"):
-        attack.set_params(iterations=3)
-
-
-@pytest.mark.parametrize("epsilon", [0, -0.1, math.nan, "0.1"])
-def test_a_radius_that_is_not_positive_is_refused(epsilon):
-    with pytest.raises(SfmError, match="Invalid epsilon .* expected a finite number above 0"):
-        FastGradientMethod(_convolutional_classifier(), epsilon=epsilon)

@@ -7,7 +7,6 @@ from art.exceptions import EstimatorError
 
 from sfm_tf.attacks.attack import NOT_FOUND
 from sfm_tf.attacks.hop_skip_jump import HopSkipJump
-from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
@@ -121,37 +120,6 @@ def test_an_image_without_an_adversarial_one_comes_back_unchanged_and_marked(bin
     np.testing.assert_allclose(_distances(images, outcome.images, 2)[1::2], expected, rtol=0.1)
 
 
-@pytest.mark.parametrize("norm", [2, np.inf])
-def test_fixed_pixels_stay_as_they_are(binary, norm):
-    classifier, images, labels = binary
-    mask = np.zeros(SHAPE)
-    mask[:3] = 0.5
-    outcome = HopSkipJump(classifier, norm=norm, iterations=12).run(images, labels, mask)
-    np.testing.assert_array_equal(outcome.images[:, 3:], images[:, 3:])
-    expected = _distances_to_boundary(classifier, images, norm, mask != 0)
-    ratios = _distances(images, outcome.images, norm) / expected
-    assert outcome.found.all()
-    assert ratios.min() > 0.9999
-    assert ratios.max() < 1.1
-
-
-def test_an_image_depends_on_its_seed_and_position_alone(binary):
-    classifier, images, labels = binary
-    attack = HopSkipJump(classifier, **SHORT)
-    expected = attack.run(images, labels)
-    np.random.seed(5)
-    for batch_size in (3, 16):
-        attack.set_params(batch_size=batch_size)
-        outcome = attack.run(images, labels)
-        np.testing.assert_array_equal(outcome.images, expected.images)
-        np.testing.assert_array_equal(outcome.iterations, expected.iterations)
-    rows = np.array([3, 1])
-    part = attack.run(images[rows], labels[rows], positions=rows)
-    np.testing.assert_array_equal(part.images, expected.images[rows])
-    attack.set_params(seed=1)
-    assert (np.abs(attack.generate(images, labels) - expected.images).max(axis=(1, 2, 3)) > 0).all()
-
-
 def test_equal_images_at_other_positions_are_attacked_apart(binary):
     classifier, images, labels = binary
     twins, label = np.repeat(images[:1], 2, axis=0), np.repeat(labels[:1], 2)
@@ -201,28 +169,6 @@ def test_takes_the_options_and_defaults_of_art(binary):
     for name, art_name in pairs.items():
         assert getattr(ours, name) == getattr(theirs, art_name)
     assert set(ours.attack_params) == {*pairs, "batch_size", "seed"}
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("norm", 1, "'inf', math.inf or 2"),
-        ("iterations", 0, "an integer of at least 1"),
-        ("max_evaluations", 0.5, "an integer of at least 1"),
-        ("initial_evaluations", -1, "an integer of at least 1"),
-        ("init_size", None, "an integer of at least 1"),
-    ],
-)
-def test_bad_options_are_refused(binary, option, value, expected):
-    message = f"Invalid {option} {value} of HopSkipJump; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        HopSkipJump(binary[0], **{option: value})
-
-
-def test_there_is_no_radius_and_no_target(binary):
-    for option in ("epsilon", "targeted"):
-        with pytest.raises(SfmError, match=f"Unknown option '{option}' of HopSkipJump"):
-            HopSkipJump(binary[0]).set_params(**{option: 1})
 
 
 def test_a_classifier_that_shows_all_queries_at_once_is_refused(binary):

@@ -11,7 +11,6 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from scipy.special import softmax
 
 from sfm_tf.attacks.mim import MomentumIterativeMethod
-from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 
 SHAPE = (8, 8, 1)
@@ -179,72 +178,3 @@ def test_the_smallest_gradients_still_move_the_image():
     moved = attack.generate(images, np.array([0])).ravel()
     assert moved[5] == pytest.approx(0.4, abs=1e-6)
     assert np.delete(moved, 5).tolist() == [0.5] * 63
-
-
-def test_options_change_without_compiling_anew():
-    model, (images, labels) = Wavy(), _samples(3)
-    changed = MomentumIterativeMethod(wrap_classifier(model, 3, SHAPE, 16), **SETTINGS)
-    first = changed.generate(images, labels)
-    calls = model.calls
-    other = {"momentum": 0.0, "epsilon": 0.05, "step_size": 0.01, "iterations": 7}
-    changed.set_params(**other)
-    second = changed.generate(images, labels)
-    assert model.calls == calls
-    made_so = MomentumIterativeMethod(wrap_classifier(model, 3, SHAPE, 16), **other)
-    np.testing.assert_array_equal(second, made_so.generate(images, labels))
-    assert np.abs(second - first).max() > 0.01
-
-
-def test_images_do_not_depend_on_the_batch_size():
-    images, labels = _samples(3, count=37)
-    model, outcomes = Wavy(), []
-    for batch_size in (7, 37):
-        attack = MomentumIterativeMethod(
-            wrap_classifier(model, 3, SHAPE, 64),
-            random_start=True,
-            batch_size=batch_size,
-            **SETTINGS,
-        )
-        outcomes.append(attack.generate(images, labels))
-    np.testing.assert_allclose(outcomes[1], outcomes[0], atol=1e-6)
-
-
-def test_random_starts_follow_the_seed_and_are_off_at_first():
-    images, labels = _samples(3)
-    attack = MomentumIterativeMethod(wrap_classifier(Wavy(), 3, SHAPE, 16), **SETTINGS)
-    first = attack.generate(images, labels)
-    attack.set_params(seed=1)
-    np.testing.assert_array_equal(attack.generate(images, labels), first)
-    attack.set_params(random_start=True)
-    second = attack.generate(images, labels)
-    np.testing.assert_array_equal(attack.generate(images, labels), second)
-    attack.set_params(seed=2)
-    assert np.abs(attack.generate(images, labels) - second).max() > 0.01
-
-
-def test_takes_exactly_its_own_options():
-    attack = MomentumIterativeMethod(wrap_classifier(Wavy(), 3, SHAPE, 16), **SETTINGS)
-    common = {"norm", "epsilon", "targeted", "batch_size", "seed", "random_start", "loss"}
-    iterated = {"step_size", "iterations", "keep_best", "restarts", "stop_when_fooled"}
-    assert set(attack.attack_params) == common | iterated | {"gradient_samples", "momentum"}
-    assert attack.momentum == 1.0
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("momentum", -0.1, "a finite number of at least 0"),
-        ("momentum", math.inf, "a finite number of at least 0"),
-        ("step_size", 0, "a finite number above 0"),
-        ("iterations", 0, "an integer of at least 1"),
-        ("gradient_samples", 0, "an integer of at least 1"),
-        ("gradient_samples", 2.0, "an integer of at least 1"),
-        ("keep_best", 1, "True or False"),
-    ],
-)
-def test_bad_options_are_refused(option, value, expected):
-    message = f"Invalid {option} {value} of MomentumIterativeMethod; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        MomentumIterativeMethod(
-            wrap_classifier(Wavy(), 3, SHAPE, 16), **{**SETTINGS, option: value}
-        )

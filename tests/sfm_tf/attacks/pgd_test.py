@@ -121,17 +121,6 @@ def _momentum_by_hand(kernel, images, labels, epsilon, step_size, iterations):
     return moved
 
 
-@pytest.mark.parametrize("random_start", [False, True])
-@pytest.mark.parametrize("norm", [math.inf, 2])
-def test_images_do_not_depend_on_the_batch_size(norm, random_start):
-    images, labels = _samples(45)
-    options = {"norm": norm, "random_start": random_start}
-    expected = _attack(batch_size=7, **options).generate(images, labels)
-    for batch_size in (16, 32, 64):
-        other = _attack(batch_size=batch_size, **options).generate(images, labels)
-        np.testing.assert_allclose(other, expected, atol=1e-6)
-
-
 def test_other_numbers_do_not_compile_anew():
     images, labels = _samples()
     model = LinearModel()
@@ -145,25 +134,6 @@ def test_other_numbers_do_not_compile_anew():
             epsilon * min(1, iterations / 4), rel=1e-5
         )
     assert model.calls == calls
-
-
-def test_a_mask_keeps_pixels_as_they_are():
-    images, labels = _samples()
-    mask = np.zeros((1, *SHAPE))
-    mask[:, 0] = 1
-    for random_start in (False, True):
-        moved = _attack(random_start=random_start).generate(images, labels, mask=mask)
-        np.testing.assert_array_equal(moved[:, 1:], images[:, 1:])
-        assert np.abs(moved[:, 0] - images[:, 0]).max() > 0.09
-
-
-def test_random_starts_follow_the_seed():
-    images, labels = _samples()
-    attack = _attack(model=Bumpy(), random_start=True)
-    first = attack.generate(images, labels)
-    np.testing.assert_array_equal(attack.generate(images, labels), first)
-    attack.set_params(seed=2)
-    assert np.abs(attack.generate(images, labels) - first).max() > 0.01
 
 
 def test_targeted_attacks_raise_the_probability_of_the_target():
@@ -598,22 +568,6 @@ def test_an_image_has_to_fool_a_random_model_in_every_sample():
     assert outcome.iterations.tolist() == [4] * 4
 
 
-def test_numbers_change_without_compiling_anew():
-    model = Threshold()
-    attack = _loop_attack(ProjectedGradientDescent, model, PIXEL, 2)
-    images, labels = np.full((5, *PIXEL), 0.5, np.float32), np.zeros(5, int)
-    attack.generate(images, labels)
-    calls = model.python_calls
-    for epsilon, step_size, iterations, restarts in ((0.2, 0.1, 9, 1), (0.05, 0.03, 4, 2)):
-        attack.set_params(
-            epsilon=epsilon, step_size=step_size, iterations=iterations, restarts=restarts
-        )
-        moved = attack.generate(images, labels)
-        expected = 0.5 + min(epsilon, step_size * iterations)
-        assert moved.max() == pytest.approx(expected, abs=1e-6)
-    assert model.python_calls == calls
-
-
 @functools.cache
 def _bumpy_attack(kind, shape, class_count, norm, targeted):
     model = Bumpy(shape, class_count)
@@ -827,24 +781,3 @@ def test_a_defence_by_bit_depth_alone_falls(trained_model, digits, surrogate):
         keep_best=True,
     )
     assert _accuracy(defended, attack.generate(images, labels), labels) < 0.02
-
-
-@pytest.mark.parametrize("kind", [GradientAttack, *ATTACKS])
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("step_size", 0, "a finite number above 0"),
-        ("iterations", 0, "an integer of at least 1"),
-        ("restarts", 0, "an integer of at least 1"),
-        ("gradient_samples", 2.0, "an integer of at least 1"),
-        ("random_start", 1, "True or False"),
-        ("keep_best", 1, "True or False"),
-        ("stop_when_fooled", 1, "True or False"),
-        ("loss", "hinge", "one of cross_entropy, stable_cross_entropy"),
-        ("norm", 1, "'inf', math.inf or 2"),
-    ],
-)
-def test_bad_options_are_refused(kind, option, value, expected):
-    message = f"Invalid {option} {value!r} of {kind.__name__}; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        _attack(kind, **{option: value})

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from art.attacks.evasion import SquareAttack as ArtSquareAttack
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.attack import AttackBatch, choose
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.square import PROPOSALS, SquareAttack, make_bump, square_sides
-from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 
 SHAPE = (9, 11, 3)
@@ -347,21 +343,6 @@ def test_needs_no_gradient():
     assert not outcome.zero_gradient.any()
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.03), (math.inf, 0.4), (2, 0.7)])
-def test_stays_in_the_ball_and_its_diagnostics_hold(trained_model, digits, norm, epsilon):
-    images, labels = digits[0][:60], digits[1][:60]
-    outcome = _attack(trained_model, norm=norm, epsilon=epsilon, queries=60).run(images, labels)
-    change = (outcome.images - images).reshape(60, -1)
-    assert np.linalg.norm(change, ord=norm, axis=1).max() <= epsilon + 1e-6
-    assert outcome.images.min() >= 0.0
-    assert outcome.images.max() <= 1.0
-    logits = np.asarray(trained_model(outcome.images), np.float64)
-    expected = -log_softmax(logits, axis=1)[np.arange(60), labels]
-    np.testing.assert_allclose(outcome.loss, expected, rtol=1e-3, atol=1e-5)
-    assert outcome.iterations.min() >= 0
-    assert outcome.iterations.max() <= 60
-
-
 def test_every_changed_pixel_is_at_an_end_of_its_range(trained_model, digits):
     images, labels = digits[0][:60], digits[1][:60]
     moved = _attack(trained_model, queries=50).generate(images, labels)
@@ -400,20 +381,6 @@ def _exact_samples(model, count=64):
     return images, np.asarray(model(images)).argmax(axis=1)
 
 
-def test_no_image_depends_on_those_it_is_attacked_with():
-    """Alone its search ends when it fools; among others, which go on, it comes out the same."""
-    model = Counting()
-    images, labels = _exact_samples(model, 32)
-    attack = _attack(model, 4, epsilon=1 / 32, queries=100, batch_size=32)
-    together = attack.run(images, labels)
-    assert 5 < _wrong(model, together.images, labels).sum() < 27
-    assert len(np.unique(together.iterations)) > 10
-    attack.set_params(batch_size=1)
-    alone = attack.run(images[::3], labels[::3], positions=np.arange(0, 32, 3))
-    np.testing.assert_array_equal(alone.images, together.images[::3])
-    np.testing.assert_array_equal(alone.iterations, together.iterations[::3])
-
-
 def _advance_all(advance, batch, state, is_finished, batch_size):
     """What `advance_unfinished` does, without leaving anything out."""
     return choose(is_finished, state, advance(batch, state))
@@ -436,70 +403,6 @@ def test_fooled_images_leave_the_batch_and_nothing_else_changes(monkeypatch, nor
     np.testing.assert_array_equal(outcome.iterations, whole.iterations)
 
 
-_PROPERTY_ATTACKS = {}
-
-
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(
-    kind=st.sampled_from([("inf", (4, 4, 3), 2), (2, (8, 8, 1), 5), (2, (3, 5, 2), 2)]),
-    epsilon=st.floats(1e-6, 2.0),
-    p_init=st.floats(1e-3, 1.0),
-    seed=st.integers(0, 2**31 - 1),
-    levels=st.sampled_from([1, 255]),
-)
-def test_any_radius_and_images_give_allowed_images_twice_the_same(
-    kind, epsilon, p_init, seed, levels
-):
-    norm, shape, class_count = kind
-    if kind not in _PROPERTY_ATTACKS:
-        model = Linear(shape, class_count=class_count)
-        options = {"norm": norm, "queries": 60, "batch_size": 5}
-        _PROPERTY_ATTACKS[kind] = _attack(model, class_count, shape, **options)
-    attack = _PROPERTY_ATTACKS[kind]
-    attack.set_params(epsilon=epsilon, p_init=p_init, seed=seed)
-    random = np.random.default_rng(seed)
-    images = (random.integers(0, levels + 1, (5, *shape)) / levels).astype(np.float32)
-    labels = random.integers(0, class_count, 5)
-    outcome = attack.run(images, labels)
-    change = (outcome.images - images).reshape(5, -1).astype(np.float64)
-    sizes = np.linalg.norm(change, ord=float(norm), axis=1)
-    assert sizes.max() <= epsilon * (1 + 1e-5) + 1e-6
-    assert outcome.images.min() >= 0.0
-    assert outcome.images.max() <= 1.0
-    assert np.isfinite(outcome.loss).all()
-    np.testing.assert_array_equal(attack.run(images, labels).images, outcome.images)
-
-
-def test_squares_and_stripes_follow_the_seed(trained_model, digits):
-    images, labels = digits[0][:20], digits[1][:20]
-    attack = _attack(trained_model, queries=20)
-    first = attack.generate(images, labels)
-    np.testing.assert_array_equal(attack.generate(images, labels), first)
-    attack.set_params(seed=1)
-    assert np.abs(attack.generate(images, labels) - first).max() > 0.1
-
-
-def test_a_mask_keeps_pixels_as_they_are(trained_model, digits):
-    images, labels = digits[0][:20], digits[1][:20]
-    mask = np.zeros((1, *SQUARE_SHAPE))
-    mask[:, :4] = 1
-    moved = _attack(trained_model).generate(images, labels, mask=mask)
-    np.testing.assert_array_equal(moved[:, 4:], images[:, 4:])
-    assert np.abs(moved[:, :4] - images[:, :4]).max() > 0.09
-
-
-def test_another_radius_does_not_compile_anew():
-    model = Linear(SQUARE_SHAPE, lead=100.0)
-    images = _gray_samples(SQUARE_SHAPE)
-    attack = _attack(model, 2)
-    attack.generate(images, np.zeros(20, int))
-    calls = model.calls
-    for options in ({"epsilon": 0.2}, {"p_init": 0.5}, {"seed": 3}, {"stretch_schedule": False}):
-        attack.set_params(**options)
-        attack.generate(images, np.zeros(20, int))
-    assert model.calls == calls
-
-
 def test_squares_shrink_as_in_the_authors_code():
     """At 32 by 32 and 0.8: sqrt(0.8 * 1024 / 2^k), after 10, 50, 200, ... of 10 000 queries."""
     sides = square_sides(10_000, 0.8, 32, 32, 10_000).tolist()
@@ -516,26 +419,3 @@ def test_the_schedule_is_stretched_to_the_queries():
 def test_the_schedule_that_is_not_stretched_is_that_of_more_queries():
     long = square_sides(10_000, 0.8, 32, 32, 10_000)
     np.testing.assert_array_equal(square_sides(500, 0.8, 32, 32, 10_000), long[:500])
-
-
-def test_takes_exactly_its_own_options():
-    attack = _attack(Linear(SQUARE_SHAPE), 2)
-    expected = {"norm", "epsilon", "queries", "p_init", "stretch_schedule", "batch_size", "seed"}
-    assert set(attack.attack_params) == expected
-    assert attack.targeted is False
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("norm", 1, "'inf', math.inf or 2"),
-        ("stretch_schedule", 1, "True or False"),
-        ("queries", 0, "an integer of at least 1"),
-        ("p_init", 0.0, "a number above 0"),
-        ("p_init", 1.1, "a number above 0, at most 1"),
-    ],
-)
-def test_bad_options_are_refused(option, value, expected):
-    message = f"Invalid {option} {value!r} of SquareAttack; expected {expected}"
-    with pytest.raises(SfmError, match=message):
-        _attack(Linear(SQUARE_SHAPE), 2, **{option: value})

@@ -195,59 +195,12 @@ def test_the_surrogates_differ_and_the_default_squeezers_are_those_of_grey_image
     assert np.abs(attack.generate(images, labels) - default).max() > 0.02
 
 
-def test_options_can_change_and_numbers_compile_nothing_anew():
-    images, labels = _samples()
-    model = Linear()
-    attack = _attack(model, distance_weight=1.0)
-    attack.generate(images, labels)
-    calls = model.calls
-    attack.set_params(distance_weight=5.0, threshold=0.5, iterations=5)
-    found = attack.generate(images, labels)
-    # The loss of what is returned, once per batch and outside the loop.
-    assert model.calls == calls + 1
-    attack.set_params(squeezers=("bit_depth_1",))
-    other = attack.generate(images, labels)
-    assert np.abs(found - other).max() > 0.01
-    expected = _attack(
-        distance_weight=5.0, threshold=0.5, iterations=5, squeezers=("bit_depth_1",)
-    ).generate(images, labels)
-    np.testing.assert_array_equal(other, expected)
-
-
 def test_a_model_that_is_not_random_looks_the_same_at_every_look():
     images, labels = _samples()
     options = {"threshold": 0.6, "distance_weight": 1.0, "iterations": 4}
     expected = _attack(**options).generate(images, labels)
     several = _attack(**options, gradient_samples=3).generate(images, labels)
     np.testing.assert_allclose(several, expected, atol=1e-6)
-
-
-def test_an_image_depends_on_neither_its_batch_nor_the_images_beside_it():
-    images, labels = _samples(6)
-    attack = _attack(batch_size=6)
-    expected = attack.generate(images, labels)
-    attack.set_params(batch_size=4)
-    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-6)
-    rows = np.array([5, 2, 0])
-    part = attack.run(images[rows], labels[rows], positions=rows)
-    np.testing.assert_allclose(part.images, expected[rows], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "expected"),
-    [
-        ("distance_weight", -1.0, "a finite number of at least 0"),
-        ("threshold", 2.5, "a number from 0 to 2"),
-        ("squeezers", ("blur_3",), "a tuple of specifications such as 'bit_depth_5'"),
-        ("squeezers", "median_2", "a tuple of specifications such as 'bit_depth_5'"),
-        ("surrogate", "none", "one of identity, smooth"),
-    ],
-)
-def test_bad_options_are_refused(option, value, expected):
-    with pytest.raises(SfmError) as caught:
-        _attack(**{option: value})
-    message = f"Invalid {option} {value!r} of SqueezingAwareGradientDescent; expected {expected}."
-    assert str(caught.value) == message
 
 
 def test_images_that_no_detector_is_known_for_need_squeezers():
