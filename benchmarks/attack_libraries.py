@@ -354,12 +354,12 @@ def copy_to_torch(model: keras.Model, images: np.ndarray) -> AttackedModel:
     Raises:
         ValueError: If a logit differs by more than 1e-4.
     """
-    from benchmarks import torch_attacks
+    from benchmarks import torch_copy
 
-    copy = torch_attacks.TorchCopy(model)
-    predict = functools.partial(torch_attacks.predict, copy)
+    copy = torch_copy.TorchCopy(model)
+    predict = functools.partial(torch_copy.predict, copy)
     difference = float(np.abs(model.predict(images, verbose=0) - predict(images)).max())
-    print(f"copy in torch on {torch_attacks.DEVICE}: logits differ by at most {difference:.1e}")
+    print(f"copy in torch on {torch_copy.DEVICE}: logits differ by at most {difference:.1e}")
     if not difference <= _LARGEST_DIFFERENCE:
         raise ValueError(f"Logits of both models differ by {difference}; expected at most 1e-4.")
     return AttackedModel(copy, predict)

@@ -1,4 +1,5 @@
 import importlib
+import inspect
 import pkgutil
 
 import keras
@@ -13,7 +14,7 @@ from sfm_tf.attacks.autoattack import AutoAttack
 from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
 from sfm_tf.attacks.fgsm import FastGradientMethod
 from sfm_tf.attacks.mim import MomentumIterativeMethod
-from sfm_tf.attacks.pgd import GradientAttack, IteratedGradientAttack, ProjectedGradientDescent
+from sfm_tf.attacks.pgd import GradientAttack, ProjectedGradientDescent
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.errors import SfmError
@@ -115,7 +116,7 @@ def _attack_classes():
         for value in vars(importlib.import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, CompiledAttack):
                 found.add(value)
-    return found - {CompiledAttack, GradientAttack, IteratedGradientAttack}
+    return found - {CompiledAttack, GradientAttack}
 
 
 def test_every_attack_has_its_row():
@@ -136,9 +137,9 @@ def test_no_two_attacks_have_the_same_title():
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_row_says_what_its_class_is(name):
     kind = ATTACKS[name]
-    if issubclass(kind.attack, IteratedGradientAttack):
+    if issubclass(kind.attack, GradientAttack):
         assert kind.uses_gradient
-        assert kind.is_iterated
+        assert kind.is_iterated == ("iterations" in inspect.signature(kind.attack).parameters)
     assert set(kind.threat_models) <= {threat_model.value for threat_model in ThreatModel}
     options = set(kind.options(EvaluationConfig()))
     assert ("iterations" in options or "queries" in options or kind.is_slow) == kind.is_iterated
