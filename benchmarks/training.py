@@ -39,10 +39,10 @@ from benchmarks.defences import photograph_crops
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import Schema
-from sfm_tf.training.batches import Shares, training_batches
+from sfm_tf.training.batches import training_batches
 from sfm_tf.training.model_building import (
-    Blueprint,
     ChannelStatistics,
+    ModelFactory,
     Seeds,
     classifier_optimizer,
     dtype_policy,
@@ -50,7 +50,7 @@ from sfm_tf.training.model_building import (
 )
 from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
-from sfm_tf.training.training_loop import Passes
+from sfm_tf.training.training_loop import CompiledSteps
 
 CLASSES = 10
 IMAGES = 2000
@@ -96,10 +96,10 @@ def build(options: argparse.Namespace, policy: str, masker: str) -> DefendedMode
     schema = Schema(32, 32, 3, tuple(map(str, range(CLASSES))), {"train": IMAGES})
     statistics_ = ChannelStatistics((0.5,) * 3, (0.06,) * 3)
     with dtype_policy(policy):
-        return Blueprint(config, schema, statistics_, Seeds.spawn(0)).defended()
+        return ModelFactory(config, schema, statistics_, Seeds.spawn(0)).defended()
 
 
-def make_passes(model: DefendedModel, jit_compile: bool) -> Passes:
+def compiled_steps(model: DefendedModel, jit_compile: bool) -> CompiledSteps:
     """Returns what trains the model, by the settings that are the default."""
     config = TrainingConfig()
     trainer = SparseFeatureMaskerTrainer(
@@ -111,16 +111,16 @@ def make_passes(model: DefendedModel, jit_compile: bool) -> Passes:
         weight_decay=config.weight_decay,
     )
     trainer.compile(classifier_optimizer(config, 10_000), masker_optimizer(config))
-    return Passes(trainer, tf.distribute.get_strategy(), jit_compile=jit_compile)
+    return CompiledSteps(trainer, tf.distribute.get_strategy(), jit_compile=jit_compile)
 
 
 class Training:
     """A training that can be asked for a few more steps."""
 
-    def __init__(self, way: str, passes: Passes, batch_size: int) -> None:
+    def __init__(self, way: str, steps: CompiledSteps, batch_size: int) -> None:
         """Takes no step yet."""
-        self._steps = {phase: self._forever(passes, phase, batch_size) for phase in WAYS[way]}
-        self._trainer = passes.trainer
+        self._steps = {phase: self._forever(steps, phase, batch_size) for phase in WAYS[way]}
+        self._trainer = steps.trainer
 
     def seconds(self, count: int) -> float:
         """Returns how long `count` more steps of each phase take."""
@@ -132,10 +132,12 @@ class Training:
         return time.perf_counter() - start
 
     @staticmethod
-    def _forever(passes: Passes, phase: Phase, batch_size: int) -> Iterator[Mapping[str, Any]]:
+    def _forever(
+        steps: CompiledSteps, phase: Phase, batch_size: int
+    ) -> Iterator[Mapping[str, Any]]:
         for epoch in itertools.count():
-            passes.trainer.phase = phase
-            yield from passes.train(lambda shares, epoch=epoch: batches(batch_size, epoch, shares))
+            steps.trainer.phase = phase
+            yield from steps.train(lambda _, epoch=epoch: batches(batch_size, epoch))
 
 
 @functools.cache
@@ -143,7 +145,7 @@ def _images() -> np.ndarray:
     return photograph_crops(IMAGES)
 
 
-def batches(batch_size: int, epoch: int, shares: Shares | None = None) -> tf.data.Dataset:
+def batches(batch_size: int, epoch: int) -> tf.data.Dataset:
     """Returns an epoch of augmented crops with labels that mean nothing."""
     images = _images()
     labels = np.arange(len(images)) % CLASSES
@@ -154,7 +156,6 @@ def batches(batch_size: int, epoch: int, shares: Shares | None = None) -> tf.dat
         augmentation="crop_flip",
         seed=0,
         epoch=epoch,
-        shares=shares,
     )
 
 
@@ -197,7 +198,7 @@ def peak_memory(row: Row, options: argparse.Namespace) -> float:
 def _train_alone(options: argparse.Namespace) -> None:
     row = next(row for row in ROWS if row.name == options.peak_of)
     model = build(options, row.policy, options.maskers[0])
-    training = Training(row.way, make_passes(model, row.jit_compile), options.batch_size)
+    training = Training(row.way, compiled_steps(model, row.jit_compile), options.batch_size)
     training.seconds(options.steps)
     # Not getrusage: its figure begins with the size of the process that started this one.
     status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
@@ -208,8 +209,8 @@ def _print_ways(options: argparse.Namespace) -> None:
     trainings = []
     for row in ROWS:
         model = build(options, row.policy, options.maskers[0])
-        passes = make_passes(model, row.jit_compile)
-        trainings.append(Training(row.way, passes, options.batch_size))
+        steps = compiled_steps(model, row.jit_compile)
+        trainings.append(Training(row.way, steps, options.batch_size))
     runs = [lambda each=each: each.seconds(options.steps) for each in trainings]
     seconds = take_turns(runs, options.repeats)
     print(f"{'way of training':44}  {'ms/step':>8}  {'ratio':>6}  {'peak MiB':>8}")
@@ -232,7 +233,7 @@ def _print_maskers(options: argparse.Namespace) -> None:
     for masker in options.maskers:
         models = [build(options, "float32", masker) for _ in WAYS]
         trainings = [
-            Training(way, make_passes(model, False), options.batch_size)
+            Training(way, compiled_steps(model, False), options.batch_size)
             for way, model in zip(WAYS, models, strict=True)
         ]
         runs = [lambda each=each: each.seconds(options.steps) for each in trainings]

@@ -27,7 +27,7 @@ from sfm_tf.experiments import Experiment
 from sfm_tf.training.model_building import with_resolved_precision
 from sfm_tf.training.model_files import load_source_model
 from sfm_tf.tuning.ablations import AblationStudy
-from sfm_tf.tuning.trials import SHARED_SETTINGS, comparable, measurement_settings
+from sfm_tf.tuning.trials import SHARED_SETTINGS, scoring_settings, without_adversarial_settings
 
 MODULE = "pipelines.ablate"
 command_line.define_flags(["ablation"], MODULE)
@@ -55,7 +55,7 @@ def ablate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     execution = Execution(
         stage="ablate",
-        module=MODULE,
+        module="sfm_tf.tuning.ablations",
         configs=configs,
         seed=experiment.seed,
         inputs=inputs,
@@ -67,9 +67,9 @@ def ablate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 def _configs(experiment: Experiment) -> dict[str, Any]:
     return {
         "model": experiment.model,
-        "training": with_resolved_precision(comparable(experiment.training)),
+        "training": with_resolved_precision(without_adversarial_settings(experiment.training)),
         "ablation": experiment.ablation,
-        "scoring": measurement_settings(experiment.evaluation, gray_box=True),
+        "scoring": scoring_settings(experiment.evaluation, gray_box=True),
     }
 
 

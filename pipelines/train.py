@@ -34,8 +34,8 @@ from sfm_tf.training.devices import is_chief
 from sfm_tf.training.model_building import with_resolved_precision
 from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.training.training import (
-    AdversarialTrainingResult,
     TrainingResult,
+    TrainingSession,
     train_defence,
     train_on_adversarial_images,
 )
@@ -132,7 +132,7 @@ def _shown_on(progress: ProgressLine) -> Callable[..., None]:
 
 def _execute(
     stage: str,
-    work: Callable[..., TrainingResult | AdversarialTrainingResult],
+    work: Callable[[TrainingSession], TrainingResult],
     config: TrainingConfig,
     run_directory: RunDirectory,
     experiment: Experiment,
@@ -141,7 +141,7 @@ def _execute(
     inputs, config = _inputs(run_directory, config)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
-        result = work(
+        session = TrainingSession.open(
             inputs["ingest"].folder,
             experiment.model,
             config,
@@ -150,12 +150,13 @@ def _execute(
             _shown_on(progress),
             experiment.training_execution,
         )
+        result = work(session)
         if result.warning:
             print(f"{stage}: warning: {result.warning}", file=sys.stderr)
 
     execution = Execution(
         stage=stage,
-        module=MODULE,
+        module="sfm_tf.training.training",
         configs={"model": experiment.model, "training": config},
         seed=experiment.seed,
         inputs=inputs,

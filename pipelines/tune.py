@@ -42,7 +42,7 @@ from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.experiments import Experiment
 from sfm_tf.training.model_building import with_resolved_precision
 from sfm_tf.tuning.search import Role, role_of
-from sfm_tf.tuning.trials import SHARED_SETTINGS, comparable, measurement_settings
+from sfm_tf.tuning.trials import SHARED_SETTINGS, scoring_settings, without_adversarial_settings
 from sfm_tf.tuning.tuning import Tuning
 
 MODULE = "pipelines.tune"
@@ -72,7 +72,7 @@ def tune(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Ar
 
     execution = Execution(
         stage="tune",
-        module=MODULE,
+        module="sfm_tf.tuning.tuning",
         configs=_configs(experiment),
         seed=experiment.seed,
         inputs={"ingest": records},
@@ -85,9 +85,9 @@ def _configs(experiment: Experiment) -> dict[str, Any]:
     tuning = experiment.tuning
     return {
         "model": experiment.model,
-        "training": with_resolved_precision(comparable(experiment.training)),
+        "training": with_resolved_precision(without_adversarial_settings(experiment.training)),
         "tuning": tuning,
-        "scoring": measurement_settings(experiment.evaluation, gray_box=tuning.tune_gray_box),
+        "scoring": scoring_settings(experiment.evaluation, gray_box=tuning.tune_gray_box),
     }
 
 

@@ -16,7 +16,7 @@ from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.training import model_files
-from sfm_tf.training.model_building import Blueprint, Seeds, read_channel_statistics
+from sfm_tf.training.model_building import ModelFactory, Seeds, read_channel_statistics
 
 _MODULE = "tests.artifacts"
 
@@ -46,9 +46,9 @@ def make_models(run_directory: RunDirectory, records: Artifact) -> Artifact:
     def produce(folder: pathlib.Path) -> None:
         schema = read_schema(records.folder)
         statistics = read_channel_statistics(records.folder)
-        blueprint = Blueprint(config, schema, statistics, Seeds.spawn(0))
-        source = blueprint.source().classifier
-        model_files.save_models(folder, blueprint.defended(), source, schema.class_names)
+        factory = ModelFactory(config, schema, statistics, Seeds.spawn(0))
+        source = factory.source().classifier
+        model_files.save_models(folder, factory.defended(), source, schema.class_names)
         measured = {"classification_loss": 2.3, "accuracy": 0.1}
         epoch = {"stage": "source", "training": measured, "validation": {"bare_accuracy": 0.1}}
         write_json(folder / model_files.HISTORY_FILE, {"defence": [epoch], "source": [epoch]})

@@ -188,7 +188,7 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         if self.phase != Phase.MASKER:
             train_classifier(images, labels)
         if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
-            target_logits = self._target_logits(self._learnt_from(images))
+            target_logits = self._frozen_logits(self._preprocessed(images))
             attacked = self._attack(images, self._cross_entropy_of(labels), _MASKER_DRAWS)
             self._train_masker(attacked, target_logits, labels)
         return self._measured()

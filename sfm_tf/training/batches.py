@@ -1,6 +1,5 @@
-"""Batches of images: for training a pure function of seed and epoch, so that it can be resumed."""
+"""Batches of images. In training they follow from seed, epoch and step, so it can be resumed."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +13,10 @@ _SIDE_PER_PADDING = 8
 
 
 class _Draws(NamedTuple):
-    """What decides the draws: the seed of a batch, and which of its images these are."""
+    """Random draws for images `start` to `start + count - 1` of a batch of `total` images.
+
+    They do not depend on how the batch is split among devices.
+    """
 
     seed: tf.Tensor
     start: tf.Tensor | int
@@ -70,8 +72,8 @@ def augment(
         images: Tensor of shape `(batch, height, width, channels)`; height and width are static.
         augmentation: `none`, `crop` or `crop_flip`.
         seed: Integer tensor of shape `(2,)`; the same seed gives the same images.
-        start: Place of the first image in the batch that the seed is of.
-        total: Images in that batch; None if these are all.
+        start: Position of the first image in the batch that the seed belongs to.
+        total: Number of images in that batch; None if these are all.
 
     Raises:
         SfmError: If there is no such augmentation.
@@ -87,21 +89,6 @@ def augment(
     return images
 
 
-@dataclasses.dataclass(frozen=True)
-class Shares:
-    """How each batch is shared among the devices.
-
-    Attributes:
-        total: Devices in all.
-        first: Which share is the first of this process.
-        count: How many are.
-    """
-
-    total: int = 1
-    first: int = 0
-    count: int = 1
-
-
 def training_batches(
     images: tf.Tensor,
     labels: tf.Tensor,
@@ -111,7 +98,7 @@ def training_batches(
     seed: int,
     epoch: int,
     first_step: int = 0,
-    shares: Shares | None = None,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Returns one epoch of shuffled, augmented batches, or what is left of it.
 
@@ -122,29 +109,33 @@ def training_batches(
         images: Float32 in [0, 1], shape `(count, height, width, channels)`. A tensor in host memory
             is used in place; a NumPy array is copied.
         labels: Integers of shape `(count,)`.
-        batch_size: Images per batch, of all shares together.
+        batch_size: Images per batch, on all devices together.
         augmentation: `none`, `crop` or `crop_flip`.
         seed: Seed of the training.
         epoch: Number of this pass over the images, from 0.
-        first_step: Batches to leave out.
-        shares: How a batch is shared; None for whole batches.
+        first_step: Number of batches to skip.
+        context: Devices that split each batch, and which of them belong to this process; None for
+            one device.
 
     Returns:
-        Dataset of `(images, labels)`: of each batch the shares of this process, in turn. All
-        batches are full, the images left over are not seen in this epoch, unless there is less than
-        one batch of them.
+        Dataset of `(images, labels)`: for each batch the parts of this process's devices, in turn.
+        All batches are full. The remaining images are not used in this epoch, unless there are
+        fewer than one batch.
     """
     with tf.device("/CPU:0"):
         images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
-    shares = Shares() if shares is None else shares
+    context = tf.distribute.InputContext() if context is None else context
+    devices = context.num_replicas_in_sync
+    own_devices = devices // context.num_input_pipelines
+    first = context.input_pipeline_id * own_devices
     count = int(images.shape[0])
     size = min(batch_size, count)
     order = np.random.default_rng((seed, epoch)).permutation(count)
-    # (steps, shares, images of a share)
-    order = order[: size * (count // size)].reshape(-1, shares.total, size // shares.total)
-    own = order[first_step:, shares.first : shares.first + shares.count]
-    numbers = np.arange(first_step, len(order)).repeat(shares.count)
-    starts = (shares.first + np.arange(shares.count, dtype=np.int32)) * order.shape[2]
+    # (steps, devices, images of a device)
+    order = order[: size * (count // size)].reshape(-1, devices, size // devices)
+    own = order[first_step:, first : first + own_devices]
+    numbers = np.arange(first_step, len(order)).repeat(own_devices)
+    starts = (first + np.arange(own_devices, dtype=np.int32)) * order.shape[2]
 
     def take(number: tf.Tensor, start: tf.Tensor, indices: tf.Tensor) -> tuple:
         batch_seed = tf.random.experimental.stateless_fold_in([seed, epoch], number)

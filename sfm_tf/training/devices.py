@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -13,7 +13,7 @@ from sfm_tf.training.settings import TrainingConfig
 
 _CLUSTER_VARIABLE = "TF_CONFIG"
 _SECONDS_WITHOUT_ANSWER = 120.0
-"""After so long without another worker's share of a step, a worker gives up."""
+"""Time without an answer from another worker after which a worker gives up."""
 
 
 def _open_mirrored() -> tf.distribute.Strategy:
@@ -23,7 +23,7 @@ def _open_mirrored() -> tf.distribute.Strategy:
 
 
 def _open_multi_worker() -> tf.distribute.Strategy:
-    cluster_task()
+    read_cluster()
     options = tf.distribute.experimental.CommunicationOptions(
         timeout_seconds=_SECONDS_WITHOUT_ANSWER
     )
@@ -49,84 +49,84 @@ def open_strategy(name: str) -> tf.distribute.Strategy:
 
     Args:
         name: `none` for one device; `mirrored` for all GPUs of this machine, or all logical CPUs
-            where it has none; `multi_worker` for those of all processes that the environment
-            variable TF_CONFIG lists, of which this is one. The latter has to come before any
+            where it has none; `multi_worker` for the devices of all processes that the environment
+            variable TF_CONFIG lists, this one among them. `multi_worker` has to come before any
             computation of the process, and waits for the others.
 
     Raises:
-        SfmError: If TF_CONFIG is missing or not understood, or the workers cannot be joined.
+        SfmError: If TF_CONFIG is missing or malformed, or the workers cannot be joined.
     """
     return _OPENERS[name]()
 
 
-def cluster_task() -> tuple[str, int]:
-    """Returns the type and the index of this process among those that TF_CONFIG lists.
+def read_cluster() -> tuple[Mapping[str, Sequence[str]], str, int]:
+    """Returns the addresses in TF_CONFIG by type of task, and the type and index of this process.
 
     Raises:
-        SfmError: If the variable is missing or not understood.
+        SfmError: If the variable is missing or malformed.
     """
     text = os.environ.get(_CLUSTER_VARIABLE, "")
     try:
         values = json.loads(text)
-        kind, index = values["task"]["type"], int(values["task"]["index"])
-        values["cluster"][kind][index]
+        cluster, kind = values["cluster"], values["task"]["type"]
+        index = int(values["task"]["index"])
+        cluster[kind][index]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise SfmError(
             f"{_CLUSTER_VARIABLE} is {text!r}; strategy multi_worker expects in it, for example, "
             '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
             '"task": {"type": "worker", "index": 0}}.'
         ) from error
-    return kind, index
+    return cluster, kind, index
 
 
 def is_chief(name: str) -> bool:
-    """Tells whether this process is the one that writes files: the only one, or the first worker.
+    """Tells whether this process writes the files: the only process, the chief, or worker 0.
 
     Args:
         name: Name of the strategy.
 
     Raises:
-        SfmError: If it is `multi_worker` and TF_CONFIG is missing or not understood.
+        SfmError: If it is `multi_worker` and TF_CONFIG is missing or malformed.
     """
     if name != "multi_worker":
         return True
-    values = json.loads(os.environ[_CLUSTER_VARIABLE]) if cluster_task() else {}
-    kind, index = cluster_task()
-    return kind == "chief" or (index == 0 and "chief" not in values["cluster"])
+    cluster, kind, index = read_cluster()
+    return kind == "chief" or (index == 0 and "chief" not in cluster)
 
 
 def synchronise_statistics(model: DefendedModel) -> None:
-    """Makes all batch normalisation use the statistics of the whole batch, over all replicas."""
+    """Makes batch normalisation use the statistics of the whole batch, over all devices."""
     for part in (model.classifier, model.masker):
         for layer in [] if part is None else part.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
 
 
-def check_shares(strategy: tf.distribute.Strategy, config: TrainingConfig) -> None:
-    """Refuses settings whose loss the devices cannot compute on a share of the batch each.
+def check_devices(strategy: tf.distribute.Strategy, config: TrainingConfig) -> None:
+    """Refuses settings with which several devices would not learn what one learns.
 
     Args:
         strategy: Joins the devices.
         config: How they train.
 
     Raises:
-        SfmError: If the batch cannot be shared evenly, a norm runs over all of it, or XLA is to
-            compile what the devices tell each other.
+        SfmError: If a batch cannot be split evenly, the loss takes a norm over the whole batch, or
+            XLA is asked for, which cannot compile the exchange between devices.
     """
-    replicas = strategy.num_replicas_in_sync
-    if config.batch_size % replicas:
+    devices = strategy.num_replicas_in_sync
+    if config.batch_size % devices:
         raise SfmError(
-            f"Invalid batch_size {config.batch_size} on {replicas} devices; expected a multiple of "
-            f"{replicas}."
+            f"Invalid batch_size {config.batch_size} on {devices} devices; expected a multiple of "
+            f"{devices}."
         )
-    if replicas > 1 and config.loss_reduction == "batch":
+    if devices > 1 and config.loss_reduction == "batch":
         raise SfmError(
-            f"loss_reduction batch takes one norm over the batch, which {replicas} devices do not "
-            "share; set loss_reduction to per_image or strategy to none."
+            f"loss_reduction=batch takes one norm over the whole batch, but {devices} devices each "
+            "see only a part; set loss_reduction to per_image or strategy to none."
         )
-    if replicas > 1 and config.jit_compile:
+    if devices > 1 and config.jit_compile:
         raise SfmError(
-            f"jit_compile compiles for one device, not {replicas}; leave it out or set strategy to "
+            f"jit_compile works on one device only, not on {devices}; remove it or set strategy to "
             "none."
         )

@@ -1,4 +1,4 @@
-"""The arithmetic of the layers: which dtype policy, and models built under one."""
+"""The models and optimizers of a training: their seeds, statistics and precision."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ class Seeds(NamedTuple):
 
     @classmethod
     def spawn(cls, seed: int) -> "Seeds":
-        """Returns seeds below 2**31 that follow from `seed` and look unrelated to it."""
+        """Returns independent seeds below 2**31, derived from `seed`."""
         states = np.random.SeedSequence(seed).generate_state(len(cls._fields))
         return cls(*(int(state) >> 1 for state in states))
 
@@ -62,14 +62,14 @@ def read_channel_statistics(records: pathlib.Path) -> ChannelStatistics:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blueprint:
-    """Builds the models of a training, under Keras' current dtype policy.
+class ModelFactory:
+    """Builds the models of a training under Keras' current dtype policy.
 
     Attributes:
         config: Architectures.
         schema: Shape of the images and their classes.
-        statistics: What the classifiers normalise by.
-        seeds: Of the initial weights.
+        statistics: Mean and variance by which the classifiers normalise.
+        seeds: Seeds of the initial weights.
     """
 
     config: ModelConfig
@@ -78,7 +78,7 @@ class Blueprint:
     seeds: Seeds
 
     def defended(self) -> DefendedModel:
-        """Returns the model to be trained by Algorithm 1."""
+        """Returns the model that Algorithm 1 trains."""
         masker = build_masker(
             self.schema.image_shape,
             self.config.masker_width,
@@ -90,11 +90,11 @@ class Blueprint:
         return DefendedModel(self._classifier(self.seeds.classifier), masker, preprocessor)
 
     def bare(self) -> DefendedModel:
-        """Returns the classifier of `defended`, the same weights, with nothing in front of it."""
+        """Returns the classifier of `defended`, with the same weights, without masker and T."""
         return DefendedModel(self._classifier(self.seeds.classifier))
 
     def source(self) -> DefendedModel:
-        """Returns the independent model: same classifier, other weights, nothing in front of it."""
+        """Returns the independent model: the same classifier with other weights, alone."""
         return DefendedModel(self._classifier(self.seeds.source))
 
     def _classifier(self, seed: int) -> keras.Model:
@@ -122,8 +122,8 @@ def classifier_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers
     """Returns SGD with Nesterov momentum, a linear warm-up and a cosine decay to zero.
 
     Args:
-        config: Says the peak learning rate.
-        steps: Steps that the classifier will take in all.
+        config: Holds the peak learning rate.
+        steps: Steps of the classifier in all.
     """
     warm_up_steps = max(1, round(_WARM_UP_SHARE * steps))
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -138,12 +138,12 @@ def classifier_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers
 def masker_optimizer(config: TrainingConfig, replicas: int = 1) -> keras.optimizers.Optimizer:
     """Returns Adam (Kingma and Ba 2015), or the paper's SGD, at a constant learning rate.
 
-    Gradients are clipped by their norm, where the settings say so: where a mask saturates Eq. 5
-    bends sharply.
+    Its gradients are clipped by their common norm, because Eq. 5 bends sharply where a mask
+    saturates; norm 0 does not clip.
 
     Args:
         config: Names the optimizer, its rate and the norm.
-        replicas: How many of them each bring that share of the gradient.
+        replicas: Number of devices, each of which applies an equal part of the gradient.
     """
     norm = config.masker_gradient_norm / replicas
     make = _MASKER_OPTIMIZERS[config.masker_optimizer]
@@ -173,13 +173,13 @@ def resolve_precision(name: str) -> str:
 
 
 def with_resolved_precision(config: TrainingConfig) -> TrainingConfig:
-    """Returns the settings with what `auto` stands for here: it decides on the weights, too."""
+    """Returns the settings with `auto` resolved for this machine, as the weights depend on it."""
     return dataclasses.replace(config, mixed_precision=resolve_precision(config.mixed_precision))
 
 
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Builds the layers made inside under the policy, and restores the previous one after."""
+    """Makes layers inside the block use the policy; restores the previous one afterwards."""
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

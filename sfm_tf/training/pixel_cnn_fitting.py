@@ -42,7 +42,7 @@ def fit_pixel_cnn(
         model: Made by `build_pixel_cnn`; trained in place.
         images: float32 in [0, 1], `(count, height, width, channels)`, rounded to 8 bits here.
         validation_images: The same, to measure on after each epoch.
-        epochs: Passes over the images.
+        epochs: CompiledSteps over the images.
         batch_size: Images per step.
         learning_rate: Of the first step.
         seed: Of the order of the images.

@@ -12,10 +12,10 @@ from sfm_tf.training.losses import SEMANTIC_LOSSES, LossWeights, MaskerLoss, mas
 
 
 class Phase(enum.IntEnum):
-    """Which part a training step changes.
+    """Which part a training step updates.
 
-    `BOTH` changes first the classifier, then the masker, which learns from the logits that the
-    former step computed: a third of that phase's forward passes less.
+    `BOTH` updates the classifier, then the masker. The masker's step reuses the classifier's
+    logits, so it needs one forward pass less.
     """
 
     CLASSIFIER = 0
@@ -37,8 +37,7 @@ TRAINING_METRICS = {
     Phase.MASKER: MASKER_METRICS,
     Phase.BOTH: CLASSIFIER_METRICS + MASKER_METRICS,
 }
-"""What a training step measures in each phase; its other metrics stay 0."""
-
+"""Metrics that a training step updates in each phase; the others stay 0."""
 
 _SETTINGS = (
     "sparsity_weight",
@@ -54,13 +53,14 @@ _SETTINGS = (
 
 @keras.saving.register_keras_serializable(package="sfm_tf")
 class SparseFeatureMaskerTrainer(keras.Model):
-    """Trains the parts of a `DefendedModel` in turn, as `phase` says.
+    """Trains classifier F and masker G of a `DefendedModel` in turn (Algorithm 1).
 
-    Set `phase` before a step: a step that was compiled is of one phase. While one part is trained
-    the other is frozen, the averages of its batch statistics included.
+    Algorithm 1 writes M(x) for the masked image G(x) * x. Set `phase` before a step: a compiled
+    step belongs to one phase. While one part is trained, the other is frozen, including the
+    averages of its batch statistics.
 
-    In a distribution strategy each replica takes its share of a batch, all of one size; what is
-    learnt is what one device would learn from the whole batch.
+    In a distribution strategy the replicas get equal parts of each batch, and the weights become
+    those that one device would learn from the whole batch.
 
     Args:
         defended: Holds classifier F, masker G and pre-processing T. Without a masker only the
@@ -69,11 +69,11 @@ class SparseFeatureMaskerTrainer(keras.Model):
         semantic_weight: w2 of Eq. 2.
         reconstruction_weight: w3 of Eq. 2.
         loss_reduction: `per_image` or `batch`, see `losses`.
-        weight_decay: Factor of half the squared L2 norm of the classifier's kernels, which is added
-            to its loss; biases and normalisation are not penalised.
+        weight_decay: Factor of the penalty on the classifier's kernels, half their squared L2
+            norm; biases and normalisation are not penalised.
         semantic_loss: `cosine` or `cross_entropy`, see `losses.SEMANTIC_LOSSES`.
-        target_statistics: What normalises the frozen classifier while the masker learns: its
-            averages (`moving`), as in inference, or the statistics of the `batch`.
+        target_statistics: Statistics of the frozen classifier's batch normalisation while the
+            masker learns: its averages (`moving`), as in inference, or those of the `batch`.
         preprocess_training: Whether both parts learn from T(x), as in Algorithm 1, or from x.
         **options: Further arguments of `keras.Model`.
     """
@@ -172,103 +172,36 @@ class SparseFeatureMaskerTrainer(keras.Model):
             Means since the epoch began; those of the current phase are in `TRAINING_METRICS`.
         """
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        images = self._learnt_from(images)
+        images = self._preprocessed(images)  # x = T(x)
         target_logits = None
         if self.phase != Phase.MASKER:
             target_logits = self._train_classifier(images, labels)
         if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
             if target_logits is None:
-                target_logits = self._target_logits(images)
+                target_logits = self._frozen_logits(images)  # F(x)
             self._train_masker(images, target_logits, labels)
         return self._measured()
 
     def _train_classifier(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Takes one step on the classifier; returns the logits it had before."""
+        """Updates F by descending L_c; returns F(x) from before the step."""
         with tf.GradientTape() as tape:
             logits = self.defended.classifier(images, training=True)
             loss = self._classification_loss(logits, labels) + self._kernel_penalty()
             loss = self.optimizer.scale_loss(loss)
         self._descend(self.optimizer, self.defended.classifier, tape, loss)
-        return tf.stop_gradient(logits)
+        return logits
 
     def _train_masker(self, images: tf.Tensor, target_logits: tf.Tensor, labels: tf.Tensor) -> None:
+        """Updates M by descending L_mask, which compares F(M(x)) with the target logits F(x)."""
         with tf.GradientTape() as tape:
             loss = self._masker_loss(images, target_logits, labels, training=True).total
             loss = self.masker_optimizer.scale_loss(loss)
         self._descend(self.masker_optimizer, self.defended.masker, tape, loss)
 
-    def _learnt_from(self, images: tf.Tensor) -> tf.Tensor:
-        return self.defended.preprocessor(images) if self.preprocess_training else images
-
-    def _measured(self) -> dict[str, tf.Tensor]:
-        return {name: self.trackers[name].result() for name in TRAINING_METRICS[self.phase]}
-
-    def _descend(
-        self,
-        optimizer: keras.optimizers.Optimizer,
-        part: keras.Model,
-        tape: tf.GradientTape,
-        scaled_loss: tf.Tensor,
-    ) -> None:
-        """Takes one step on `part`, against the mean of all replicas' gradients."""
-        variables = part.trainable_variables
-        gradients = tape.gradient(scaled_loss, variables)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:
-            # Clipping has to see the whole batch's gradient, and Keras will sum over replicas.
-            context = tf.distribute.get_replica_context()
-            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-            gradients = [gradient / replicas for gradient in gradients]
-        optimizer.apply(gradients, variables)
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Measures a batch of `(images, labels)`.
-
-        Returns:
-            Means since the evaluation began: `bare_accuracy` of F(x), `defended_accuracy` of
-            F(T(G(x) * x)), the classification loss and, with a masker, what `MASKER_METRICS` names,
-            measured as in training but in inference mode.
-        """
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        bare_logits = self.defended.classifier(images, training=False)
-        self._track_accuracy("bare_accuracy", bare_logits, labels)
-        self._track_accuracy("defended_accuracy", self.defended(images), labels)
-        images = self._learnt_from(images)
-        target_logits = self.defended.classifier(images, training=False)
-        self._classification_loss(target_logits, labels)
-        measured = ["bare_accuracy", "defended_accuracy", "classification_loss"]
-        if self.defended.masker is not None:
-            self._masker_loss(images, target_logits, labels, training=False)
-            measured += MASKER_METRICS
-        return {name: self.trackers[name].result() for name in measured}
-
-    def _classification_loss(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-        self.trackers["classification_loss"].update_state(losses)
-        self._track_accuracy("accuracy", logits, labels)
-        return tf.reduce_mean(losses)
-
-    def _kernel_penalty(self) -> tf.Tensor:
-        variables = self.defended.classifier.trainable_variables
-        kernels = [variable for variable in variables if variable.name == "kernel"]
-        return self.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
-
-    def _target_logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns F(x), which the semantic loss compares with."""
-        return tf.stop_gradient(self._frozen_logits(images))
-
-    def _frozen_logits(self, images: tf.Tensor) -> tf.Tensor:
-        classifier = self.defended.classifier
-        if self.target_statistics == "moving":
-            return classifier(images, training=False)
-        parameters = (classifier.trainable_variables, classifier.non_trainable_variables)
-        logits, _ = classifier.stateless_call(*parameters, images, training=True)
-        return logits
-
     def _masker_loss(
         self, images: tf.Tensor, target_logits: tf.Tensor, labels: tf.Tensor, *, training: bool
     ) -> MaskerLoss:
-        """Returns Eq. 2 for the images that are masked and the logits that those shall keep."""
+        """Returns L_mask = w1 L_sp + w2 L_seg + w3 L_recon (Eq. 2) for M(x) = G(x) * x."""
         mask = self.defended.masker(images, training=training)
         masked_images = mask * images
         classify = self._frozen_logits if training else self.defended.classifier
@@ -288,6 +221,71 @@ class SparseFeatureMaskerTrainer(keras.Model):
         for name, value in zip(MASKER_METRICS, measured, strict=True):
             self.trackers[name].update_state(value, sample_weight=tf.shape(images)[0])
         return losses
+
+    def _frozen_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns F(x) without changing the averages of its batch statistics."""
+        classifier = self.defended.classifier
+        if self.target_statistics == "moving":
+            return classifier(images, training=False)
+        parameters = (classifier.trainable_variables, classifier.non_trainable_variables)
+        logits, _ = classifier.stateless_call(*parameters, images, training=True)
+        return logits
+
+    def _descend(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        part: keras.Model,
+        tape: tf.GradientTape,
+        scaled_loss: tf.Tensor,
+    ) -> None:
+        """Takes one step on `part`, against the mean of all replicas' gradients."""
+        variables = part.trainable_variables
+        gradients = tape.gradient(scaled_loss, variables)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            # Clipping has to see the whole batch's gradient, and Keras will sum over replicas.
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+            gradients = [gradient / replicas for gradient in gradients]
+        optimizer.apply(gradients, variables)
+
+    def _preprocessed(self, images: tf.Tensor) -> tf.Tensor:
+        return self.defended.preprocessor(images) if self.preprocess_training else images
+
+    def _measured(self) -> dict[str, tf.Tensor]:
+        return {name: self.trackers[name].result() for name in TRAINING_METRICS[self.phase]}
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Measures a batch of `(images, labels)`.
+
+        Returns:
+            Means since the evaluation began: `bare_accuracy` of F(x), `defended_accuracy` of
+            F(T(G(x) * x)), the classification loss and, with a masker, `MASKER_METRICS`. They are
+            measured as in training, but in inference mode.
+        """
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        bare_logits = self.defended.classifier(images, training=False)
+        self._track_accuracy("bare_accuracy", bare_logits, labels)
+        self._track_accuracy("defended_accuracy", self.defended(images), labels)
+        images = self._preprocessed(images)
+        target_logits = self.defended.classifier(images, training=False)
+        self._classification_loss(target_logits, labels)
+        measured = ["bare_accuracy", "defended_accuracy", "classification_loss"]
+        if self.defended.masker is not None:
+            self._masker_loss(images, target_logits, labels, training=False)
+            measured += MASKER_METRICS
+        return {name: self.trackers[name].result() for name in measured}
+
+    def _classification_loss(self, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+        self.trackers["classification_loss"].update_state(losses)
+        self._track_accuracy("accuracy", logits, labels)
+        return tf.reduce_mean(losses)
+
+    def _kernel_penalty(self) -> tf.Tensor:
+        variables = self.defended.classifier.trainable_variables
+        kernels = [variable for variable in variables if variable.name == "kernel"]
+        return self.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
     def _track_accuracy(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> None:
         correct = keras.metrics.sparse_categorical_accuracy(labels, logits)

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from sfm_tf.artifacts import atomic_files
+from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.settings import ModelConfig
@@ -19,10 +19,10 @@ from sfm_tf.training import model_files
 from sfm_tf.training.adversarial_trainer import AdversarialTrainer, AdversarialTraining
 from sfm_tf.training.batches import training_steps
 from sfm_tf.training.checkpoints import Checkpoints, History, best_epoch
-from sfm_tf.training.devices import check_shares, is_chief, open_strategy, synchronise_statistics
-from sfm_tf.training.losses import WeightRatios, measure_ratios
+from sfm_tf.training.devices import check_devices, is_chief, open_strategy, synchronise_statistics
+from sfm_tf.training.losses import measure_ratios
 from sfm_tf.training.model_building import (
-    Blueprint,
+    ModelFactory,
     Seeds,
     classifier_optimizer,
     dtype_policy,
@@ -35,55 +35,19 @@ from sfm_tf.training.settings import TrainingConfig, TrainingExecutionConfig
 from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
 from sfm_tf.training.training_logs import TrainingLogs
 from sfm_tf.training.training_loop import (
+    CompiledSteps,
     Epoch,
-    Fitting,
-    Passes,
     Progress,
     Split,
-    adversarial_plan,
+    TrainingLoop,
+    adversarial_schedule,
     count_classifier_passes,
-    defence_plan,
+    defence_schedule,
     describe_collapse,
-    source_plan,
+    source_schedule,
 )
 
 _SECONDS = "seconds"
-
-
-def split_seconds(history: History) -> tuple[History, dict[str, float]]:
-    """Takes what was measured in seconds out of the history of one training.
-
-    An epoch that was interrupted counts with its second, whole run alone. The first pass in each
-    process includes the making of the graph.
-
-    Args:
-        history: As `fitting` returns it.
-
-    Returns:
-        The history without the seconds; and those of all passes over the training images by what
-        was trained: `classifier`, `masker`, or `both` where they take turns at every step.
-    """
-    lasting = [{name: epoch[name] for name in epoch if name != _SECONDS} for epoch in history]
-    measured = [epoch[_SECONDS] for epoch in history]
-    phases = [phase.name.lower() for phase in Phase]
-    sums = {phase: sum(seconds.get(phase, 0.0) for seconds in measured) for phase in phases}
-    return lasting, {phase: round(value, 3) for phase, value in sums.items() if value}
-
-
-def defence_timing(defence: Mapping[str, float], source: Mapping[str, float]) -> dict[str, float]:
-    """Returns the content of `timing.json`: seconds of the parts of the train stage.
-
-    Args:
-        defence: Of classifier and masker, as `split_seconds` returns them.
-        source: Of the independent model.
-
-    Returns:
-        `classifier_seconds`, `masker_seconds` and `source_seconds`; for an alternation by steps
-        also `both_seconds`, of classifier and masker together.
-    """
-    timing = {"classifier": 0.0, "masker": 0.0, **defence, "source": sum(source.values())}
-    return {f"{part}_seconds": value for part, value in timing.items()}
-
 
 _LOST_WORKER = (
     tf.errors.UnavailableError,
@@ -97,22 +61,22 @@ MakeTrainer = Callable[..., SparseFeatureMaskerTrainer]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """Where models are trained one after the other on the same images.
+class TrainingSession:
+    """Trains models one after the other on the same images and devices.
 
     Attributes:
-        blueprint: Builds them.
+        factory: Builds the models.
         config: How they are trained.
-        settings: What determines their training, as JSON values, see `Checkpoints`.
+        settings: All settings that the weights depend on, as JSON values, see `Checkpoints`.
         training: Images to train on.
         validation: Images to measure on after each epoch.
-        folder: Where checkpoints and logs are.
-        progress: Is told of each step.
+        folder: Folder of checkpoints, logs and models.
+        progress: Called after each step.
         execution: Where it runs, and what it keeps and shows.
-        strategy: Joins the devices.
+        strategy: Distributes the batches over the devices.
     """
 
-    blueprint: Blueprint
+    factory: ModelFactory
     config: TrainingConfig
     settings: dict[str, Any]
     training: Split
@@ -132,7 +96,7 @@ class Workplace:
         folder: pathlib.Path,
         progress: Progress,
         execution: TrainingExecutionConfig | None = None,
-    ) -> "Workplace":
+    ) -> "TrainingSession":
         """Joins the devices, reads the images and makes the folder.
 
         Args:
@@ -140,24 +104,30 @@ class Workplace:
             model_config: Architectures and pre-processing.
             config: How the models are trained.
             seed: Seed of initial weights, order and augmentation.
-            folder: Folder to write into, made if it does not exist.
-            progress: Is told of each step.
+            folder: Folder to write into, made if it does not exist. Of several workers the first
+                writes and all read.
+            progress: Called after each step.
             execution: Where training runs, and what it keeps and shows; None for the defaults.
 
         Raises:
-            SfmError: If the records are damaged, or the devices cannot be joined or cannot share a
+            SfmError: If the records are damaged, or the devices cannot be joined or cannot split a
                 batch.
         """
         execution = TrainingExecutionConfig() if execution is None else execution
         strategy = open_strategy(execution.strategy)
-        check_shares(strategy, config)
+        check_devices(strategy, config)
         schema = read_schema(records)
         statistics = read_channel_statistics(records)
         folder.mkdir(parents=True, exist_ok=True)
         return cls(
-            blueprint=Blueprint(model_config, schema, statistics, Seeds.spawn(seed)),
+            factory=ModelFactory(model_config, schema, statistics, Seeds.spawn(seed)),
             config=config,
-            settings=_settings(model_config, config, seed, schema),
+            settings={
+                **dataclasses.asdict(model_config),
+                **dataclasses.asdict(config),
+                "seed": seed,
+                "schema": dataclasses.asdict(schema),
+            },
             training=_load(records, "train", schema),
             validation=_load(records, "validation", schema),
             folder=folder,
@@ -168,85 +138,45 @@ class Workplace:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this process writes files: of several workers one does."""
+        """Whether this process writes files: of several workers only the first does."""
         return is_chief(self.execution.strategy)
-
-    @property
-    def steps_per_pass(self) -> int:
-        """Steps of one pass over the training images."""
-        return training_steps(len(self.training.labels), self.config.batch_size)
 
     def train(
         self,
         name: str,
         build: Callable[[], DefendedModel],
-        plan: Sequence[Epoch],
+        schedule: Sequence[Epoch],
         seed: int,
         make_trainer: MakeTrainer = SparseFeatureMaskerTrainer,
     ) -> tuple[DefendedModel, History]:
-        """Trains one model from its latest checkpoint, or the start, to the end of its plan.
+        """Trains one model from its latest checkpoint, or the start, to the end of its schedule.
 
         Args:
             name: Name of its folders of checkpoints and of logs.
-            build: Makes it, under Keras' current dtype policy.
-            plan: Its epochs.
-            seed: Of order and augmentation of the images.
+            build: Makes the model under Keras' current dtype policy.
+            schedule: Its epochs.
+            seed: Seed of order and augmentation of the images.
             make_trainer: Makes its trainer.
 
         Returns:
             The trained model, in float32, and its history.
 
         Raises:
-            SfmError: If the checkpoints are of another training, or a loss is no number.
+            SfmError: If the checkpoints belong to another training, or a loss is not finite.
         """
         with self.strategy.scope(), dtype_policy(resolve_precision(self.config.mixed_precision)):
             model = build()
-            trainer = self._compile_trainer(model, plan, make_trainer)
-        fitting = Fitting(
-            passes=Passes(trainer, self.strategy, jit_compile=self.config.jit_compile),
-            plan=tuple(plan),
-            config=self.config,
-            execution=self.execution,
-            training=self.training,
-            validation=self.validation,
-            seed=seed,
-            checkpoints=self._checkpoints(name),
-            logs=self._logs(name),
-            progress=self.progress,
-        )
-        history = self._run(fitting)
-        # Layers remember their arithmetic: a model kept as trained in 16 bits would be served and
+            trainer = self._compile_trainer(model, schedule, make_trainer)
+        history = self._run(name, trainer, schedule, seed)
+        # Layers remember their precision: a model kept as trained in 16 bits would be served and
         # attacked in 16 bits, on any machine.
         with dtype_policy("float32"):
             portable = build()
         portable.set_weights(model.get_weights())
         return portable, history
 
-    def _run(self, fitting: Fitting) -> History:
-        if self.execution.strategy != "multi_worker":
-            return fitting.run()
-        try:
-            return fitting.run()
-        except _LOST_WORKER as error:
-            raise SfmError(
-                f"Another worker does not answer ({str(error).splitlines()[0]}); start all workers "
-                "again, and training goes on from the last checkpoint."
-            ) from error
-
-    def _checkpoints(self, name: str) -> Checkpoints:
-        return Checkpoints(
-            self.folder / model_files.CHECKPOINT_FOLDER / name,
-            self.settings,
-            self.execution.keep_checkpoints,
-            self.is_writer,
-        )
-
-    def _logs(self, name: str) -> TrainingLogs:
-        folder = self.folder / model_files.LOG_FOLDER / name
-        return TrainingLogs(folder if self.is_writer else None, self.execution.profile_steps)
-
     def _compile_trainer(
-        self, model: DefendedModel, plan: Sequence[Epoch], make_trainer: MakeTrainer
+        self, model: DefendedModel, schedule: Sequence[Epoch], make_trainer: MakeTrainer
     ) -> SparseFeatureMaskerTrainer:
         config = self.config
         trainer = make_trainer(
@@ -263,12 +193,43 @@ class Workplace:
         replicas = self.strategy.num_replicas_in_sync
         if replicas > 1:
             synchronise_statistics(model)
-        steps = self.steps_per_pass * count_classifier_passes(plan)
+        steps_per_pass = training_steps(len(self.training.labels), config.batch_size)
         trainer.compile(
-            classifier_optimizer(config, steps),
+            classifier_optimizer(config, steps_per_pass * count_classifier_passes(schedule)),
             None if model.masker is None else masker_optimizer(config, replicas),
         )
         return trainer
+
+    def _run(
+        self, name: str, trainer: SparseFeatureMaskerTrainer, schedule: Sequence[Epoch], seed: int
+    ) -> History:
+        logs = self.folder / model_files.LOG_FOLDER / name if self.is_writer else None
+        loop = TrainingLoop(
+            steps=CompiledSteps(trainer, self.strategy, jit_compile=self.config.jit_compile),
+            schedule=tuple(schedule),
+            config=self.config,
+            execution=self.execution,
+            training=self.training,
+            validation=self.validation,
+            seed=seed,
+            checkpoints=Checkpoints(
+                self.folder / model_files.CHECKPOINT_FOLDER / name,
+                self.settings,
+                self.execution.keep_checkpoints,
+                self.is_writer,
+            ),
+            logs=TrainingLogs(logs, self.execution.profile_steps),
+            progress=self.progress,
+        )
+        try:
+            return loop.run()
+        except _LOST_WORKER as error:
+            if self.execution.strategy != "multi_worker":
+                raise
+            raise SfmError(
+                f"Another worker does not answer ({str(error).splitlines()[0]}); start all workers "
+                "again, and training continues from the last checkpoint."
+            ) from error
 
 
 def _load(records: pathlib.Path, split: str, schema: Schema) -> Split:
@@ -277,189 +238,143 @@ def _load(records: pathlib.Path, split: str, schema: Schema) -> Split:
         return Split(tf.convert_to_tensor(images), tf.convert_to_tensor(labels))
 
 
-def _settings(
-    model_config: ModelConfig, config: TrainingConfig, seed: int, schema: Schema
-) -> dict[str, Any]:
-    return {
-        **dataclasses.asdict(model_config),
-        **dataclasses.asdict(config),
-        "seed": seed,
-        "schema": dataclasses.asdict(schema),
-    }
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What training came to.
+    """The outcome of a training.
 
     Attributes:
-        history: For `defence` and `source`, per epoch its `stage` and the metrics of `training`
-            and `validation`.
-        validation: Metrics of the defended model that was kept on the validation images.
-        warning: Says what to change if its mask collapsed; else empty.
+        history: By the name of each trained model, per epoch its `stage` and the metrics of
+            `training` and `validation`.
+        warning: What to change if the mask collapsed; else empty.
     """
 
     history: dict[str, History]
-    validation: dict[str, float]
     warning: str
 
 
-def train_defence(
-    records: pathlib.Path,
-    model_config: ModelConfig,
-    config: TrainingConfig,
-    seed: int,
-    folder: pathlib.Path,
-    progress: Progress,
-    execution: TrainingExecutionConfig | None = None,
-) -> TrainingResult:
-    """Trains classifier and masker by Algorithm 1, and an independent source model.
+def train_defence(session: TrainingSession) -> TrainingResult:
+    """Trains classifier and masker by Algorithm 1 (`defence`), and an independent `source` model.
 
-    Writes into `folder` the models (`classifier.keras`, `masker.keras`, `source.keras`), always in
-    float32; `defence.json`, what `loading` needs beside them; `history.json`; `loss_weights.json`,
-    the weights of Eq. 2 with their ratios; `timing.json`, the seconds that each part took;
-    checkpoints; and TensorBoard logs. Called again with the same arguments after an interruption it
-    goes on after the last checkpoint, to the same weights.
-
-    Args:
-        records: Folder that `datasets.ingestion` wrote; its training images are held in memory.
-        model_config: Architectures and pre-processing.
-        config: How they are trained.
-        seed: Seed of initial weights, order and augmentation.
-        folder: Folder to write into, made if it does not exist. Of several workers the first writes
-            and all read.
-        progress: Is told of each step.
-        execution: Where training runs, and what it keeps and shows; None for the defaults.
-
-    Returns:
-        The history, and a warning if the mask collapsed.
+    Writes into the session's folder the models (`classifier.keras`, `masker.keras`,
+    `source.keras`), always in float32; `defence.json`, what `load_defended_model` needs beside
+    them; `history.json`; `loss_weights.json`, the weights of Eq. 2 with their ratios;
+    `timing.json`, the seconds of each part; checkpoints; and TensorBoard logs. Called again after
+    an interruption, it continues from the last checkpoint, to the same weights.
 
     Raises:
-        SfmError: If the records are damaged, the settings do not fit them, the devices or the
-            checkpoints in `folder`, or a loss is no number.
+        SfmError: If the settings do not fit the records or the checkpoints in the folder, or a loss
+            is not finite.
     """
-    workplace = Workplace.open(records, model_config, config, seed, folder, progress, execution)
-    blueprint, seeds = workplace.blueprint, workplace.blueprint.seeds
-    ratios = measure_ratios(config, workplace.training.images)
+    config, factory, seeds = session.config, session.factory, session.factory.seeds
+    ratios = measure_ratios(config, session.training.images)
     if warning := ratios.warning():
         logging.warning(warning)
-    defended, defence_history = workplace.train(
-        "defence", blueprint.defended, defence_plan(config, ratios.first_share), seeds.order
+    schedule = defence_schedule(config, ratios.first_share)
+    defended, history = session.train("defence", factory.defended, schedule, seeds.order)
+    source, source_history = session.train(
+        "source", factory.source, source_schedule(config), seeds.source_order
     )
-    source, source_history = workplace.train(
-        "source", blueprint.source, source_plan(config), seeds.source_order
-    )
-    history = {"defence": defence_history, "source": source_history}
-    if workplace.is_writer:
-        model_files.save_models(folder, defended, source.classifier, blueprint.schema.class_names)
-        _write_figures(folder, history, ratios)
-    kept = best_epoch(defence_history) if config.kept_epoch == "best" else -1
-    validation = defence_history[kept]["validation"]
-    lasting = {name: split_seconds(epochs)[0] for name, epochs in history.items()}
-    return TrainingResult(lasting, validation, describe_collapse(validation, config.semantic_loss))
+    histories, seconds = split_seconds({"defence": history, "source": source_history})
+    if session.is_writer:
+        folder, class_names = session.folder, factory.schema.class_names
+        model_files.save_models(folder, defended, source.classifier, class_names)
+        write_json(folder / model_files.HISTORY_FILE, histories)
+        write_json(folder / model_files.TIMING_FILE, defence_timing(**seconds))
+        write_json(folder / model_files.LOSS_WEIGHTS_FILE, dataclasses.asdict(ratios))
+    return TrainingResult(histories, collapse_warning(history, config))
 
 
-def _write_figures(folder: pathlib.Path, history: dict[str, History], ratios: WeightRatios) -> None:
-    """Writes what there is to say of a training beside its models."""
-    lasting, seconds = {}, {}
-    for name, epochs in history.items():
-        lasting[name], seconds[name] = split_seconds(epochs)
-    atomic_files.write_json(folder / model_files.HISTORY_FILE, lasting)
-    timing = defence_timing(seconds["defence"], seconds["source"])
-    atomic_files.write_json(folder / model_files.TIMING_FILE, timing)
-    atomic_files.write_json(folder / model_files.LOSS_WEIGHTS_FILE, dataclasses.asdict(ratios))
+def train_on_adversarial_images(session: TrainingSession) -> TrainingResult:
+    """Trains a classifier alone, then classifier and masker, by the method in the settings.
 
-
-@dataclasses.dataclass(frozen=True)
-class AdversarialTrainingResult:
-    """What adversarial training came to.
-
-    Attributes:
-        history: For `adversarial_training` and `sfm_adversarial_training`, per epoch its `stage`
-            and the metrics of `training` and `validation`.
-        warning: Says what to change if the mask collapsed; else empty.
-    """
-
-    history: dict[str, History]
-    warning: str
-
-
-def train_on_adversarial_images(
-    records: pathlib.Path,
-    model_config: ModelConfig,
-    config: TrainingConfig,
-    seed: int,
-    folder: pathlib.Path,
-    progress: Progress,
-    execution: TrainingExecutionConfig | None = None,
-) -> AdversarialTrainingResult:
-    """Trains a classifier alone, then classifier and masker, by the method that `config` names.
-
-    Both begin with the weights, the order of the images and the pre-training of the ordinary
-    training of this seed. Writes into `folder` the models (`adversarial_classifier.keras`,
+    They are `adversarial_training` and `sfm_adversarial_training`. Both have the initial weights,
+    the order of the images and the pre-training of the ordinary training of this seed. Writes into
+    the session's folder the models (`adversarial_classifier.keras`,
     `adversarial_sfm_classifier.keras`, `adversarial_sfm_masker.keras`), always in float32;
-    `defence.json`, what `loading` needs beside them, and method and radius; `history.json`;
-    `timing.json`, the seconds that each part took; checkpoints; and TensorBoard logs. Called again
-    with the same arguments after an interruption it goes on after the last checkpoint.
-
-    Args:
-        records: Folder that `datasets.ingestion` wrote; its training images are held in memory.
-        model_config: Architectures, and the pre-processing of the model with the masker.
-        config: How they are trained; not with `none` for `adversarial_training`.
-        seed: Seed of initial weights, order, augmentation and attack.
-        folder: Folder to write into, made if it does not exist.
-        progress: Is told of each step.
-        execution: Where training runs, and what it keeps and shows; None for the defaults.
-
-    Returns:
-        The history, and a warning if the mask collapsed.
+    `defence.json`, what `load_adversarial_models` needs beside them, with method and radius;
+    `history.json`; `timing.json`, the seconds of each part; checkpoints; and TensorBoard logs.
+    Called again after an interruption, it continues from the last checkpoint.
 
     Raises:
-        SfmError: If the method is none, the records are damaged, the settings do not fit them or
-            the checkpoints in `folder`, or a loss is no number.
+        SfmError: If the method is `none`, the settings do not fit the records or the checkpoints in
+            the folder, or a loss is not finite.
     """
+    config, factory, seeds = session.config, session.factory, session.factory.seeds
     adversarial = AdversarialTraining.of(config)
-    workplace = Workplace.open(records, model_config, config, seed, folder, progress, execution)
-    blueprint = workplace.blueprint
-    bare, bare_history = _train(workplace, ADVERSARIAL_TRAINING, blueprint.bare, adversarial)
-    defended, history = _train(workplace, SFM_ADVERSARIAL_TRAINING, blueprint.defended, adversarial)
-    described = {**dataclasses.asdict(adversarial), "epochs": config.adversarial_epochs}
-    class_names = blueprint.schema.class_names
-    histories = {ADVERSARIAL_TRAINING: bare_history, SFM_ADVERSARIAL_TRAINING: history}
-    if workplace.is_writer:
-        model_files.save_adversarial_models(
-            folder, bare.classifier, defended, class_names, described
-        )
-        _write_histories(folder, histories)
-    lasting = {name: split_seconds(epochs)[0] for name, epochs in histories.items()}
-    kept = best_epoch(history) if config.kept_epoch == "best" else -1
-    warning = describe_collapse(history[kept]["validation"], config.semantic_loss)
-    return AdversarialTrainingResult(lasting, warning)
-
-
-def _train(
-    workplace: Workplace,
-    name: str,
-    build: Callable[[], DefendedModel],
-    adversarial: AdversarialTraining,
-) -> tuple[DefendedModel, History]:
-    config, seeds = workplace.config, workplace.blueprint.seeds
-    make_trainer = functools.partial(
-        AdversarialTrainer,
-        adversarial=adversarial,
-        seed=seeds.attack,
+    make_trainer = functools.partial(AdversarialTrainer, adversarial=adversarial, seed=seeds.attack)
+    schedules = [adversarial_schedule(config, has_masker=masked) for masked in (False, True)]
+    bare, bare_history = session.train(
+        ADVERSARIAL_TRAINING, factory.bare, schedules[0], seeds.order, make_trainer
     )
-    plan = adversarial_plan(config, has_masker=name == SFM_ADVERSARIAL_TRAINING)
-    return workplace.train(name, build, plan, seeds.order, make_trainer)
+    defended, history = session.train(
+        SFM_ADVERSARIAL_TRAINING, factory.defended, schedules[1], seeds.order, make_trainer
+    )
+    histories, seconds = split_seconds(
+        {ADVERSARIAL_TRAINING: bare_history, SFM_ADVERSARIAL_TRAINING: history}
+    )
+    if session.is_writer:
+        described = {**dataclasses.asdict(adversarial), "epochs": config.adversarial_epochs}
+        model_files.save_adversarial_models(
+            session.folder, bare.classifier, defended, factory.schema.class_names, described
+        )
+        write_json(session.folder / model_files.HISTORY_FILE, histories)
+        timing = {name: _with_unit(parts) for name, parts in seconds.items()}
+        write_json(session.folder / model_files.TIMING_FILE, timing)
+    return TrainingResult(histories, collapse_warning(history, config))
 
 
-def _write_histories(folder: pathlib.Path, histories: dict[str, History]) -> None:
-    """Writes them, the seconds into a file of their own."""
-    split = {name: split_seconds(history) for name, history in histories.items()}
-    lasting = {name: history for name, (history, _) in split.items()}
-    timing = {
-        name: {f"{part}_seconds": value for part, value in seconds.items()}
-        for name, (_, seconds) in split.items()
-    }
-    atomic_files.write_json(folder / model_files.HISTORY_FILE, lasting)
-    atomic_files.write_json(folder / model_files.TIMING_FILE, timing)
+def kept_validation(history: History, config: TrainingConfig) -> dict[str, float]:
+    """Returns the validation metrics of the epoch whose models `config.kept_epoch` keeps."""
+    return history[best_epoch(history) if config.kept_epoch == "best" else -1]["validation"]
+
+
+def collapse_warning(history: History, config: TrainingConfig) -> str:
+    """Returns what to change if the mask that was kept collapsed; else nothing."""
+    return describe_collapse(kept_validation(history, config), config.semantic_loss)
+
+
+def split_seconds(
+    histories: Mapping[str, History],
+) -> tuple[dict[str, History], dict[str, dict[str, float]]]:
+    """Separates the measured seconds from the histories of some trainings.
+
+    Time that an interrupted training spent after its last checkpoint is not counted. The first pass
+    in each process includes the tracing of the graph.
+
+    Args:
+        histories: By name, what `TrainingLoop.run` returned.
+
+    Returns:
+        By name the history without seconds; and by name the seconds of all passes over the training
+        images, by what was trained: `classifier`, `masker`, or `both` where they take turns at
+        every step.
+    """
+    lasting, seconds = {}, {}
+    for name, history in histories.items():
+        lasting[name] = [
+            {key: value for key, value in epoch.items() if key != _SECONDS} for epoch in history
+        ]
+        sums = {
+            phase: sum(epoch[_SECONDS].get(phase, 0.0) for epoch in history)
+            for phase in (phase.name.lower() for phase in Phase)
+        }
+        seconds[name] = {phase: round(value, 3) for phase, value in sums.items() if value}
+    return lasting, seconds
+
+
+def defence_timing(defence: Mapping[str, float], source: Mapping[str, float]) -> dict[str, float]:
+    """Returns the content of `timing.json`: seconds of the parts of the train stage.
+
+    Args:
+        defence: Seconds of classifier and masker, from `split_seconds`.
+        source: Seconds of the independent model.
+
+    Returns:
+        `classifier_seconds`, `masker_seconds` and `source_seconds`; for an alternation by steps
+        also `both_seconds`, of classifier and masker together.
+    """
+    return _with_unit({"classifier": 0.0, "masker": 0.0, **defence, "source": sum(source.values())})
+
+
+def _with_unit(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {f"{part}_seconds": value for part, value in seconds.items()}

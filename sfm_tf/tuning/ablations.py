@@ -1,4 +1,4 @@
-"""The paper's ablations as trainings: each takes one thing out (Yu et al. 2022, Figure 5)."""
+"""The paper's ablations: trainings that each leave one thing out (Yu et al. 2022, Figure 5)."""
 
 import dataclasses
 import pathlib
@@ -14,9 +14,15 @@ from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.training.settings import TrainingConfig
-from sfm_tf.training.training import Workplace
+from sfm_tf.training.training import TrainingSession
 from sfm_tf.tuning.settings import AblationConfig
-from sfm_tf.tuning.trials import Measurement, Trial, comparable, source_model
+from sfm_tf.tuning.trials import (
+    Scorer,
+    Trial,
+    train_source_model,
+    with_prefix,
+    without_adversarial_settings,
+)
 
 ABLATIONS_FILE = "ablations.json"
 _SOURCE_FOLDER = "source"
@@ -24,7 +30,7 @@ _ADVERSARIAL_FOLDER = "adversarial"
 
 
 class Ablation(NamedTuple):
-    """What is taken out of the training: its name in words, and other values of its settings."""
+    """A training that leaves something out: its name in words, and the settings that change."""
 
     words: str
     overrides: Mapping[str, Any]
@@ -40,22 +46,22 @@ ABLATION_KINDS: Mapping[str, Ablation] = {
 """The ablations of sections 4.2, 4.3, 5.2 and 6.6."""
 
 COMPLETE = "complete"
-"""Name of the training that lacks nothing, and which the others are compared with."""
+"""Name of the training that leaves nothing out, with which the others are compared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblationStudy:
-    """Trainings that each lack something, beside the complete one.
+    """The complete training, and trainings that each leave one thing out.
 
     Attributes:
         records: Folder that `datasets.ingestion` wrote.
         model: Architectures and pre-processing.
-        training: How the complete one is trained.
-        ablation: What is taken out.
-        scoring: What `measurement_settings` returned.
+        training: Settings of the complete training.
+        ablation: What is left out.
+        scoring: Result of `scoring_settings`.
         seed: Seed of the trainings and the attacks.
-        source: Independent model that the black box starts from; None to train one.
-        progress: Told of each step of trainings and attacks.
+        source: Independent model that the black-box attack uses; None to train one.
+        progress: Called after each step of trainings and attacks.
     """
 
     records: pathlib.Path
@@ -68,27 +74,27 @@ class AblationStudy:
     progress: Callable[..., None]
 
     def run(self, folder: pathlib.Path) -> list[dict[str, Any]]:
-        """Trains and scores each, going on from what an interrupted run left in `folder`.
+        """Trains and scores each; continues an interrupted run in the same `folder`.
 
-        Writes a folder for each with what `Trial.run` leaves, its models among it, and
-        `ablations.json`.
+        Writes `ablations.json`, and for each training a folder with its models and the other files
+        of `Trial.run`.
 
         Returns:
-            What that holds, the complete training first: for each its `name`, `words`, `overrides`
-            and what `Trial.run` returned.
+            The content of `ablations.json`, the complete training first: for each its `name`,
+            `words`, `overrides` and the result of `Trial.run`.
 
         Raises:
             SfmError: If the records are damaged, or a trained model cannot be attacked.
         """
-        measurement = self._measurement(folder)
-        measurement.source_scores()  # Makes the images of the black box, which all share.
+        scorer = self._scorer(folder)
+        scorer.source_scores()  # Makes the black-box images that all trainings share.
         kinds = {name: ABLATION_KINDS[name] for name in self.ablation.ablations}
         results = [
             {
                 "name": name,
                 "words": kind.words,
                 "overrides": dict(kind.overrides),
-                **self._trial(name, kind, measurement, folder).run(keep_models=True),
+                **self._trial(kind, scorer, folder / name).run(keep_models=True),
             }
             for name, kind in {COMPLETE: Ablation(COMPLETE, {}), **kinds}.items()
         ]
@@ -96,10 +102,10 @@ class AblationStudy:
         shutil.rmtree(folder / _ADVERSARIAL_FOLDER, ignore_errors=True)
         return results
 
-    def _measurement(self, folder: pathlib.Path) -> Measurement:
+    def _scorer(self, folder: pathlib.Path) -> Scorer:
         schema, count = read_schema(self.records), self.ablation.ablation_examples
         images, labels = load_split(self.records, "validation", schema, count)
-        return Measurement(
+        return Scorer(
             source=self._trained_source(folder) if self.source is None else self.source,
             images=images,
             labels=labels,
@@ -110,31 +116,28 @@ class AblationStudy:
         )
 
     def _trained_source(self, folder: pathlib.Path) -> keras.Model:
-        config, place = comparable(self.training), folder / _SOURCE_FOLDER
-        return source_model(
-            Workplace.open(self.records, self.model, config, self.seed, place, self.progress)
+        config, place = without_adversarial_settings(self.training), folder / _SOURCE_FOLDER
+        return train_source_model(
+            TrainingSession.open(self.records, self.model, config, self.seed, place, self.progress)
         )
 
-    def _trial(
-        self, name: str, kind: Ablation, measurement: Measurement, folder: pathlib.Path
-    ) -> Trial:
-        def progress(phase: str, *figures: Any) -> None:
-            self.progress(f"{kind.words}: {phase}", *figures)
-
+    def _trial(self, kind: Ablation, scorer: Scorer, folder: pathlib.Path) -> Trial:
+        progress = with_prefix(self.progress, kind.words)
         epochs = self.ablation.ablation_epochs or self.training.epochs
+        config = without_adversarial_settings(self.training)
         return Trial(
             records=self.records,
             model=self.model,
-            config=dataclasses.replace(comparable(self.training), epochs=epochs, **kind.overrides),
+            config=dataclasses.replace(config, epochs=epochs, **kind.overrides),
             seed=self.seed,
-            measurement=dataclasses.replace(measurement, progress=progress),
-            folder=folder / name,
+            scorer=dataclasses.replace(scorer, progress=progress),
+            folder=folder,
             progress=progress,
         )
 
 
 def read_ablations(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns what `AblationStudy.run` left in `folder`.
+    """Returns the content of `ablations.json` in `folder`.
 
     Raises:
         SfmError: If the file is missing or damaged.

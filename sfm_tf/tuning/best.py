@@ -1,4 +1,4 @@
-"""The winner of a tuning, and what is read back from the files that it leaves."""
+"""The best trial of a tuning, and what other stages read from the files of a tuning."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.errors import SfmError
-from sfm_tf.tuning.trials import WEIGHTS
+from sfm_tf.tuning.settings import WEIGHTS
 
 BEST_FILE = "best.json"
 TRIALS_FILE = "trials.json"
@@ -25,23 +25,23 @@ _CURVE = (
 
 
 def objective(trial: Mapping[str, Any]) -> float:
-    """Returns clean accuracy plus that in the black box (Yu et al. 2022, section 6.2)."""
+    """Returns clean plus black-box accuracy (Yu et al. 2022, section 6.2)."""
     return trial["clean"] + trial["black_box"]
 
 
 def choose_best(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the trial with the largest objective, as `best.json` holds it.
 
-    Of Hyperband's trials only those are compared that were trained longest. A mask that is the same
-    everywhere defends nothing and costs nothing, so it may well have the largest objective; it
-    wins only where all trials have such a one.
+    Of Hyperband's trials only those that were trained longest are compared. A collapsed mask
+    defends nothing and costs nothing, so it may well have the largest objective. It wins only if
+    the masks of all trials collapsed.
 
     Args:
-        trials: What `Trial.run` returned for each.
+        trials: Results of `Trial.run`.
 
     Returns:
-        The trial, with `values`, its weights as `TrainingConfig` names them, its `objective`, and
-        `collapsed_above`, how many trials have a larger one with a collapsed mask.
+        The trial, with `values` (its weights, named as in `TrainingConfig`), its `objective`, and
+        `collapsed_above`, the number of trials with a larger objective but a collapsed mask.
 
     Raises:
         SfmError: If every trial failed.
@@ -50,27 +50,21 @@ def choose_best(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not finished:
         reason = trials[0]["failure"] if trials else "none was run"
         raise SfmError(f"All {len(trials)} trials failed; the first: {reason}")
-    compared = _longest(finished)
+    epochs = max(trial["epochs"] for trial in finished)
+    compared = [trial for trial in finished if trial["epochs"] == epochs]
     alive = [trial for trial in compared if not trial["collapse"]]
     best = max(alive or compared, key=objective)  # The first of equals.
-    above = [
-        trial for trial in compared if trial["collapse"] and objective(trial) > objective(best)
-    ]
+    above = [trial for trial in compared if objective(trial) > objective(best)]
     return {
         **best,
         _VALUES: {name: best[name] for name in WEIGHTS},
         "objective": objective(best),
-        "collapsed_above": len(above) if alive else 0,
+        "collapsed_above": len(above),
     }
 
 
-def _longest(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    epochs = max(trial["epochs"] for trial in trials)
-    return [trial for trial in trials if trial["epochs"] == epochs]
-
-
 def tuned_values(folder: pathlib.Path) -> dict[str, float]:
-    """Returns the winning weights of a tuning, to override those of a `TrainingConfig` with.
+    """Returns the best weights of a tuning, to override those of a `TrainingConfig`.
 
     Args:
         folder: Artifact of the tune stage.

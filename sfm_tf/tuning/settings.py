@@ -4,6 +4,9 @@ import dataclasses
 
 from sfm_tf.settings import Settings, setting
 
+WEIGHTS = ("sparsity_weight", "semantic_weight", "reconstruction_weight")
+"""Fields of `TrainingConfig` that a tuning chooses: w1, w2 and w3 of Eq. 2."""
+
 ABLATIONS = (
     "no_semantic_loss",
     "no_reconstruction_loss",

@@ -13,12 +13,11 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.training.settings import TrainingConfig
-from sfm_tf.training.training import Workplace
-from sfm_tf.tuning import trials as trials
+from sfm_tf.training.training import TrainingSession
+from sfm_tf.tuning import trials
 from sfm_tf.tuning.best import BEST_FILE, TRIALS_FILE, choose_best
-from sfm_tf.tuning.search import Assignment, Role, search
-from sfm_tf.tuning.settings import TuningConfig
-from sfm_tf.tuning.trials import Measurement, Trial, source_model, waiting_turn
+from sfm_tf.tuning.search import Hyperparameters, Role, search
+from sfm_tf.tuning.settings import WEIGHTS, TuningConfig
 
 _SOURCE_FILE = "source_scores.json"
 _NAME_LENGTH = 16
@@ -30,15 +29,15 @@ class Tuning:
 
     Attributes:
         records: Folder that `datasets.ingestion` wrote.
-        records_digest: Tells these records from others.
+        records_digest: Digest that identifies these records.
         model: Architectures and pre-processing.
-        training: How a trial is trained, but for what it tries.
+        training: How a trial is trained, apart from what it tries.
         tuning: What is tried.
-        scoring: What `measurement_settings` returned.
+        scoring: Result of `scoring_settings`.
         seed: Seed of the trainings, the attacks and the search.
-        store: Folder of trials that all tunings of a working directory share: a trial that any of
-            them finished is not done again, and the processes of one search find it there.
-        progress: Told of each step of trainings and attacks.
+        store: Folder of trials that all tunings of a working directory share. A trial that one of
+            them finished is not run again, and the processes of one search find it there.
+        progress: Called after each step of trainings and attacks.
     """
 
     records: pathlib.Path
@@ -51,8 +50,8 @@ class Tuning:
     store: pathlib.Path
     progress: Callable[..., None]
 
-    def run(self, role: Role) -> list[Assignment]:
-        """Does all trials, or those that the chief hands out, or as the chief hands them out.
+    def run(self, role: Role) -> list[Hyperparameters]:
+        """Runs the trials, or a worker's part of them; the chief hands them out instead.
 
         Returns:
             What was tried; nothing for a worker.
@@ -60,37 +59,35 @@ class Tuning:
         Raises:
             SfmError: If records are damaged, or chief and workers do not find each other.
         """
-        measurement = None if role is Role.CHIEF else self._measurement()
-
-        def run(assignment: Assignment) -> dict[str, Any]:
-            return self._trial(assignment, measurement).run()
-
+        scorer = None if role is Role.CHIEF else self._scorer()
         epochs = self.tuning.trial_epochs or self.training.epochs
-        return search(self.tuning, epochs, self.seed, role, run)
+        return search(
+            self.tuning, epochs, self.seed, role, lambda tried: self._trial(tried, scorer).run()
+        )
 
-    def write(self, assignments: list[Assignment], folder: pathlib.Path) -> dict[str, Any]:
-        """Writes `trials.json`, all that was tried, and `best.json`, what won.
+    def write(self, tried: list[Hyperparameters], folder: pathlib.Path) -> dict[str, Any]:
+        """Writes `trials.json`, all trials, and `best.json`, the best one.
 
         Args:
-            assignments: What `run` returned.
-            folder: Where to.
+            tried: Result of `run`.
+            folder: Folder to write into.
 
         Returns:
-            What `choose_best` returned.
+            The result of `choose_best`.
 
         Raises:
-            SfmError: If every trial failed, or workers left them elsewhere.
+            SfmError: If every trial failed, or workers left them in another folder.
         """
-        found = [self._found(assignment) for assignment in assignments]
+        found = [self._result(hyperparameters) for hyperparameters in tried]
         source = read_json(self._folder(self._source_config) / _SOURCE_FILE)
         write_json(folder / TRIALS_FILE, {"source": source, "trials": found})
         best = choose_best(found)
         write_json(folder / BEST_FILE, best)
         return best
 
-    def _found(self, assignment: Assignment) -> dict[str, Any]:
-        folder = self._folder(self._config(assignment))
-        found = trials.resumed_trial(folder)
+    def _result(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
+        folder = self._folder(self._config(hyperparameters))
+        found = trials.read_trial(folder)
         if found is None:
             raise SfmError(
                 f"No worker wrote its trial into {folder}. Start all workers again with the "
@@ -98,17 +95,17 @@ class Tuning:
             )
         return found
 
-    def _measurement(self) -> Measurement:
-        """Returns what trials are scored on, the source model trained and attacked."""
+    def _scorer(self) -> trials.Scorer:
+        """Trains and attacks the source model; returns what scores the trials."""
         folder = self._folder(self._source_config)
-        with waiting_turn(folder):
-            workplace = Workplace.open(
+        with trials.exclusive_lock(folder):
+            session = TrainingSession.open(
                 self.records, self.model, self._source_config, self.seed, folder, self.progress
             )
-            schema, count = workplace.blueprint.schema, self.tuning.tuning_examples
+            schema, count = session.factory.schema, self.tuning.tuning_examples
             images, labels = load_split(self.records, "validation", schema, count)
-            measurement = Measurement(
-                source=source_model(workplace),
+            scorer = trials.Scorer(
+                source=trials.train_source_model(session),
                 images=images,
                 labels=labels,
                 config=self.scoring,
@@ -117,37 +114,35 @@ class Tuning:
                 progress=self.progress,
             )
             if not (folder / _SOURCE_FILE).exists():
-                write_json(folder / _SOURCE_FILE, measurement.source_scores())
-        return measurement
+                write_json(folder / _SOURCE_FILE, scorer.source_scores())
+        return scorer
 
-    def _trial(self, assignment: Assignment, measurement: Measurement) -> Trial:
-        words = ", ".join(f"{name[:-7]} {value:g}" for name, value in assignment.weights.items())
-
-        def progress(phase: str, *figures: Any) -> None:
-            self.progress(f"{words}: {phase}", *figures)
-
-        config = self._config(assignment)
-        return Trial(
+    def _trial(self, hyperparameters: Hyperparameters, scorer: trials.Scorer) -> trials.Trial:
+        weights = hyperparameters.weights.items()
+        name = ", ".join(f"{field.removesuffix('_weight')} {value:g}" for field, value in weights)
+        progress = trials.with_prefix(self.progress, name)
+        config = self._config(hyperparameters)
+        return trials.Trial(
             records=self.records,
             model=self.model,
             config=config,
             seed=self.seed,
-            measurement=dataclasses.replace(measurement, progress=progress),
+            scorer=dataclasses.replace(scorer, progress=progress),
             folder=self._folder(config),
             progress=progress,
         )
 
-    def _config(self, assignment: Assignment) -> TrainingConfig:
-        # Hyperband's longer trials begin anew, for the learning rate follows the number of epochs.
-        config = trials.comparable(self.training)
-        return dataclasses.replace(config, **assignment.weights, epochs=assignment.epochs)
+    def _config(self, tried: Hyperparameters) -> TrainingConfig:
+        # Hyperband's longer trials start again, since the learning rate depends on the epochs.
+        config = trials.without_adversarial_settings(self.training)
+        return dataclasses.replace(config, **tried.weights, epochs=tried.epochs)
 
     @property
     def _source_config(self) -> TrainingConfig:
-        """The settings with those reset that make no difference to a model without a masker."""
+        """The settings, with defaults for those that a model without a masker does not read."""
         defaults = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
-        unread = {name: defaults[name] for name in (*trials.WEIGHTS, "epochs")}
-        return dataclasses.replace(trials.comparable(self.training), **unread)
+        unread = {name: defaults[name] for name in (*WEIGHTS, "epochs")}
+        return dataclasses.replace(trials.without_adversarial_settings(self.training), **unread)
 
     def _folder(self, config: TrainingConfig) -> pathlib.Path:
         """Returns the folder of a training, named by everything that its scores depend on."""
@@ -156,7 +151,7 @@ class Tuning:
 
     @functools.cached_property
     def _shared(self) -> dict[str, Any]:
-        """What all trials of the search depend on, the code as it was when it began."""
+        """What all trials of the search depend on; the code is that at the start of the search."""
         return {
             "records": self.records_digest,
             "model": config_values(self.model),

@@ -11,6 +11,14 @@ from sfm_tf.errors import SfmError
 from sfm_tf.training.model_files import load_defended_model
 from sfm_tf.tuning.ablations import AblationStudy
 from tests import artifacts
+from tests.small_models import small_models
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_models():
+    with small_models():
+        yield
+
 
 TINY = {
     "max_train_examples": 150,

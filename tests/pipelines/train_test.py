@@ -17,6 +17,14 @@ from sfm_tf.training.model_files import (
     load_defended_model,
     load_source_model,
 )
+from tests.small_models import small_models
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_models():
+    with small_models():
+        yield
+
 
 _TINY = {
     "max_train_examples": 150,

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.training.batches import (
-    Shares,
     augment,
     evaluation_batches,
     training_batches,
@@ -195,12 +194,10 @@ def test_rest_of_an_epoch_is_what_the_whole_epoch_has_there():
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_shares_of_all_devices_are_the_whole_batches(processes):
+def test_parts_of_all_devices_are_the_whole_batches(processes):
     own = 4 // processes
-    parts = [
-        _augmented_epoch(*_larger(), first_step=1, shares=Shares(4, process * own, own))
-        for process in range(processes)
-    ]
+    contexts = [tf.distribute.InputContext(processes, process, 4) for process in range(processes)]
+    parts = [_augmented_epoch(*_larger(), first_step=1, context=each) for each in contexts]
     for step, expected in enumerate(_augmented_epoch(*_larger(), first_step=1)):
         shares = [part[step * own + index] for part in parts for index in range(own)]
         for position, values in enumerate(expected):

@@ -12,30 +12,26 @@ import time
 import numpy as np
 import pytest
 
-from sfm_tf.datasets.ingestion import ingest
-from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.errors import SfmError
-from sfm_tf.training.devices import check_shares, cluster_task, is_chief, open_strategy
+from sfm_tf.training.devices import check_devices, is_chief, open_strategy, read_cluster
 from sfm_tf.training.settings import TrainingConfig
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
-_EPOCHS = 2
 
-# Trains small models, batch normalisation among their layers, and leaves their weights.
-_PROGRAM = f"""
-import json, os, pathlib, sys
+# Trains small models, with batch normalisation, by one strategy after the other; keeps weights.
+_PROGRAM = """
+import json, pathlib, sys, time
 import numpy as np, keras, tensorflow as tf
-records, folder, output, strategy, devices, pause = sys.argv[1:7]
-if int(devices) > 1:
+records, folder, pause, *names = sys.argv[1:]
+if "mirrored" in names:
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices)
-    )
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
 from sfm_tf.models.settings import ModelConfig
-from sfm_tf.training import blueprint
-from sfm_tf.training.training_loop import defence_plan
-from sfm_tf.training.training import Workplace
+from sfm_tf.training import model_building
 from sfm_tf.training.settings import TrainingConfig, TrainingExecutionConfig
+from sfm_tf.training.training import TrainingSession
+from sfm_tf.training.training_loop import defence_schedule
 
 def classifier(name, shape, classes, width, mean, variance, seed):
     inputs = keras.Input(shape)
@@ -55,46 +51,39 @@ def masker(shape, width, depth, seed, bias):
 
 def progress(stage, done, total, metrics):
     print(stage, done, flush=True)
-    if pause != "-" and (stage, str(done)) == tuple(pause.split(":")):
-        import time
+    if pause == f"{stage}:{done}":
         time.sleep(600)
 
-blueprint.build_classifier, blueprint.build_masker = classifier, masker
+model_building.build_classifier, model_building.build_masker = classifier, masker
 config = TrainingConfig(
-    batch_size=32, pretraining_epochs=1, epochs={_EPOCHS}, augmentation="crop_flip",
+    batch_size=28, pretraining_epochs=1, epochs=2, augmentation="crop_flip",
     sparsity_weight=0.2, masker_gradient_norm=0.05, mixed_precision="float32",
 )
-workplace = Workplace.open(
-    pathlib.Path(records), ModelConfig(), config, 3, pathlib.Path(folder), progress,
-    TrainingExecutionConfig(strategy=strategy, checkpoint_steps=2),
-)
-model, history = workplace.train(
-    "defence", workplace.blueprint.defended, defence_plan(config), 1
-)
-arrays = {{str(i): value for i, value in enumerate(model.get_weights())}}
-np.savez(output, **arrays)
-pathlib.Path(output).with_suffix(".json").write_text(json.dumps(history))
+for name in names:
+    place = pathlib.Path(folder) / name
+    session = TrainingSession.open(
+        pathlib.Path(records), ModelConfig(), config, 3, place, progress,
+        TrainingExecutionConfig(strategy=name, checkpoint_steps=2),
+    )
+    model, history = session.train(
+        "defence", session.factory.defended, defence_schedule(config), 1
+    )
+    place = place if session.is_writer else place / "other_worker"
+    place.mkdir(exist_ok=True)
+    arrays = {str(i): value for i, value in enumerate(model.get_weights())}
+    np.savez(place / "weights.npz", **arrays)
+    (place / "history.json").write_text(json.dumps(history))
 """
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """Some 160 real digits to train on: five steps to a pass."""
-    folder = tmp_path_factory.mktemp("records")
-    config = DataConfig(shards=1, max_train_examples=180, max_test_examples=5)
-    ingest(config, 0, folder, lambda split, count: None)
-    return folder
-
-
-def _start(records, folder, output, strategy="none", devices=1, pause="-", cluster=None):
+def _start(records, folder, *strategies, pause="-", cluster=None):
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
     environment.update(TF_CPP_MIN_LOG_LEVEL="3", TF_NUM_INTRAOP_THREADS="1")
     environment.pop("TF_CONFIG", None)
     if cluster is not None:
         environment["TF_CONFIG"] = json.dumps(cluster)
-    arguments = [records, folder, output, strategy, devices, pause]
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
+        [sys.executable, "-c", _PROGRAM, str(records.folder), str(folder), pause, *strategies],
         env=environment,
         cwd=_ROOT,
         stdout=subprocess.PIPE,
@@ -119,13 +108,13 @@ def _clusters(count=2):
     return [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(count)]
 
 
-def _assert_equal(folder, name, tolerance=2e-4):
-    with np.load(folder / "one.npz") as one, np.load(folder / f"{name}.npz") as other:
-        assert one.files == other.files
-        for key in one.files:
-            np.testing.assert_allclose(other[key], one[key], rtol=tolerance, atol=tolerance)
-    found, expected = (json.loads((folder / f"{n}.json").read_text()) for n in (name, "one"))
-    for epoch, reference in zip(found, expected, strict=True):
+def _assert_equal(found, expected):
+    with np.load(found / "weights.npz") as some, np.load(expected / "weights.npz") as others:
+        assert some.files == others.files
+        for key in some.files:
+            np.testing.assert_allclose(some[key], others[key], rtol=2e-4, atol=2e-4)
+    histories = (json.loads((each / "history.json").read_text()) for each in (found, expected))
+    for epoch, reference in zip(*histories, strict=True):
         for part in ("training", "validation"):
             # The spread is of each device's images.
             names = set(reference[part]) - {"mask_spread"}
@@ -135,37 +124,29 @@ def _assert_equal(folder, name, tolerance=2e-4):
 
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
-    """A folder with the weights after training on one device."""
+    """A folder with what one device learns, and what two learn."""
     folder = tmp_path_factory.mktemp("trained")
-    _finish(_start(records, folder / "one", folder / "one.npz"))
+    _finish(_start(records, folder, "none", "mirrored"))
     return folder
 
 
-def test_two_devices_learn_what_one_learns(records, trained):
-    _finish(_start(records, trained / "mirrored", trained / "mirrored.npz", "mirrored", 2))
-    _assert_equal(trained, "mirrored")
+def test_two_devices_learn_what_one_learns(trained):
+    _assert_equal(trained / "mirrored", trained / "none")
 
 
-def _start_workers(records, folder, name, pause="-"):
+def _start_workers(records, folder, pause="-"):
     return [
-        _start(records, folder / name, folder / f"{name}{i}.npz", "multi_worker", 1, pause, cluster)
-        for i, cluster in enumerate(_clusters())
+        _start(records, folder, "multi_worker", pause=pause, cluster=cluster)
+        for cluster in _clusters()
     ]
 
 
-def test_two_processes_learn_what_one_learns_and_one_of_them_writes(records, trained):
-    workers = _start_workers(records, trained, "workers")
-    for worker in workers:
-        _finish(worker)
-    for name in ("workers0", "workers1"):
-        _assert_equal(trained, name)
-    checkpoints = list((trained / "workers" / "checkpoint" / "defence").iterdir())
-    assert len(checkpoints) == 3
-
-
-def test_workers_go_on_after_one_was_killed(records, trained):
-    workers = _start_workers(records, trained, "killed", pause="alternation:5")
-    checkpoints = trained / "killed" / "checkpoint" / "defence"
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_also_after_they_were_killed(
+    records, trained, tmp_path
+):
+    workers = _start_workers(records, tmp_path, pause="alternation:3")
+    checkpoints = tmp_path / "multi_worker" / "checkpoint" / "defence"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("epoch_00001_*")):
         assert time.monotonic() < deadline
@@ -173,10 +154,11 @@ def test_workers_go_on_after_one_was_killed(records, trained):
     for worker in workers:
         worker.send_signal(signal.SIGKILL)
         worker.communicate()
-    workers = _start_workers(records, trained, "killed")
-    words = [_finish(worker) for worker in workers]
+    words = [_finish(worker) for worker in _start_workers(records, tmp_path)]
     assert all("pretraining" not in output for output in words)
-    _assert_equal(trained, "killed0")
+    for found in (tmp_path / "multi_worker", tmp_path / "multi_worker" / "other_worker"):
+        _assert_equal(found, trained / "none")
+    assert len(list(checkpoints.iterdir())) == 3
 
 
 def test_process_without_a_cluster_is_told_what_it_lacks(monkeypatch):
@@ -191,7 +173,7 @@ def test_process_without_a_cluster_is_told_what_it_lacks(monkeypatch):
 def test_cluster_that_is_not_understood_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(SfmError, match="strategy multi_worker expects"):
-        cluster_task()
+        read_cluster()
 
 
 def test_first_worker_is_the_one_that_writes_unless_there_is_a_chief(monkeypatch):
@@ -212,10 +194,14 @@ class _TwoDevices:
     num_replicas_in_sync = 2
 
 
-def test_batch_that_devices_cannot_share_is_refused():
-    with pytest.raises(SfmError, match="batch_size 33 on 2 devices; expected a multiple of 2"):
-        check_shares(_TwoDevices, TrainingConfig(batch_size=33))
-    with pytest.raises(SfmError, match="loss_reduction batch takes one norm over the batch"):
-        check_shares(_TwoDevices, TrainingConfig(loss_reduction="batch"))
-    with pytest.raises(SfmError, match="jit_compile compiles for one device, not 2"):
-        check_shares(_TwoDevices, TrainingConfig(jit_compile=True))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 33}, "batch_size 33 on 2 devices; expected a multiple of 2"),
+        ({"loss_reduction": "batch"}, "loss_reduction=batch takes one norm over the whole batch"),
+        ({"jit_compile": True}, "jit_compile works on one device only, not on 2"),
+    ],
+)
+def test_settings_that_two_devices_cannot_follow_are_refused(settings, message):
+    with pytest.raises(SfmError, match=message):
+        check_devices(_TwoDevices, TrainingConfig(**settings))

@@ -13,8 +13,8 @@ from sfm_tf.errors import SfmError
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import Schema
 from sfm_tf.training.model_building import (
-    Blueprint,
     ChannelStatistics,
+    ModelFactory,
     Seeds,
     classifier_optimizer,
     dtype_policy,
@@ -32,8 +32,8 @@ _SCHEMA = Schema(8, 12, 3, ("cat", "dog", "eel"), {"train": 4, "validation": 1, 
 _STATISTICS = ChannelStatistics((0.1, 0.2, 0.3), (0.04, 0.09, 0.16))
 
 
-def _blueprint(seed=0):
-    return Blueprint(_CONFIG, _SCHEMA, _STATISTICS, Seeds.spawn(seed))
+def _factory(seed=0):
+    return ModelFactory(_CONFIG, _SCHEMA, _STATISTICS, Seeds.spawn(seed))
 
 
 def test_seeds_differ_fit_31_bits_and_repeat():
@@ -66,7 +66,7 @@ def test_unreadable_statistics_name_the_file(tmp_path, text):
 
 
 def test_defended_model_follows_the_settings():
-    model = _blueprint().defended()
+    model = _factory().defended()
     assert model.classifier.input_shape == (None, 8, 12, 3)
     assert model.classifier.output_shape == (None, 3)
     assert model.masker.output_shape == (None, 8, 12, 1)
@@ -76,7 +76,7 @@ def test_defended_model_follows_the_settings():
 
 
 def test_source_is_the_same_classifier_with_other_weights_and_nothing_before_it():
-    defended, source = _blueprint().defended(), _blueprint().source()
+    defended, source = _factory().defended(), _factory().source()
     assert source.masker is None
     assert source.preprocessor.spec == "none"
     own, other = source.classifier.get_weights(), defended.classifier.get_weights()
@@ -85,7 +85,7 @@ def test_source_is_the_same_classifier_with_other_weights_and_nothing_before_it(
 
 
 def test_bare_classifier_is_that_of_the_defended_model_with_nothing_before_it():
-    defended, bare = _blueprint().defended(), _blueprint().bare()
+    defended, bare = _factory().defended(), _factory().bare()
     assert bare.masker is None
     assert bare.preprocessor.spec == "none"
     for pair in zip(bare.classifier.get_weights(), defended.classifier.get_weights(), strict=True):
@@ -94,7 +94,7 @@ def test_bare_classifier_is_that_of_the_defended_model_with_nothing_before_it():
 
 def test_building_again_gives_the_same_weights():
     for pair in zip(
-        _blueprint().defended().get_weights(), _blueprint().defended().get_weights(), strict=True
+        _factory().defended().get_weights(), _factory().defended().get_weights(), strict=True
     ):
         np.testing.assert_array_equal(*pair)
 

@@ -1,4 +1,4 @@
-"""Tests of carrying out a plan: order of the passes, counts, resuming and stopping."""
+"""Tests of the training loop: order of the passes, counts, resuming and stopping."""
 
 import dataclasses
 import math
@@ -21,135 +21,94 @@ from sfm_tf.training.settings import TrainingConfig, TrainingExecutionConfig
 from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
 from sfm_tf.training.training_logs import TrainingLogs
 from sfm_tf.training.training_loop import (
+    CompiledSteps,
     Epoch,
-    Fitting,
-    Passes,
     Split,
-    StepWatch,
-    adversarial_plan,
+    StepReporter,
+    TrainingLoop,
+    adversarial_schedule,
     check_finite,
     count_classifier_passes,
     count_passes,
-    defence_plan,
+    defence_schedule,
     describe_collapse,
-    source_plan,
+    source_schedule,
 )
 
 _PRETRAINING = Epoch("pretraining", (Phase.CLASSIFIER,))
+_IN_TURN = (Phase.CLASSIFIER, Phase.MASKER)
 
 
-def test_alternation_follows_pre_training():
-    plan = defence_plan(TrainingConfig(pretraining_epochs=2, epochs=3, alternation="epoch"))
-    turn = Epoch("alternation", (Phase.CLASSIFIER, Phase.MASKER))
-    assert plan == (_PRETRAINING, _PRETRAINING, turn, turn, turn)
+@pytest.mark.parametrize(
+    ("changes", "phases"),
+    [
+        ({"alternation": "epoch"}, _IN_TURN),
+        ({"alternation": "step"}, (Phase.BOTH,)),
+        ({"freeze_classifier": True}, (Phase.MASKER,)),
+    ],
+)
+def test_alternation_follows_pre_training(changes, phases):
+    config = TrainingConfig(pretraining_epochs=2, epochs=3, **changes)
+    schedule = defence_schedule(config)
+    assert schedule == (_PRETRAINING,) * 2 + (Epoch("alternation", phases),) * 3
+    assert count_classifier_passes(schedule) == (2 if "freeze_classifier" in changes else 5)
+    counts = [count_passes(schedule, stage) for stage in ("pretraining", "alternation")]
+    assert counts == [2, 3 * len(phases)]
 
 
-def test_alternation_by_step_is_one_pass_for_both():
-    config = TrainingConfig(pretraining_epochs=1, epochs=1, alternation="step")
-    assert defence_plan(config) == (_PRETRAINING, Epoch("alternation", (Phase.BOTH,)))
-
-
-def test_frozen_target_leaves_only_the_masker_to_train_after_pre_training():
-    plan = defence_plan(TrainingConfig(pretraining_epochs=1, epochs=2, freeze_classifier=True))
-    assert plan == (_PRETRAINING, *(Epoch("alternation", (Phase.MASKER,)),) * 2)
-
-
-def test_ramp_rises_evenly_and_stays_at_the_whole_weight():
-    plan = defence_plan(
-        TrainingConfig(pretraining_epochs=1, epochs=6, sparsity_ramp_epochs=4), first_share=0.2
-    )
-    assert [epoch.sparsity_share for epoch in plan] == pytest.approx(
-        [1.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
-    )
-
-
-def test_ramp_that_is_longer_than_the_training_is_cut():
-    plan = defence_plan(
-        TrainingConfig(pretraining_epochs=0, epochs=2, sparsity_ramp_epochs=4), first_share=0.0
-    )
-    assert [epoch.sparsity_share for epoch in plan] == [0.0, 0.25]
+@pytest.mark.parametrize(
+    ("epochs", "first_share", "expected"),
+    [(6, 0.2, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]), (2, 0.0, [0.0, 0.25])],
+)
+def test_ramp_rises_evenly_to_the_whole_weight_unless_the_training_is_shorter(
+    epochs, first_share, expected
+):
+    config = TrainingConfig(pretraining_epochs=1, epochs=epochs, sparsity_ramp_epochs=4)
+    schedule = defence_schedule(config, first_share)
+    assert [epoch.sparsity_share for epoch in schedule] == pytest.approx([1.0, *expected])
 
 
 def test_source_is_plain_training():
-    plan = source_plan(TrainingConfig(source_epochs=2))
-    assert plan == (Epoch("source", (Phase.CLASSIFIER,)),) * 2
+    schedule = source_schedule(TrainingConfig(source_epochs=2))
+    assert schedule == (Epoch("source", (Phase.CLASSIFIER,)),) * 2
 
 
-def test_adversarial_epochs_follow_pre_training_and_alternate_where_there_is_a_masker():
-    config = TrainingConfig(pretraining_epochs=1, adversarial_epochs=2, alternation="epoch")
+@pytest.mark.parametrize(("alternation", "phases"), [("epoch", _IN_TURN), ("step", (Phase.BOTH,))])
+def test_adversarial_epochs_follow_pre_training_and_alternate_where_there_is_a_masker(
+    alternation, phases
+):
+    config = TrainingConfig(pretraining_epochs=1, adversarial_epochs=2, alternation=alternation)
     alone = Epoch("adversarial", (Phase.CLASSIFIER,))
-    assert adversarial_plan(config, has_masker=False) == (_PRETRAINING, alone, alone)
-    turn = Epoch("adversarial_alternation", (Phase.CLASSIFIER, Phase.MASKER))
-    assert adversarial_plan(config, has_masker=True) == (_PRETRAINING, turn, turn)
+    assert adversarial_schedule(config, has_masker=False) == (_PRETRAINING, alone, alone)
+    turn = Epoch("adversarial_alternation", phases)
+    assert adversarial_schedule(config, has_masker=True) == (_PRETRAINING, turn, turn)
 
 
-def test_adversarial_alternation_by_step_is_one_pass_for_both():
-    config = TrainingConfig(pretraining_epochs=0, adversarial_epochs=1, alternation="step")
-    (epoch,) = adversarial_plan(config, has_masker=True)
-    assert epoch.phases == (Phase.BOTH,)
-
-
-@pytest.mark.parametrize(("alternation", "expected"), [("epoch", 5), ("step", 5)])
-def test_masker_passes_do_not_count_for_the_classifier(alternation, expected):
-    config = TrainingConfig(pretraining_epochs=2, epochs=3, alternation=alternation)
-    assert count_classifier_passes(defence_plan(config)) == expected
-
-
-def test_passes_of_a_stage_are_counted():
-    plan = defence_plan(TrainingConfig(pretraining_epochs=2, epochs=3, alternation="epoch"))
-    assert [count_passes(plan, stage) for stage in ("pretraining", "alternation")] == [2, 6]
-
-
-def _watch(reports):
-    return StepWatch(
-        lambda *report: reports.append(report),
-        stage="alternation",
-        epoch=3,
-        earlier=40,
-        total=100,
-        validation={"bare_accuracy": 0.9},
-    )
-
-
-def test_reports_steps_of_the_stage_with_measured_and_validation_figures():
+def test_steps_are_reported_late_but_in_order_and_all_of_them():
     reports = []
-    watch = _watch(reports)
-    watch.add(5, {"mask_loss": 2.0, "mask_mean": 0.5})
-    watch.finish()
-    figures = {"mask_loss": 2.0, "mask_mean": 0.5, "bare_accuracy": 0.9}
-    assert reports == [("alternation", 45, 100, figures)]
-
-
-def test_looks_at_steps_late_but_in_order_and_at_all_of_them():
-    reports = []
-    watch = _watch(reports)
+    reporter = StepReporter(lambda *report: reports.append(report))
     for step in range(1, 11):
-        watch.add(step, {"mask_loss": float(step)})
-    assert [report[1] for report in reports] == [41, 42, 43, 44, 45, 46]
-    watch.finish()
-    assert [report[1] for report in reports] == list(range(41, 51))
+        reporter.add(step, {"mask_loss": tf.constant(float(step))})
+    assert reports == [(step, {"mask_loss": float(step)}) for step in range(1, 7)]
+    reporter.flush()
+    assert [step for step, _ in reports] == list(range(1, 11))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_loss_that_is_no_number_stops_naming_loss_step_and_epoch(value):
-    reports = []
-    watch = _watch(reports)
-    message = f"mask_loss became {value} in step 5 of epoch 3 of alternation; lower masker_learning"
-    watch.add(4, {"mask_loss": 1.0})
-    watch.add(5, {"mask_loss": value})
-    watch.add(6, {"mask_loss": value})
-    with pytest.raises(SfmError, match=message):
-        watch.finish()
-    assert [report[1] for report in reports] == [44]
-
-
-def test_classification_loss_names_its_own_remedy():
-    with pytest.raises(SfmError, match=r"the validation; lower classifier_learning_rate, or set"):
-        check_finite({"classification_loss": math.nan}, "the validation")
-
-
-def test_finite_losses_pass():
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"mask_loss": math.nan}, "mask_loss became nan in the validation; lower masker_learning"),
+        ({"mask_loss": math.inf}, "mask_loss became inf in the validation"),
+        (
+            {"classification_loss": math.nan},
+            "the validation; lower classifier_learning_rate, or set mixed_precision to float32",
+        ),
+    ],
+)
+def test_loss_that_is_no_number_names_its_place_and_remedy(metrics, message):
     check_finite({"classification_loss": 1.0, "mask_loss": 0.0}, "the validation")
+    with pytest.raises(SfmError, match=message):
+        check_finite(metrics, "the validation")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +134,7 @@ def test_other_masks_give_no_warning(mean, spread):
 def test_mask_that_hides_the_class_is_one_too_where_the_cosine_distance_says_so():
     metrics = {"mask_mean": 0.4, "mask_spread": 0.2, "semantic": 0.95}
     assert describe_collapse(metrics).startswith(
-        "The mask hides what the classifier looks at (semantic loss 0.95 of 1, mean 0.400"
+        "The mask hides what the classifier needs (semantic loss 0.95 of 1, mean 0.400"
     )
     # A mask near zeros, of the paper's weights with the norms over a batch, at 11 % accuracy.
     metrics = {"mask_mean": 0.021, "mask_spread": 0.057, "semantic": 0.758}
@@ -203,52 +162,52 @@ def _trainer():
     return trainer
 
 
-def _batches(shares=None):
+def _batches(context=None):
     options = {"batch_size": 6, "augmentation": "none", "seed": 0, "epoch": 0}
-    return training_batches(_IMAGES, _LABELS, shares=shares, **options)
+    return training_batches(_IMAGES, _LABELS, context=context, **options)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_takes_the_steps_that_fit_takes(jit_compile):
     trainer, fitted = _trainer(), _trainer()
-    passes = Passes(trainer, tf.distribute.get_strategy(), jit_compile=jit_compile)
-    measured = list(passes.train(_batches))
+    steps = CompiledSteps(trainer, tf.distribute.get_strategy(), jit_compile=jit_compile)
+    measured = list(steps.train(_batches))
     history = fitted.fit(_batches(), verbose=0, shuffle=False).history
     assert len(measured) == 3
     for pair in zip(trainer.get_weights(), fitted.get_weights(), strict=True):
         np.testing.assert_allclose(*pair, atol=1e-6)
     mean = history["classification_loss"][0]
     assert float(measured[-1]["classification_loss"]) == pytest.approx(mean, rel=1e-6)
-    assert passes.means()["classification_loss"] == pytest.approx(mean, rel=1e-6)
+    assert steps.means()["classification_loss"] == pytest.approx(mean, rel=1e-6)
 
 
 def test_evaluation_gives_means_over_all_images_whatever_was_measured_before():
     trainer = _trainer()
-    passes = Passes(trainer, tf.distribute.get_strategy())
-    list(passes.train(_batches))
+    steps = CompiledSteps(trainer, tf.distribute.get_strategy())
+    list(steps.train(_batches))
     batches = evaluation_batches(_IMAGES, _LABELS, 7)
     expected = trainer.evaluate(batches, return_dict=True, verbose=0)
     for _ in range(2):
-        assert passes.evaluate(batches) == pytest.approx({k: float(v) for k, v in expected.items()})
+        assert steps.evaluate(batches) == pytest.approx({k: float(v) for k, v in expected.items()})
 
 
 def test_reset_begins_the_means_anew():
     trainer = _trainer()
-    passes = Passes(trainer, tf.distribute.get_strategy())
+    steps = CompiledSteps(trainer, tf.distribute.get_strategy())
     trainer.trackers["accuracy"].update_state([1.0])
-    passes.reset()
+    steps.reset()
     trainer.trackers["accuracy"].update_state([0.0])
-    assert passes.means()["accuracy"] == 0.0
+    assert steps.means()["accuracy"] == 0.0
 
 
 def test_steps_are_compiled_once_for_each_phase():
     trainer, calls = _trainer(), []
-    passes = Passes(trainer, tf.distribute.get_strategy())
+    steps = CompiledSteps(trainer, tf.distribute.get_strategy())
     step = trainer.train_step
     trainer.train_step = lambda data: calls.append(trainer.phase) or step(data)
     for phase in (Phase.CLASSIFIER, Phase.BOTH, Phase.CLASSIFIER, Phase.BOTH):
         trainer.phase = phase
-        list(passes.train(_batches))
+        list(steps.train(_batches))
     assert calls == [Phase.CLASSIFIER, Phase.BOTH]
 
 
@@ -273,7 +232,7 @@ def _split(count, seed):
     return Split(images, labels)
 
 
-def _fitting_trainer(rate=0.05):
+def _masked_trainer(rate=0.05):
     inputs = keras.Input(_SHAPE)
     features = keras.layers.BatchNormalization()(inputs)
     initializer = keras.initializers.GlorotUniform(seed=1)
@@ -296,11 +255,11 @@ def _fitting_trainer(rate=0.05):
     return trainer
 
 
-def _fitting(folder, progress=lambda *_: None, rate=0.05, config=_CONFIG, **execution):
-    trainer = _fitting_trainer(rate)
-    return Fitting(
-        passes=Passes(trainer, tf.distribute.get_strategy()),
-        plan=defence_plan(config),
+def _loop(folder, progress=lambda *_: None, rate=0.05, config=_CONFIG, **execution):
+    trainer = _masked_trainer(rate)
+    return TrainingLoop(
+        steps=CompiledSteps(trainer, tf.distribute.get_strategy()),
+        schedule=defence_schedule(config),
         config=config,
         execution=TrainingExecutionConfig(**execution),
         training=_split(44, 0),
@@ -312,16 +271,16 @@ def _fitting(folder, progress=lambda *_: None, rate=0.05, config=_CONFIG, **exec
     )
 
 
-def _weights(fitting):
-    return fitting.passes.trainer.get_weights()
+def _weights(loop):
+    return loop.steps.trainer.get_weights()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One uninterrupted run: its folder, its fitting, its history and its progress reports."""
+    """One uninterrupted run: its folder, its loop, its history and its progress reports."""
     folder, reports = tmp_path_factory.mktemp("finished"), []
-    fitting = _fitting(folder, lambda *report: reports.append(report))
-    return folder, fitting, fitting.run(), reports
+    loop = _loop(folder, lambda *report: reports.append(report))
+    return folder, loop, loop.run(), reports
 
 
 def test_progress_counts_the_steps_of_each_stage(finished):
@@ -368,7 +327,7 @@ class _Interruption(Exception):  # noqa: N818
     pass
 
 
-@pytest.mark.parametrize(("interrupted_at", "checkpoint_steps"), [(3, 0), (9, 2), (17, 2)])
+@pytest.mark.parametrize(("interrupted_at", "checkpoint_steps"), [(3, 0), (10, 2)])
 def test_interrupted_training_ends_where_an_uninterrupted_one_does(
     tmp_path, finished, interrupted_at, checkpoint_steps
 ):
@@ -377,9 +336,12 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(
             raise _Interruption
 
     with pytest.raises(_Interruption):
-        _fitting(tmp_path, interrupt, checkpoint_steps=checkpoint_steps).run()
+        _loop(tmp_path, interrupt, checkpoint_steps=checkpoint_steps).run()
+    names = sorted(path.name for path in (tmp_path / "checkpoint").glob("epoch*"))
+    within = ["epoch_00001_1_00000002.npz", "epoch_00001_1_00000004.npz"]
+    assert names == (within if checkpoint_steps else ["epoch_00001.npz"])
     steps = []
-    resumed = _fitting(tmp_path, lambda *report: steps.append(report[:2]), checkpoint_steps=2)
+    resumed = _loop(tmp_path, lambda *report: steps.append(report[:2]), checkpoint_steps=2)
     history = resumed.run()
     # Ten steps to an epoch, five to a pass, in which 2 and 4 are checkpoints.
     done = interrupted_at - 1
@@ -400,12 +362,12 @@ def test_interrupted_alternation_by_steps_goes_on_within_its_epoch(tmp_path):
             raise _Interruption
 
     config = dataclasses.replace(_CONFIG, alternation="step")
-    whole = _fitting(tmp_path / "whole", config=config)
+    whole = _loop(tmp_path / "whole", config=config)
     expected = whole.run()
     place, steps = tmp_path / "resumed", []
     with pytest.raises(_Interruption):
-        _fitting(place, interrupt, config=config, checkpoint_steps=2).run()
-    resumed = _fitting(place, lambda *report: steps.append(report[:2]), config=config)
+        _loop(place, interrupt, config=config, checkpoint_steps=2).run()
+    resumed = _loop(place, lambda *report: steps.append(report[:2]), config=config)
     history = resumed.run()
     # Five steps to an epoch, of which 2 and 4 are checkpoints: the seventh is the last one kept.
     assert steps == [("alternation", done) for done in (8, 9, 10)]
@@ -418,12 +380,12 @@ def test_interrupted_alternation_by_steps_goes_on_within_its_epoch(tmp_path):
 _PROGRAM = """
 import json, pathlib, sys, numpy
 sys.path.insert(0, sys.argv[1])
-import fitting_test
+import training_loop_test
 folder = pathlib.Path(sys.argv[2])
 report = lambda stage, done, total, metrics: print(stage, done, flush=True)
-fitting = fitting_test._fitting(folder, report, checkpoint_steps=2)
-history = fitting.run()
-weights = fitting_test._weights(fitting)
+loop = training_loop_test._loop(folder, report, checkpoint_steps=2)
+history = loop.run()
+weights = training_loop_test._weights(loop)
 numpy.savez(folder / "weights.npz", **{str(i): value for i, value in enumerate(weights)})
 timeless = [{name: epoch[name] for name in epoch if name != "seconds"} for epoch in history]
 (folder / "history.json").write_text(json.dumps(timeless))
@@ -450,6 +412,7 @@ def _run_process(folder, kill_at=None):
     return process.returncode == 0
 
 
+@pytest.mark.slow
 def test_training_killed_at_random_steps_ends_with_the_same_bits(tmp_path):
     assert _run_process(tmp_path / "whole")
     generator = np.random.default_rng(time.time_ns())
@@ -467,23 +430,9 @@ def test_training_killed_at_random_steps_ends_with_the_same_bits(tmp_path):
             np.testing.assert_array_equal(killed[key], whole[key])
 
 
-def test_checkpoint_within_a_pass_is_gone_on_from(tmp_path):
-    def interrupt(stage, done, *_):
-        if (stage, done) == ("alternation", 10):
-            raise _Interruption
-
-    with pytest.raises(_Interruption):
-        _fitting(tmp_path, interrupt, checkpoint_steps=2).run()
-    names = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
-    assert names == ["best.npz", "epoch_00001_1_00000002.npz", "epoch_00001_1_00000004.npz"]
-    steps = []
-    _fitting(tmp_path, lambda *report: steps.append(report[:2])).run()
-    assert steps[0] == ("alternation", 10)
-
-
 def test_each_phase_is_traced_once(tmp_path):
-    fitting, calls = _fitting(tmp_path), []
-    trainer = fitting.passes.trainer
+    loop, calls = _loop(tmp_path), []
+    trainer = loop.steps.trainer
     step = trainer.train_step
 
     def counted(data):
@@ -491,45 +440,59 @@ def test_each_phase_is_traced_once(tmp_path):
         return step(data)
 
     trainer.train_step = counted
-    fitting.run()
+    loop.run()
     assert len(calls) == len(set(calls)) == 3
+
+
+def test_share_of_the_sparsity_weight_follows_the_schedule(tmp_path):
+    shares = []
+    config = dataclasses.replace(_CONFIG, epochs=3, sparsity_ramp_epochs=2, alternation="step")
+
+    def note(stage, done, *_):
+        if stage == "alternation" and done % 5 == 1:
+            shares.append(float(loop.steps.trainer.sparsity_share.numpy()))
+
+    loop = _loop(tmp_path, note, config=config)
+    loop = dataclasses.replace(loop, schedule=defence_schedule(config, 0.5))
+    loop.run()
+    assert shares == [0.5, 0.75, 1.0]
 
 
 def test_best_epoch_can_be_what_is_kept(tmp_path):
     config = dataclasses.replace(_CONFIG, kept_epoch="best")
-    fitting = _fitting(tmp_path, config=config, rate=3.0)
-    history = fitting.run()
+    loop = _loop(tmp_path, config=config, rate=3.0)
+    history = loop.run()
     best = max(epoch["validation"]["defended_accuracy"] for epoch in history[1:])
-    split = fitting.validation
-    logits = fitting.passes.trainer.defended(split.images).numpy()
+    split = loop.validation
+    logits = loop.steps.trainer.defended(split.images).numpy()
     assert np.mean(logits.argmax(1) == split.labels) == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_mask_that_collapses_is_a_warning_or_a_failure(tmp_path, fails):
-    fitting = _fitting(tmp_path, fail_on_collapse=fails)
-    trainer = fitting.passes.trainer
+    loop = _loop(tmp_path, fail_on_collapse=fails)
+    trainer = loop.steps.trainer
     trainer.sparsity_weight, trainer.semantic_weight = 10.0, 0.0
     trainer.masker_optimizer.learning_rate.assign(0.5)
     if not fails:
-        assert fitting.run()[-1]["validation"]["mask_mean"] < 0.02
+        assert loop.run()[-1]["validation"]["mask_mean"] < 0.02
         return
     with pytest.raises(SfmError, match="Epoch 2 of alternation: The mask collapsed to zeros"):
-        fitting.run()
+        loop.run()
 
 
 def test_finished_training_is_not_trained_again(finished):
-    folder, fitting, history, _ = finished
+    folder, loop, history, _ = finished
     steps = []
-    again = _fitting(folder, lambda *report: steps.append(report))
+    again = _loop(folder, lambda *report: steps.append(report))
     assert again.run() == history
     assert steps == []
-    for pair in zip(_weights(again), _weights(fitting), strict=True):
+    for pair in zip(_weights(again), _weights(loop), strict=True):
         np.testing.assert_array_equal(*pair)
 
 
 def test_loss_that_diverges_stops_naming_its_step(tmp_path):
     message = r"classification_loss became (nan|inf) in step \d of epoch 1 of pretraining"
     with pytest.raises(SfmError, match=message):
-        _fitting(tmp_path, rate=1e38).run()
+        _loop(tmp_path, rate=1e38).run()
     assert not (tmp_path / "checkpoint").exists()

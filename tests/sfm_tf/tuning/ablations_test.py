@@ -10,7 +10,7 @@ from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.tuning import ablations as module
 from sfm_tf.tuning.ablations import ABLATION_KINDS, AblationStudy, read_ablations
 from sfm_tf.tuning.settings import ABLATIONS, AblationConfig
-from sfm_tf.tuning.trials import Measurement, Trial, measurement_settings
+from sfm_tf.tuning.trials import Scorer, Trial, scoring_settings
 
 TRAINING = TrainingConfig(epochs=7, source_epochs=1, batch_size=42, adversarial_training="pgd")
 
@@ -22,7 +22,7 @@ def _study(records, models):
         model=ModelConfig(classifier_width=4, masker_width=4, masker_depth=1),
         training=TRAINING,
         ablation=AblationConfig(ablation_epochs=2),
-        scoring=measurement_settings(EvaluationConfig(iterations=1), gray_box=True),
+        scoring=scoring_settings(EvaluationConfig(iterations=1), gray_box=True),
         seed=5,
         source=load_source_model(models.folder),
         progress=lambda *figures: None,
@@ -42,7 +42,7 @@ def _trials(monkeypatch):
         asked.append((self, keep_models))
         return {"clean": len(asked) / 10, "failure": ""}
 
-    monkeypatch.setattr(Measurement, "source_scores", source_scores)
+    monkeypatch.setattr(Scorer, "source_scores", source_scores)
     monkeypatch.setattr(Trial, "run", run)
     return asked
 
@@ -63,8 +63,8 @@ def test_each_training_lacks_one_thing_and_shares_the_rest(study, trials, tmp_pa
     ]
     assert all(keep_models for _, keep_models in trials)
     assert {trial.seed for trial, _ in trials} == {5}
-    assert {id(trial.measurement.source) for trial, _ in trials} == {id(study.source)}
-    assert {len(trial.measurement.labels) for trial, _ in trials} == {16}
+    assert {id(trial.scorer.source) for trial, _ in trials} == {id(study.source)}
+    assert {len(trial.scorer.labels) for trial, _ in trials} == {16}
 
 
 def test_what_was_found_is_written_and_read_back(study, trials, tmp_path):
@@ -83,18 +83,18 @@ def test_what_was_found_is_written_and_read_back(study, trials, tmp_path):
     assert read_ablations(tmp_path) == results
     assert json.loads((tmp_path / "ablations.json").read_text()) == results
     assert [trial.config.epochs for trial, _ in trials] == [7, 7]
-    assert len(trials[0][0].measurement.labels) == 9
+    assert len(trials[0][0].scorer.labels) == 9
     assert not (tmp_path / "adversarial").exists()
 
 
 def test_a_source_model_is_trained_where_there_is_none(study, trials, tmp_path, monkeypatch):
     asked = []
 
-    def source_model(workplace):
-        asked.append((workplace.folder, workplace.config.source_epochs))
+    def train_source_model(session):
+        asked.append((session.folder, session.config.source_epochs))
         return study.source
 
-    monkeypatch.setattr(module, "source_model", source_model)
+    monkeypatch.setattr(module, "train_source_model", train_source_model)
     dataclasses.replace(study, source=None).run(tmp_path)
     assert asked == [(tmp_path / "source", 1)]
 

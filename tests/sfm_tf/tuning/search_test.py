@@ -8,7 +8,14 @@ import keras_tuner
 import pytest
 
 from sfm_tf.errors import SfmError
-from sfm_tf.tuning.search import Assignment, Role, build_oracle, read_assignment, role_of, search
+from sfm_tf.tuning.search import (
+    Hyperparameters,
+    Role,
+    build_oracle,
+    read_hyperparameters,
+    role_of,
+    search,
+)
 from sfm_tf.tuning.settings import TuningConfig
 
 CONFIG = TuningConfig(
@@ -57,7 +64,7 @@ def test_values_mean_the_same_in_the_process_that_they_travel_to(tuner):
     space = build_oracle(config, epochs=7, seed=0).get_space()
     space.values = {"sparsity_weight": 0.3, "semantic_weight": 5.0, "reconstruction_weight": 1.0}
     travelled = keras_tuner.HyperParameters.from_proto(space.to_proto()).values
-    assert read_assignment(travelled, config, 7) == Assignment(space.values, 7)
+    assert read_hyperparameters(travelled, config, 7) == Hyperparameters(space.values, 7)
 
 
 def test_the_grid_holds_to_the_list_and_the_others_to_its_range():
@@ -72,9 +79,9 @@ def test_the_grid_holds_to_the_list_and_the_others_to_its_range():
 
 def test_a_weight_from_in_between_has_four_digits():
     values = {"sparsity_weight": 0.123456, "semantic_weight": 5.0, "reconstruction_weight": 1.0}
-    found = read_assignment(values, dataclasses.replace(CONFIG, tuner="random"), 9)
+    found = read_hyperparameters(values, dataclasses.replace(CONFIG, tuner="random"), 9)
     assert found.weights["sparsity_weight"] == 0.1235
-    assert read_assignment(values, CONFIG, 9).weights["sparsity_weight"] == 0.123456
+    assert read_hyperparameters(values, CONFIG, 9).weights["sparsity_weight"] == 0.123456
 
 
 def test_hyperband_needs_a_range():
@@ -87,7 +94,7 @@ def test_hyperband_needs_a_range():
 
 def test_hyperband_says_how_many_epochs():
     values = {"sparsity_weight": 0.1, "semantic_weight": 5.0, "reconstruction_weight": 1.0}
-    assert read_assignment({**values, "tuner/epochs": 3}, CONFIG, 9).epochs == 3
+    assert read_hyperparameters({**values, "tuner/epochs": 3}, CONFIG, 9).epochs == 3
 
 
 PLACE = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": "8000"}
@@ -109,8 +116,8 @@ def test_the_environment_says_which_part_a_process_has(environment, role):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"KERASTUNER_TUNER_ID": ""}, "KERASTUNER_ORACLE_IP is set but KERASTUNER_TUNER_ID not"),
-        ({"KERASTUNER_ORACLE_PORT": ""}, "but KERASTUNER_ORACLE_PORT not; expected all three"),
+        ({"KERASTUNER_TUNER_ID": ""}, "KERASTUNER_ORACLE_IP is set, but KERASTUNER_TUNER_ID not"),
+        ({"KERASTUNER_ORACLE_PORT": ""}, "but KERASTUNER_ORACLE_PORT not; set all three"),
         ({"KERASTUNER_ORACLE_PORT": "http"}, "Invalid KERASTUNER_ORACLE_PORT 'http'; expected a"),
         ({"KERASTUNER_ORACLE_PORT": "65536"}, "expected a number from 1 to 65535"),
     ],
@@ -240,7 +247,7 @@ def test_a_worker_does_what_a_chief_in_another_process_hands_out(monkeypatch):
             chief.kill()
     weights = {"semantic_weight": 20.0, "reconstruction_weight": 1.0}
     assert bench.asked == [
-        Assignment({**weights, "sparsity_weight": sparsity}, 9) for sparsity in (0.1, 0.3)
+        Hyperparameters({**weights, "sparsity_weight": sparsity}, 9) for sparsity in (0.1, 0.3)
     ]
     assert (chief.returncode, answer) == (0, "[0.1, 0.3]\n")
 

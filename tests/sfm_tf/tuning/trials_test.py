@@ -17,16 +17,24 @@ from sfm_tf.models.settings import ModelConfig
 from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.training.model_files import load_defended_model
 from sfm_tf.training.settings import TrainingConfig
-from sfm_tf.training.training import Workplace
+from sfm_tf.training.training import TrainingSession
 from sfm_tf.tuning.trials import (
-    Measurement,
+    Scorer,
     Trial,
-    comparable,
-    measurement_settings,
-    resumed_trial,
-    source_model,
-    waiting_turn,
+    exclusive_lock,
+    read_trial,
+    scoring_settings,
+    train_source_model,
+    without_adversarial_settings,
 )
+from tests.small_models import small_models
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_models():
+    with small_models():
+        yield
+
 
 EVALUATION = EvaluationConfig(
     epsilons=(64.0, 48.0), iterations=2, attacks=("cw", "fgsm"), norm="2", min_clean_accuracy=0.9
@@ -46,7 +54,7 @@ def _linear(seed):
 
 @pytest.fixture(name="measured", scope="module")
 def _measured(tmp_path_factory):
-    """A linear model behind a mask, a measurement of it, and a folder."""
+    """A linear model behind a mask, a scorer of it, and a folder."""
     initializer = keras.initializers.RandomNormal(stddev=0.3, seed=2)
     convolution = keras.layers.Conv2D(
         1, 3, padding="same", activation="sigmoid", kernel_initializer=initializer
@@ -59,32 +67,32 @@ def _measured(tmp_path_factory):
     # Alike enough for its adversarial images to fool the other, too.
     pairs = zip(defended.classifier.get_weights(), source.get_weights(), strict=True)
     source.set_weights([target + 0.5 * own for target, own in pairs])
-    measurement = Measurement(
+    scorer = Scorer(
         source=source,
         images=images,
         labels=np.argmax(defended.predict(images, verbose=0), axis=1),
-        config=measurement_settings(EVALUATION, gray_box=True),
+        config=scoring_settings(EVALUATION, gray_box=True),
         seed=3,
         folder=folder / "black",
         progress=lambda phrase, done, total: None,
     )
-    return measurement, defended, folder
+    return scorer, defended, folder
 
 
 def test_the_paper_chooses_by_pgd_at_its_smallest_radius_in_the_linf_norm():
-    config = measurement_settings(EVALUATION, gray_box=True)
+    config = scoring_settings(EVALUATION, gray_box=True)
     assert (config.attacks, config.epsilons, config.norm) == (("pgd",), (48.0,), "inf")
     assert (config.iterations, config.threat_models) == (2, ("black_box", "gray_box"))
-    # Changes that it does not read make no other measurement.
+    # Changes that it does not read make no other scorer.
     other = dataclasses.replace(EVALUATION, epsilons=(48.0,), attacks=("fgsm",), cw_searches=9)
-    assert measurement_settings(other, gray_box=True) == config
+    assert scoring_settings(other, gray_box=True) == config
 
 
 def test_boxes_are_attacked_through_their_models_and_scored_on_the_defended_one(measured):
-    measurement, defended, root = measured
-    scores = measurement.scores(defended, root / "gray")
+    scorer, defended, root = measured
+    scores = scorer.scores(defended, root / "gray")
     assert (scores["examples"], scores["epsilon"]) == (COUNT, 48.0)
-    samples = check_samples(measurement.images, measurement.labels, defended.classifier)
+    samples = check_samples(scorer.images, scorer.labels, defended.classifier)
 
     def accuracy(images):
         return np.mean(np.argmax(defended.predict(images, verbose=0), axis=1) == samples.labels)
@@ -92,27 +100,27 @@ def test_boxes_are_attacked_through_their_models_and_scored_on_the_defended_one(
     assert scores["clean"] == accuracy(samples.images) == 1.0
     assert scores["gray_box"] < scores["black_box"] < 1.0
     for threat_model in (ThreatModel.BLACK_BOX, ThreatModel.GRAY_BOX):
-        target = attacked_model(threat_model, defended, measurement.source)
+        target = attacked_model(threat_model, defended, scorer.source)
         estimator = samples.wrap(target, 128)
-        attack = build_attack("pgd", estimator, 48.0 / 255.0, measurement.config, 3)
+        attack = build_attack("pgd", estimator, 48.0 / 255.0, scorer.config, 3)
         attack.set_params(step_size=24.0 / 255.0)  # Two steps have to cross the ball.
         images = attack.generate(samples.images, samples.labels)
         assert scores[threat_model.value] == pytest.approx(accuracy(images)), threat_model
 
 
 def test_the_gray_box_is_left_out_where_it_is_not_asked_for(measured):
-    measurement, defended, root = measured
-    config = measurement_settings(EVALUATION, gray_box=False)
-    without = dataclasses.replace(measurement, config=config)
+    scorer, defended, root = measured
+    config = scoring_settings(EVALUATION, gray_box=False)
+    without = dataclasses.replace(scorer, config=config)
     assert without.scores(defended, root / "none")["gray_box"] is None
     assert not (root / "none").exists()
 
 
 def test_the_images_of_the_black_box_are_made_once(measured):
-    measurement, defended, root = measured
+    scorer, defended, root = measured
     folder = root / "once"
     once = dataclasses.replace(
-        measurement, folder=folder, config=measurement_settings(EVALUATION, gray_box=False)
+        scorer, folder=folder, config=scoring_settings(EVALUATION, gray_box=False)
     )
     scores = once.source_scores()
     assert set(scores) == {"clean", "attacked"}
@@ -133,13 +141,15 @@ def test_the_source_is_trained_once_and_read_back(records, tmp_path):
         steps.append((stage, done, total))
 
     def trained():
-        workplace = Workplace.open(records.folder, MODEL, CONFIG, 0, tmp_path / "source", progress)
-        return source_model(workplace), workplace
+        session = TrainingSession.open(
+            records.folder, MODEL, CONFIG, 0, tmp_path / "source", progress
+        )
+        return train_source_model(session), session
 
-    first, workplace = trained()
+    first, session = trained()
     assert steps == [("source", 1, 2), ("source", 2, 2)]
     assert not (tmp_path / "source" / "checkpoint").exists()
-    untrained = workplace.blueprint.source().classifier
+    untrained = session.factory.source().classifier
     images = np.random.default_rng(0).random((2, 8, 8, 1)).astype(np.float32)
     again, _ = trained()
     assert len(steps) == 2
@@ -148,12 +158,12 @@ def test_the_source_is_trained_once_and_read_back(records, tmp_path):
 
 
 def test_a_damaged_source_is_said(records, tmp_path):
-    workplace = Workplace.open(
+    session = TrainingSession.open(
         records.folder, MODEL, CONFIG, 0, tmp_path / "source", lambda *figures: None
     )
     (tmp_path / "source" / "source.keras").write_bytes(b"half a file")
     with pytest.raises(SfmError, match="source.keras"):
-        source_model(workplace)
+        train_source_model(session)
 
 
 def test_one_waits_for_the_other(tmp_path):
@@ -161,10 +171,10 @@ def test_one_waits_for_the_other(tmp_path):
 
     def second():
         entered.wait()
-        with waiting_turn(tmp_path / "new"):
+        with exclusive_lock(tmp_path / "new"):
             order.append("second")
 
-    with waiting_turn(tmp_path / "new"):
+    with exclusive_lock(tmp_path / "new"):
         thread = threading.Thread(target=second)
         thread.start()
         entered.set()
@@ -187,8 +197,8 @@ TRIAL_CONFIG = TrainingConfig(
 SCORES = {"clean": 0.5, "black_box": 0.25, "gray_box": None, "examples": 16, "epsilon": 8.0}
 
 
-class FixedMeasurement:
-    """Stands in for a measurement: keeps the models that it is asked of."""
+class FixedScorer:
+    """Stands in for a scorer: keeps the models that it is asked of."""
 
     def __init__(self):
         self.asked, self.source = [], None
@@ -208,14 +218,14 @@ def _trial(records, tmp_path_factory):
         model=ModelConfig(classifier_width=4, masker_width=4, masker_depth=1),
         config=TRIAL_CONFIG,
         seed=0,
-        measurement=FixedMeasurement(),
+        scorer=FixedScorer(),
         folder=folder / "trial",
         progress=lambda *figures: None,
     )
 
 
 def test_a_trial_is_trained_scored_and_never_done_again(trial):
-    assert resumed_trial(trial.folder) is None
+    assert read_trial(trial.folder) is None
     result = trial.run(keep_models=True)
     names = ("sparsity_weight", "semantic_weight", "reconstruction_weight", "epochs")
     assert [result[name] for name in names] == [0.2, 20.0, 2.0, 1]
@@ -225,7 +235,7 @@ def test_a_trial_is_trained_scored_and_never_done_again(trial):
     (epoch,) = json.loads((trial.folder / "history.json").read_text())["defence"]
     assert result["mask_mean"] == epoch["validation"]["mask_mean"]
     assert result["mask_spread"] == epoch["validation"]["mask_spread"]
-    (scored,) = trial.measurement.asked
+    (scored,) = trial.scorer.asked
     kept = load_defended_model(trial.folder)
     for one, other in zip(scored.get_weights(), kept.get_weights(), strict=True):
         assert (one == other).all()
@@ -236,7 +246,7 @@ def test_a_trial_is_trained_scored_and_never_done_again(trial):
         raise AssertionError("nothing is left to train")
 
     assert dataclasses.replace(trial, progress=refuse).run() == result
-    assert resumed_trial(trial.folder) == result
+    assert read_trial(trial.folder) == result
 
 
 def test_a_loss_that_is_no_number_is_an_answer(trial, tmp_path):
@@ -250,12 +260,16 @@ def test_a_loss_that_is_no_number_is_an_answer(trial, tmp_path):
     result = dataclasses.replace(trial, config=config, folder=tmp_path / "failed").run()
     assert "lower classifier_learning_rate" in result["failure"]
     assert (result["clean"], result["mask_mean"], result["rho"]) == (None, None, None)
-    assert resumed_trial(tmp_path / "failed") == result
+    assert read_trial(tmp_path / "failed") == result
 
 
 def test_training_on_adversarial_images_tells_no_trials_apart():
     other = dataclasses.replace(
         TRIAL_CONFIG, adversarial_training="trades", adversarial_epochs=3, trades_beta=1.0
     )
-    assert comparable(other) == comparable(TRIAL_CONFIG) == TRIAL_CONFIG
-    assert comparable(dataclasses.replace(TRIAL_CONFIG, epochs=2)) != TRIAL_CONFIG
+    assert (
+        without_adversarial_settings(other)
+        == without_adversarial_settings(TRIAL_CONFIG)
+        == TRIAL_CONFIG
+    )
+    assert without_adversarial_settings(dataclasses.replace(TRIAL_CONFIG, epochs=2)) != TRIAL_CONFIG

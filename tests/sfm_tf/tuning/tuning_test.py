@@ -8,10 +8,17 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.tuning import tuning as module
-from sfm_tf.tuning.search import Assignment, Role
+from sfm_tf.tuning.search import Hyperparameters, Role
 from sfm_tf.tuning.settings import TuningConfig
-from sfm_tf.tuning.trials import measurement_settings
+from sfm_tf.tuning.trials import scoring_settings
 from sfm_tf.tuning.tuning import Tuning
+from tests.small_models import small_models
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_models():
+    with small_models():
+        yield
 
 
 class Killed(BaseException):
@@ -44,7 +51,7 @@ def _tuning(records, tmp_path_factory):
             batch_size=42, pretraining_epochs=0, epochs=1, source_epochs=1, augmentation="none"
         ),
         tuning=TuningConfig(tried_sparsity_weights=(0.1, 0.3), tried_semantic_weights=(20.0,)),
-        scoring=measurement_settings(EvaluationConfig(iterations=1), gray_box=False),
+        scoring=scoring_settings(EvaluationConfig(iterations=1), gray_box=False),
         seed=0,
         store=folder / "trials",
         progress=Steps().update,
@@ -87,7 +94,7 @@ def test_a_killed_search_goes_on_where_it_was_and_writes_what_it_found(tuning, t
 )
 def test_what_a_trial_depends_on_tells_it_from_others(tuning, changes, monkeypatch):
     folders = []
-    monkeypatch.setattr(module.Tuning, "_measurement", lambda self: None)
+    monkeypatch.setattr(module.Tuning, "_scorer", lambda self: None)
     monkeypatch.setattr(module.Tuning, "_trial", lambda self, *given: _Placed(self, given, folders))
     for each in (tuning, dataclasses.replace(tuning, **changes)):
         each.run(Role.ALONE)
@@ -108,7 +115,7 @@ class _Placed:
 
 def test_an_enlarged_grid_keeps_the_trials_that_were_done(tuning, monkeypatch):
     folders = []
-    monkeypatch.setattr(module.Tuning, "_measurement", lambda self: None)
+    monkeypatch.setattr(module.Tuning, "_scorer", lambda self: None)
     monkeypatch.setattr(module.Tuning, "_trial", lambda self, *given: _Placed(self, given, folders))
     larger = dataclasses.replace(tuning.tuning, tried_sparsity_weights=(0.1, 0.2, 0.3))
     tuning.run(Role.ALONE)
@@ -121,4 +128,4 @@ def test_a_chief_that_does_not_find_its_workers_trials_says_why(tuning, tmp_path
     weights = {"sparsity_weight": 0.5, "semantic_weight": 20.0, "reconstruction_weight": 1.0}
     elsewhere = dataclasses.replace(tuning, store=tmp_path / "elsewhere")
     with pytest.raises(SfmError, match="No worker wrote its trial into .*elsewhere.*the chief's"):
-        elsewhere.write([Assignment(weights, 1)], tmp_path)
+        elsewhere.write([Hyperparameters(weights, 1)], tmp_path)
