@@ -1,1 +1,1 @@
-"""What a stage leaves behind: folders that are complete or absent, each with its manifest."""
+"""The results of stages: folders that are complete or absent, each with its manifest."""

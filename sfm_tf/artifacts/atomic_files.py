@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever kills the process."""
+"""Files that are either whole or absent, even if the process is killed."""
 
 import json
 import os

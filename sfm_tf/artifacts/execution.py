@@ -79,7 +79,7 @@ def execute(
 def assist(
     execution: Execution, run_directory: RunDirectory, work: Callable[[pathlib.Path], None]
 ) -> None:
-    """Does a share of a stage that another process executes, if it has not done so already.
+    """Does a share of the work of a stage that another process executes and has not finished.
 
     Args:
         execution: What is being done.

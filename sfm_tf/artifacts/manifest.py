@@ -1,4 +1,4 @@
-"""The record that each artifact carries of what made it, in the vocabulary of ML Metadata.
+"""The manifest of an artifact: what made it, in the vocabulary of ML Metadata.
 
 ML Metadata calls what a stage leaves an Artifact, the act of making it an Execution, and each link
 between the two an Event. Its package does not install beside TensorFlow 2.21, so a manifest is a

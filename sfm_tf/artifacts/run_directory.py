@@ -48,7 +48,7 @@ class RunDirectory:
     root: pathlib.Path
 
     def claim(self, experiment: str) -> None:
-        """Makes the directory that of `experiment`, creating it where it is absent.
+        """Assigns the directory to `experiment`, and creates it if it is absent.
 
         Raises:
             SfmError: If it belongs to another experiment, or holds files but no experiment.
@@ -84,7 +84,7 @@ class RunDirectory:
         return Artifact(folder, read_manifest(folder)) if folder.exists() else None
 
     def latest(self, stage: str, program: str = "") -> Artifact:
-        """Returns the artifact that `stage` last finished or found finished.
+        """Returns the artifact of the last run of `stage`.
 
         Args:
             stage: Name of the stage.
@@ -142,7 +142,7 @@ class RunDirectory:
         return self.root / stage / name
 
     def set_latest(self, artifact: Artifact) -> None:
-        """Makes `artifact` what later stages read."""
+        """Makes later stages read `artifact`."""
         stage = artifact.manifest.stage
         write_text(self.root / stage / "latest", artifact.manifest.fingerprint + "\n")
 
@@ -162,7 +162,7 @@ class RunDirectory:
         return partial
 
     def finish(self, stage: str, fingerprint: str) -> Artifact:
-        """Turns the partial folder, its manifest written, into the finished artifact."""
+        """Turns the partial folder, which has its manifest, into the finished artifact."""
         final, partial = self._folder(stage, fingerprint), self.partial(stage, fingerprint)
         replaced = final.with_name(final.name + ".replaced")
         shutil.rmtree(replaced, ignore_errors=True)

@@ -25,7 +25,7 @@ class ZipArchive:
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        """Opens the file at `path`; raises `SfmError` if it is no zip file or not a sound one."""
+        """Opens the file at `path`; raises `SfmError` if it is no zip file or is damaged."""
         self._path = path
         try:
             self._file = zipfile.ZipFile(path)

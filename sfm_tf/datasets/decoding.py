@@ -1,4 +1,4 @@
-"""Image files of unknown origin into pixels."""
+"""Decoding of image files, PNG or JPEG, whose origin is unknown."""
 
 import io
 
@@ -8,10 +8,10 @@ from PIL import Image, UnidentifiedImageError
 from sfm_tf.errors import SfmError
 
 LONGEST_SIDE = 8192
-"""Pixels per side of the largest image accepted."""
+"""Longest side, in pixels, of an image that is accepted."""
 
 MOST_PIXELS = 64_000_000
-"""Pixels of the largest image accepted: 192 MB once decoded."""
+"""Most pixels of an image that is accepted; they take 192 MB when decoded."""
 
 _FORMATS = ("PNG", "JPEG")
 _DEEP_MODES = ("I", "F")

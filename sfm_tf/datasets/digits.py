@@ -27,7 +27,7 @@ def _digits() -> Iterator[ImageRecord]:
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """Returns the digits; none of the settings in `config` bears on where they are."""
+    """Returns the digits; they depend on no setting."""
     del config
     class_names = tuple(str(digit) for digit in range(10))
     return ImageSource(class_names, {"train": _digits}, height=8, width=8, channels=1)

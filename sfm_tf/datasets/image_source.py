@@ -1,4 +1,4 @@
-"""The one form in which every dataset hands over its images."""
+"""The common interface of all datasets."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +8,7 @@ from sfm_tf.records.example import ImageRecord
 
 @dataclasses.dataclass(frozen=True)
 class ImageSource:
-    """A dataset that has been found and can be read.
+    """A dataset that was found and can be read.
 
     Attributes:
         class_names: Name of class `i` at position `i`.

@@ -144,7 +144,7 @@ def _assigned_split(record: ImageRecord, config: DataConfig, seed: int, carve_te
 
 
 def is_held_out(key: str, seed: int, fraction: float) -> bool:
-    """Says whether the image named `key` is among the share that is held out.
+    """Tells whether the image named `key` is among those that are held out.
 
     The SHA-256 of seed and key, read as a number in [0, 1), is compared with `fraction`: the same
     image is held out at every run, and what is held out at a smaller fraction is held out at a

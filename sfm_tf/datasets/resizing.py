@@ -1,4 +1,4 @@
-"""Images brought to one size."""
+"""Resizing of images to the size that the settings ask for."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

@@ -80,13 +80,13 @@ CLASS_NAMES: Mapping[str, tuple[str, ...]] = {
     ),
     "svhn_cropped": tuple(str(digit) for digit in range(10)),
 }
-"""Spelled out because prepared data may have lost the file that names them."""
+"""Listed here because the file that names them may be missing from prepared data."""
 
 _CONNECTION_TIMEOUT_SECONDS = 3.0
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """Opens CIFAR-10 or SVHN, and prepares it first where that has not been done.
+    """Opens CIFAR-10 or SVHN; prepares it first if necessary.
 
     Preparing takes the original archives from `<data_dir>/downloads/manual` or
     `<data_dir>/downloads`, whose checksums TensorFlow Datasets verifies, or downloads them.
@@ -124,7 +124,7 @@ def _holds(folder: pathlib.Path, archives: Mapping[str, str]) -> bool:
 
 
 def _check_connection(dataset: str, archives: Mapping[str, str], manual: pathlib.Path) -> None:
-    """Raises `SfmError` unless the host of the archives answers at all, be it with an error."""
+    """Raises `SfmError` if the host of the archives does not answer; any answer will do."""
     request = urllib.request.Request(next(iter(archives)), method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=_CONNECTION_TIMEOUT_SECONDS).close()

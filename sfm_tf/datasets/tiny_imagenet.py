@@ -30,7 +30,7 @@ _SIDE = 64
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where things are in an archive.
+    """Where the files are in an archive.
 
     Attributes:
         archive: The archive, open.
@@ -166,7 +166,7 @@ def _archive_path(config: DataConfig) -> pathlib.Path:
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """Opens Tiny ImageNet, and prepares it in `data_dir` first where that has not been done.
+    """Opens Tiny ImageNet; prepares it in `data_dir` first if necessary.
 
     Args:
         config: Its `source` is the archive or folder; without one, the archive is looked for in

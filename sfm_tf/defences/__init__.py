@@ -1,1 +1,1 @@
-"""The defence as preprocessors of the Adversarial Robustness Toolbox."""
+"""The defences that the masker is compared with, and its own as preprocessors of ART."""

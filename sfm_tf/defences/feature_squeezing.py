@@ -79,7 +79,7 @@ def squeezing_scores(
 
 
 def threshold_at(scores: np.ndarray, false_positive_rate: float = 0.05) -> float:
-    """Returns the smallest threshold that flags no more than a share of these clean images.
+    """Returns the smallest threshold that flags at most a given share of clean images.
 
     An image is flagged if its score is above the threshold. The threshold is a score of one of the
     images: any smaller one flags this image and those that tie with it, too. It is that of the

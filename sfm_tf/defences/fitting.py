@@ -19,7 +19,7 @@ from sfm_tf.training.model_files import save_model
 from sfm_tf.training.pixel_cnn_fitting import fit_pixel_cnn
 
 Progress = Callable[[str, int, int], None]
-"""Called with a phrase, how much is done and of how much."""
+"""Called with the name of the work, how much of it is done, and how much there is."""
 
 PATCHES_FILE = "patches.npz"
 PIXEL_CNN_FILE = "pixel_cnn.keras"
@@ -66,7 +66,7 @@ def settings_of(name: str, config: ComparedConfig) -> ComparedConfig:
 def fitted_operations(
     folders: Mapping[str, pathlib.Path], classifier: keras.Model
 ) -> dict[str, Operation]:
-    """Returns the operations that go by what was fitted, or by the classifier behind them.
+    """Returns the operations that depend on a fit or on the defended classifier.
 
     Args:
         folders: Where `fit_operation` wrote, by the operation's name; those not there are left out.
@@ -81,7 +81,7 @@ def fitted_operations(
 
 
 def _with_code(name: str, operation: Operation) -> Operation:
-    """Returns the operation with a digest of its code: other code makes another defence."""
+    """Adds a digest of the code to the operation: other code makes another defence."""
     code = code_version(f"sfm_tf.defences.{name}")[:16]
     return dataclasses.replace(operation, content=f"{operation.content}{code}")
 

@@ -415,7 +415,7 @@ def find_nearest_patches(queries: tf.Tensor, patches: tf.Tensor, neighbours: int
 
 
 def _score_matrix(patches: tf.Tensor, group: int) -> tf.Tensor:
-    """The matrix by which a query and a one are multiplied to be scored, highest for nearest.
+    """Returns the matrix that scores patches: a query and a one times it, highest for the nearest.
 
     The score is half of the query's squared norm, the same for all patches, less half of the
     squared distance. Values are taken less 0.5, to lose less in rounding. Columns that fill up a

@@ -50,10 +50,10 @@ COMPLETION_ITERATIONS = 15
 
 _NEIGHBOURHOOD = 5
 _FAR_SHARE = 1e-3
-"""Weight of the whole image in a mean of neighbours; it counts where no low pixel is near."""
+"""Weight of the whole image in a mean of neighbours; it matters if no low pixel is near."""
 
 _START_SEEDS = (2021, 6485)
-"""Any pair: where the iteration starts must only be generic, and always the same."""
+"""Any pair will do: the start must be generic and always the same."""
 
 _SMALLEST_SCALE = 1e-6
 """Keeps the regressions of a matrix of zeros solvable; they then give zeros."""

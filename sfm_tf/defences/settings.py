@@ -1,4 +1,4 @@
-"""Settings of the compared defences."""
+"""Settings of the defences that the masker is compared with."""
 
 import dataclasses
 

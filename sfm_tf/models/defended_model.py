@@ -1,4 +1,4 @@
-"""The forward pass of the defence, in the one place where it is written."""
+"""The forward pass of the defence: F(T(G(x) * x)), written here and nowhere else."""
 
 from typing import Any
 
@@ -79,9 +79,9 @@ class DefendedModel(keras.Model):
         return DefendedModel(self.classifier, self.masker)
 
     def for_attacker(self) -> "DefendedModel":
-        """Returns what an attacker who knows everything can run, sharing weights.
+        """Returns the model that an attacker who knows everything can run, sharing weights.
 
-        It is this very model unless its pre-processing draws: what it will draw nobody knows.
+        It is this very model unless its pre-processing is random: nobody knows its next draws.
         """
         preprocessor = self.preprocessor.for_attacker()
         if preprocessor is self.preprocessor:

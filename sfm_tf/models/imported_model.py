@@ -101,12 +101,12 @@ class SignatureLayer(keras.layers.Layer):
         self._answer = _single_answer(folder, self._loaded)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns the logits of images; it was saved as it answers, not as it trains."""
+        """Returns the logits of images; a saved model has no training mode."""
         del training
         return self._answer(images)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what tells the model from others: a digest of its files."""
+        """Returns the configuration with a digest of the model's files, which identifies it."""
         return {**super().get_config(), "content": self._content}
 
 

@@ -89,7 +89,7 @@ def _gated_block(
     name: str,
     other_stream: _Features | None = None,
 ) -> _Features:
-    """Adds to the inputs two convolutions of them and, between the two, of the other stream."""
+    """Adds to the inputs two convolutions of them; the other stream joins between the two."""
     width = inputs.shape[-1]
     features = _concatenated_elu(inputs)
     features = _convolution(features, width, size, padding, seeds, f"{name}_first")
@@ -112,7 +112,7 @@ def _convolution(
     name: str,
     variance: float = 1.0,
 ) -> _Features:
-    """Applies a convolution that sees as much beyond the borders as it is padded, zeros there."""
+    """Applies a convolution after padding with zeros."""
     if padding != ((0, 0), (0, 0)):
         features = keras.layers.ZeroPadding2D(padding, name=f"{name}_padding")(features)
     initializer = keras.initializers.VarianceScaling(variance, seed=seeds.randrange(2**31))
@@ -130,7 +130,7 @@ def _concatenated_elu(features: _Features) -> _Features:
 
 
 def bits_per_dimension(images: tf.Tensor, parameters: tf.Tensor) -> tf.Tensor:
-    """Returns how many bits per channel of a pixel an image takes: the loss of the training.
+    """Returns the bits that an image takes per pixel and channel: the loss of the training.
 
     Args:
         images: float32 in [0, 1], `(batch, height, width, channels)`, rounded to 8 bits here.

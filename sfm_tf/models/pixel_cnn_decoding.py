@@ -310,12 +310,12 @@ def _choose_levels(parameters: tf.Tensor, observed: tf.Tensor, epsilon: tf.Tenso
 
 
 def _pixel_features(levels: tf.Tensor) -> tf.Tensor:
-    """What the network sees of pixels: levels on [-1, 1] and the one that borders lack."""
+    """Returns what the network sees of pixels: levels on [-1, 1], and a one that borders lack."""
     return tf.concat([center_levels(levels), tf.ones_like(levels[..., :1])], axis=-1)
 
 
 def _convolve(rows: tf.Tensor, layer: Convolution, padding: tuple[int, int]) -> tf.Tensor:
-    """Convolves as many rows as the kernel has to one, padded left and right."""
+    """Convolves the rows, as many as the kernel has, to a single one."""
     rows = tf.pad(rows, [[0, 0], [0, 0], padding, [0, 0]])
     return tf.nn.conv2d(rows, _matrix(layer.kernel), 1, "VALID") + _matrix(layer.bias)
 

@@ -62,7 +62,7 @@ class Preprocessor:
         spec: The name it was parsed from, e.g. `bit_depth_4+median_2`; parsing it again gives an
             equal preprocessor.
         surrogate: Gradient that stands in for that of each operation, `identity` or `smooth`.
-        draws: Whose draws they are, where an operation draws.
+        draws: Who draws, if an operation is random.
         steps: The operations.
     """
 
@@ -98,7 +98,7 @@ class Preprocessor:
         return "+".join(operation.content for operation, _ in self.steps if operation.content)
 
     def for_attacker(self) -> "Preprocessor":
-        """Returns what an attacker can run: where it is random, the same with other draws."""
+        """Returns what an attacker can run: the same, with other draws if it is random."""
         return dataclasses.replace(self, draws=Draws.ATTACKER) if self.is_random else self
 
     def with_surrogate(self, surrogate: str) -> "Preprocessor":

@@ -1,4 +1,4 @@
-"""Seeds of what a random defence draws for an image, made from the image alone."""
+"""Seeds for the random choices of a defence, computed from the image alone."""
 
 import enum
 
@@ -7,11 +7,11 @@ import tensorflow as tf
 
 
 class Draws(enum.Enum):
-    """Whose draws they are: the attacker knows how a defence draws, but not what it will draw.
+    """Who draws: an attacker knows how a defence draws, but not what it will draw.
 
-    `SERVED` are those that the defended model makes when it answers. An attacker has `ATTACKER`,
-    other ones, and each of several looks at an image side by side in a batch draws anew, so that
-    gradients can be averaged over them (EOT, Athalye et al. 2018).
+    The defended model draws as `SERVED` when it answers. An attacker draws as `ATTACKER`, which
+    gives other draws. Equal images side by side in the attacker's batch get different draws, so
+    that gradients can be averaged over them (EOT, Athalye et al. 2018).
     """
 
     SERVED = 0
@@ -24,15 +24,15 @@ _MODULUS = 2**31 - 1
 def image_seeds(images: tf.Tensor, draws: Draws) -> tf.Tensor:
     """Returns a pair of seeds for each image, a hash of its values.
 
-    The same image has the same seeds in whatever batch it comes, and the change of one bit gives
-    unrelated ones. An answer of a random defence is so repeatable, and an image that an attack has
-    moved is one that the defence has not drawn for.
+    An image has the same seeds in every batch, and the change of one bit gives unrelated ones. So
+    the answers of a random defence are repeatable, and the defence draws anew for an image that an
+    attack has changed.
 
     Args:
         images: Float32 of shape `(batch, height, width, channels)`, of known shape but for the
             batch.
-        draws: Whose draws they are. For the attacker equal images next to each other in the batch
-            are looks at one, and the second look has other seeds than the first.
+        draws: Who draws. For the attacker, equal images next to each other in the batch have
+            different seeds.
 
     Returns:
         Int32 of shape `(batch, 2)`, from 0 to 2^31 - 2.

@@ -1,4 +1,4 @@
-"""What is wrong with ingested images: found record by record, each with its place."""
+"""Anomalies of ingested images: found record by record, each with its place."""
 
 import collections
 import dataclasses
