@@ -1,4 +1,4 @@
-"""What every stage's program shares: its start, its help, its flags and its one-line errors."""
+"""What all programs share: flags from the settings, --help, one-line errors, exit status."""
 
 import dataclasses
 import errno
@@ -15,7 +15,7 @@ from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 
-_MODULE = "pipelines (all stages)"
+_SHARED = "pipelines (all stages)"
 _DEFAULT_EXPERIMENT = "digits"
 
 _EXPERIMENT = flags.DEFINE_enum(
@@ -24,11 +24,37 @@ _EXPERIMENT = flags.DEFINE_enum(
     list(experiments.EXPERIMENTS),
     "Preset of all settings. The default is the preset that --workdir was made with, or "
     f"{_DEFAULT_EXPERIMENT} for a new one.",
-    module_name=_MODULE,
+    module_name=_SHARED,
 )
 _SEED = flags.DEFINE_integer(
-    "seed", None, "Seed of all random choices. The preset has the default.", module_name=_MODULE
+    "seed", None, "Seed of all random choices. The preset has the default.", module_name=_SHARED
 )
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Working directory. The default is runs/<experiment>.",
+    module_name=_SHARED,
+)
+_FORCE = flags.DEFINE_bool(
+    "force",
+    False,
+    "Repeat the work even if it is finished already.",
+    module_name=_SHARED,
+)
+_DEBUG = flags.DEFINE_bool(
+    "debug", False, "Also print the traceback of an error.", module_name=_SHARED
+)
+
+Stage = Callable[[RunDirectory, Experiment, bool], object]
+"""Takes the working directory, the settings and whether to repeat finished work."""
+
+Alternative = Callable[[Sequence[str], str | None], bool]
+"""Takes the arguments that are no flags and --workdir; returns whether it did all of the work."""
+
+_EXIT_FAILED = 1
+_EXIT_USER_ERROR = 2
+_EXIT_INTERRUPTED = 130
+
 _DEFINERS = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
@@ -103,50 +129,25 @@ def _typed(field: dataclasses.Field, value: Any) -> Any:
         raise SfmError(f"Invalid --{field.name}={received}; expected {kind.__name__}s.") from error
 
 
-_COMMAND_LINE_MODULE = "pipelines (all stages)"
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Working directory. The default is runs/<experiment>.",
-    module_name=_COMMAND_LINE_MODULE,
-)
-_FORCE = flags.DEFINE_bool(
-    "force",
-    False,
-    "Repeat the work even if it is finished already.",
-    module_name=_COMMAND_LINE_MODULE,
-)
-_DEBUG = flags.DEFINE_bool(
-    "debug", False, "Also print the traceback of an error.", module_name=_COMMAND_LINE_MODULE
-)
+def start(
+    module_names: Sequence[str], stage: Stage, alternative: Alternative | None = None
+) -> None:
+    """Runs a stage as a program: parses the flags, does the work, exits with a status.
 
-Verb = Callable[[RunDirectory, Experiment, bool], object]
-"""A stage: takes the working directory, the settings and whether to force; makes an artifact."""
-
-Other = Callable[[Sequence[str], str | None], bool]
-"""Takes the arguments that are no flags and --workdir; tells whether that was all of the work."""
-
-_EXIT_FAILED = 1
-_EXIT_USER_ERROR = 2
-_EXIT_INTERRUPTED = 130
-
-
-def start(module_names: Sequence[str], verb: Verb, instead: Other | None = None) -> None:
-    """Runs a stage as a program and exits: parses flags, calls `verb`, reports errors in one line.
+    An error is reported in one line.
 
     Args:
         module_names: Headings whose flags `--help` lists, the stage's own first.
-        verb: The stage.
-        instead: What else the program does where its flags ask for that, called before the working
-            directory is opened or made.
+        stage: The stage.
+        alternative: What else the program can do, asked before a working directory is opened.
     """
 
     def work(arguments: Sequence[str]) -> None:
-        if instead is None or not instead(arguments, _WORKDIR.value):
-            _refuse(arguments)
-            verb(*_open(), _FORCE.value)
+        if alternative is None or not alternative(arguments, _WORKDIR.value):
+            _refuse_arguments(arguments)
+            stage(*_open_run_directory(), _FORCE.value)
 
-    _start((*module_names, _COMMAND_LINE_MODULE), work)
+    _start((*module_names, _SHARED), work)
 
 
 def start_tool(module_names: Sequence[str], tool: Callable[[], object]) -> None:
@@ -158,22 +159,33 @@ def start_tool(module_names: Sequence[str], tool: Callable[[], object]) -> None:
     """
 
     def work(arguments: Sequence[str]) -> None:
-        _refuse(arguments)
+        _refuse_arguments(arguments)
         tool()
 
     _start(module_names, work)
 
 
-def _refuse(arguments: Sequence[str]) -> None:
+def _start(headings: Sequence[str], work: Callable[[Sequence[str]], object]) -> None:
+    app.run(
+        lambda argv: _exit_status(work, argv[1:]),
+        flags_parser=lambda argv: _parse_flags(argv, headings),
+    )
+
+
+def _refuse_arguments(arguments: Sequence[str]) -> None:
     if arguments:
         raise SfmError(f"Unexpected argument {arguments[0]!r}; write settings as --name=value.")
 
 
-def _start(headings: Sequence[str], work: Callable[[Sequence[str]], object]) -> None:
-    def parse(arguments: Sequence[str]) -> list[str]:
-        return _parse_flags(arguments, headings)
-
-    app.run(lambda argv: _run(argv, work), flags_parser=parse)
+def _open_run_directory() -> tuple[RunDirectory, Experiment]:
+    if _WORKDIR.value is None:
+        experiment = experiment_from_flags(None)
+        run_directory = RunDirectory(pathlib.Path("runs") / experiment.name)
+    else:
+        run_directory = RunDirectory(pathlib.Path(_WORKDIR.value))
+        experiment = experiment_from_flags(run_directory.experiment())
+    run_directory.claim(experiment.name)
+    return run_directory, experiment
 
 
 def _parse_flags(arguments: Sequence[str], headings: Sequence[str]) -> list[str]:
@@ -199,11 +211,12 @@ def _flag_names(headings: Sequence[str]) -> list[str]:
     return sorted(f"--{flag.name}" for name in headings for flag in by_module[name])
 
 
-def _run(argv: Sequence[str], work: Callable[[Sequence[str]], object]) -> int:
+def _exit_status(work: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:
+    """Does the work and returns the status to exit with, after one line about any error."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:
-        work(argv[1:])
+        work(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run again to continue.", file=sys.stderr)
         return _EXIT_INTERRUPTED
@@ -213,17 +226,6 @@ def _run(argv: Sequence[str], work: Callable[[Sequence[str]], object]) -> int:
         print(f"Error: {describe(error)}", file=sys.stderr)
         return _EXIT_USER_ERROR if isinstance(error, SfmError) else _EXIT_FAILED
     return 0
-
-
-def _open() -> tuple[RunDirectory, Experiment]:
-    if _WORKDIR.value is None:
-        experiment = experiment_from_flags(None)
-        run_directory = RunDirectory(pathlib.Path("runs") / experiment.name)
-    else:
-        run_directory = RunDirectory(pathlib.Path(_WORKDIR.value))
-        experiment = experiment_from_flags(run_directory.experiment())
-    run_directory.claim(experiment.name)
-    return run_directory, experiment
 
 
 def describe(error: Exception) -> str:

@@ -7,7 +7,7 @@ TFX counterpart: the pipeline runner. At the end it prints the accuracies, where
 exported model are, and the command that serves the model. --force repeats finished stages, too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from absl import flags
 
@@ -19,39 +19,9 @@ from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
-_SERVING_PORT = 8501  # TensorFlow Serving's REST port.
-_SERVING_IMAGE = "tensorflow/serving:2.20.0"
-
-
-def _report(report: Artifact) -> str:
-    return f"Report: {report.folder / 'report.html'}"
-
-
-def _model(export: Artifact) -> str:
-    folder = pushed_folder(export)
-    name = folder.parent.name
-    command = (
-        f"docker run -p 127.0.0.1:{_SERVING_PORT}:{_SERVING_PORT} "
-        f"-v '{folder.parent.resolve()}:/models/{name}' -e MODEL_NAME={name} {_SERVING_IMAGE}"
-    )
-    return f"SavedModel: {folder}\nServe it: {command}"
-
-
-_WORDS: Mapping[str, Callable[[Artifact], str]] = {
-    "report": _report,
-    "export": _model,
-}
-
-
-def say(stage: str, artifact: Artifact) -> None:
-    """Prints what to look at now that `stage` has made `artifact`."""
-    if stage in _WORDS:
-        print(f"\n{_WORDS[stage](artifact)}\n", flush=True)
-
-
 MODULE = "pipelines.run"
 
-STAGES: dict[str, command_line.Verb] = {
+STAGES: dict[str, command_line.Stage] = {
     "ingest": ingest.ingest,
     "validate": validate.validate,
     "train": train.train,
@@ -67,13 +37,26 @@ _UNTIL = flags.DEFINE_enum(
     "until", "export", list(STAGES), "Last stage to run.", module_name=MODULE
 )
 
+_REST_PORT = 8501  # TensorFlow Serving's own.
+_SERVING_IMAGE = "tensorflow/serving:2.20.0"
+
 
 def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> None:
-    """Runs the stages that were asked for and says after each what to look at.
+    """Runs the stages that were asked for and prints after each what to look at.
 
     Raises:
-        SfmError: If a stage fails, or the first stage comes after the last.
+        SfmError: If a stage fails, or the flags contradict each other.
     """
+    names = _selected_stages()
+    _check_settings(experiment)
+    for name in names:
+        artifact = STAGES[name](run_directory, experiment, force)
+        if name in RESULTS:
+            print(f"\n{RESULTS[name](artifact)}\n", flush=True)
+
+
+def _selected_stages() -> list[str]:
+    """Returns the stages from --from until --until, whose flags alone may be given."""
     names = list(STAGES)
     first, last = names.index(_FROM.value), names.index(_UNTIL.value)
     if first > last:
@@ -81,31 +64,55 @@ def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Non
             f"--from={_FROM.value} comes after --until={_UNTIL.value}; the order is "
             f"{', '.join(names)}."
         )
-    if experiment.training_execution.strategy == "multi_worker":
-        raise SfmError(
-            "Only the train stage runs on several machines. Start `python -m pipelines.train "
-            "--strategy=multi_worker` on each worker first, then run this without --strategy."
-        )
-    _refuse_flags_of([*names[:first], *names[last + 1 :]])
-    # Said now rather than after the ingest.
-    parse_preprocessor(experiment.model.preprocessor, experiment.model.surrogate)
-    check_defences(experiment.evaluation.defences, experiment.compared)
-    for name in names[first : last + 1]:
-        artifact = STAGES[name](run_directory, experiment, force)
-        say(name, artifact)
-
-
-def _refuse_flags_of(left_out: Sequence[str]) -> None:
-    """Raises `SfmError` if a flag is given that no stage of this run would read."""
     by_module = flags.FLAGS.flags_by_module_dict()
-    for name in left_out:
+    for name in [*names[:first], *names[last + 1 :]]:
         for flag in by_module.get(f"pipelines.{name}", ()):
             if flag.present:
                 raise SfmError(
                     f"--{flag.name} is a setting of stage {name}, which does not run with "
                     f"--from={_FROM.value} --until={_UNTIL.value}; leave it out or run that stage."
                 )
+    return names[first : last + 1]
+
+
+def _check_settings(experiment: Experiment) -> None:
+    """Refuses before the first stage what a later one would refuse."""
+    if experiment.training_execution.strategy == "multi_worker":
+        raise SfmError(
+            "Only the train stage runs on several machines. Start `python -m pipelines.train "
+            "--strategy=multi_worker` on each worker first, then run this without --strategy."
+        )
+    parse_preprocessor(experiment.model.preprocessor, experiment.model.surrogate)
+    check_defences(experiment.evaluation.defences, experiment.compared)
+
+
+def report_path(report: Artifact) -> str:
+    """Returns where the report is."""
+    return f"Report: {report.folder / 'report.html'}"
+
+
+def serving_command(export: Artifact) -> str:
+    """Returns where the exported model is, and the command that serves it."""
+    folder = pushed_folder(export)
+    name = folder.parent.name
+    command = (
+        f"docker run -p 127.0.0.1:{_REST_PORT}:{_REST_PORT} "
+        f"-v '{folder.parent.resolve()}:/models/{name}' -e MODEL_NAME={name} {_SERVING_IMAGE}"
+    )
+    return f"SavedModel: {folder}\nServe it: {command}"
+
+
+RESULTS: Mapping[str, Callable[[Artifact], str]] = {
+    "report": report_path,
+    "export": serving_command,
+}
+"""What to say of the artifact of a stage that does not say it itself."""
+
+
+def main() -> None:
+    """Starts the program, whose flags are those of all stages."""
+    command_line.start([MODULE, *(f"pipelines.{name}" for name in STAGES)], run)
 
 
 if __name__ == "__main__":
-    command_line.start([MODULE, *(f"pipelines.{name}" for name in STAGES)], run)
+    main()

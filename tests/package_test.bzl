@@ -9,7 +9,7 @@ def package_test(deps, data = []):
     """
     native.py_test(
         name = "test",
-        srcs = native.glob(["**/*_test.py"]) + ["//tests:run_package.py"],
+        srcs = native.glob(["**/*.py"]) + ["//tests:run_package.py"],
         args = [native.package_name()],
         data = data,
         main = "//tests:run_package.py",

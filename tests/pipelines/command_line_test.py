@@ -1,8 +1,6 @@
 import errno
-import os
-import subprocess
+import functools
 import sys
-import textwrap
 
 import pytest
 from absl import flags
@@ -54,81 +52,68 @@ def test_refuses_values_that_no_setting_can_take(values, message):
         command_line.experiment_from_flags(None)
 
 
-_STAGE = '''
-"""Does what the test asks."""
-import errno
-from absl import flags
-from pipelines import command_line
-from sfm_tf.errors import SfmError
+flags.DEFINE_string("raised", "", "What the stage raises.", module_name="tests.stage")
 
-flags.DEFINE_string("raise", "", "What to raise.", module_name="tests.stage")
+_RAISED = {
+    "user": SfmError("Unknown colour 'rad'; expected one of red, blue."),
+    "defect": ZeroDivisionError("division by zero"),
+    "disk": OSError(errno.ENOSPC, "No space left on device"),
+    "interrupt": KeyboardInterrupt(),
+}
 
-def stage(run_directory, experiment, force):
-    kind = flags.FLAGS["raise"].value
-    if kind == "user":
-        raise SfmError("Unknown colour 'rad'; expected one of red, blue.")
-    if kind == "defect":
-        raise ZeroDivisionError("division by zero")
-    if kind == "disk":
-        raise OSError(errno.ENOSPC, "No space left on device")
-    if kind == "interrupt":
-        raise KeyboardInterrupt
+
+def _stage(run_directory, experiment, force):
+    if flags.FLAGS.raised:
+        raise _RAISED[flags.FLAGS.raised]
     print(experiment.name, experiment.seed, force, run_directory.root)
 
-if __name__ == "__main__":
-    command_line.start(["tests.stage"], stage)
-'''
+
+def _main():
+    command_line.start(["tests.stage"], _stage)
 
 
-def _run(tmp_path, *arguments, program=_STAGE):
-    path = tmp_path / "stage.py"
-    path.write_text(textwrap.dedent(program))
-    root = os.path.dirname(os.path.dirname(os.path.abspath(command_line.__file__)))
-    return subprocess.run(
-        [sys.executable, str(path), *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture(name="start")
+def _start(run_program, tmp_path, monkeypatch):
+    """Runs the stage in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return functools.partial(run_program, _main)
 
 
-def test_runs_the_stage_in_its_working_directory(tmp_path):
-    result = _run(tmp_path, "--workdir=w", "--experiment=cifar10", "--seed=4", "--force")
-    assert (result.returncode, result.stdout.strip()) == (0, "cifar10 4 True w")
+def test_runs_the_stage_in_its_working_directory(start):
+    ended = start("--workdir=w", "--experiment=cifar10", "--seed=4", "--force")
+    assert (ended.returncode, ended.stdout.strip()) == (0, "cifar10 4 True w")
 
 
-def test_what_is_done_instead_takes_arguments_and_makes_no_directory(tmp_path):
-    program = _STAGE.replace('["tests.stage"], stage)', '["tests.stage"], stage, instead)')
-    program = program.replace(
-        "def stage(",
-        "def instead(arguments, workdir):\n"
-        "    print(arguments, workdir)\n"
-        "    return bool(arguments)\n\n"
-        "def stage(",
-    )
-    result = _run(tmp_path, "a", "--workdir=w", "b", program=program)
-    assert (result.returncode, result.stdout.strip()) == (0, "['a', 'b'] w")
+def test_an_alternative_takes_arguments_and_makes_no_directory(run_program, tmp_path, monkeypatch):
+    def alternative(arguments, workdir):
+        print(arguments, workdir)
+        return bool(arguments)
+
+    def main():
+        command_line.start(["tests.stage"], _stage, alternative)
+
+    monkeypatch.chdir(tmp_path)
+    ended = run_program(main, "a", "--workdir=w", "b")
+    assert (ended.returncode, ended.stdout.strip()) == (0, "['a', 'b'] w")
     assert not (tmp_path / "w").exists()
 
 
-def test_a_second_run_remembers_the_experiment_of_the_directory(tmp_path):
-    _run(tmp_path, "--workdir=w", "--experiment=cifar10")
-    assert _run(tmp_path, "--workdir=w").stdout.startswith("cifar10")
+def test_a_second_run_remembers_the_experiment_of_the_directory(start):
+    start("--workdir=w", "--experiment=cifar10")
+    assert start("--workdir=w").stdout.startswith("cifar10")
 
 
-def test_the_default_directory_is_named_after_the_experiment(tmp_path):
-    assert _run(tmp_path).stdout.strip().endswith("runs/digits")
+def test_the_default_directory_is_named_after_the_experiment(start):
+    assert start().stdout.strip().endswith("runs/digits")
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["--raise=user"], 2, "Error: Unknown colour 'rad'; expected one of red, blue."),
-        (["--raise=disk"], 1, "Error: No space left on the disk"),
-        (["--raise=defect"], 1, "Error: Unexpected ZeroDivisionError: division by zero."),
-        (["--raise=interrupt"], 130, "Interrupted. Finished stages are kept"),
+        (["--raised=user"], 2, "Error: Unknown colour 'rad'; expected one of red, blue."),
+        (["--raised=disk"], 1, "Error: No space left on the disk"),
+        (["--raised=defect"], 1, "Error: Unexpected ZeroDivisionError: division by zero."),
+        (["--raised=interrupt"], 130, "Interrupted. Finished stages are kept"),
         (["leftover"], 2, "Error: Unexpected argument 'leftover'"),
         (
             ["--sed=4"],
@@ -138,26 +123,27 @@ def test_the_default_directory_is_named_after_the_experiment(tmp_path):
         (["--experiment=mnist"], 2, "value should be one of"),
     ],
 )
-def test_every_error_is_one_line(tmp_path, arguments, status, line):
-    result = _run(tmp_path, *arguments)
-    assert result.returncode == status
-    assert line in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+def test_every_error_is_one_line(start, arguments, status, line):
+    ended = start(*arguments)
+    assert ended.returncode == status
+    assert line in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
 
 
-def test_debug_adds_the_traceback(tmp_path):
-    result = _run(tmp_path, "--raise=defect", "--debug")
-    assert "Traceback" in result.stderr
-    assert result.stderr.strip().splitlines()[-1].startswith("Error: Unexpected ZeroDivisionError")
+def test_debug_adds_the_traceback(start):
+    ended = start("--raised=defect", "--debug")
+    assert "Traceback" in ended.stderr
+    assert ended.stderr.strip().splitlines()[-1].startswith("Error: Unexpected ZeroDivisionError")
 
 
-def test_help_lists_the_flags_under_their_modules(tmp_path):
-    result = _run(tmp_path, "--help")
-    assert result.returncode == 0
-    assert "Does what the test asks." in result.stdout
-    own, shared = result.stdout.split("pipelines (all stages):")
+def test_help_lists_the_flags_under_their_modules(start, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "Does what the test asks.")
+    ended = start("--help")
+    assert ended.returncode == 0
+    assert "Does what the test asks." in ended.stdout
+    own, shared = ended.stdout.split("pipelines (all stages):")
     assert "tests.stage:" in own
-    assert "--raise" in own
+    assert "--raised" in own
     assert "--workdir" in shared
 
 

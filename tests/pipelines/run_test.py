@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pathlib
@@ -11,15 +12,14 @@ from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
 
 
-def test_the_model_comes_with_the_command_that_serves_it(tmp_path, capsys):
+def test_the_model_comes_with_the_command_that_serves_it(tmp_path):
     version = tmp_path / "models" / "digits" / "3"
     execution = Execution(stage="export", module="sfm_tf.errors", configs={}, seed=0, inputs={})
 
     def produce(folder):
         (folder / "pushed.json").write_text(json.dumps({"folder": str(version)}))
 
-    run.say("export", execute(execution, RunDirectory(tmp_path), produce).artifact)
-    text = capsys.readouterr().out
+    text = run.serving_command(execute(execution, RunDirectory(tmp_path), produce).artifact)
     assert f"SavedModel: {version}" in text
     assert f"-v '{version.parent}:/models/digits' -e MODEL_NAME=digits" in text
 
@@ -47,19 +47,44 @@ _TINY = (
 )
 
 
-def _run(workdir, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.run", f"--workdir={workdir}", *flags],
+@pytest.mark.parametrize(
+    ("arguments", "stages"),
+    [
+        ([], "ingest validate train fit_defences evaluate report export"),
+        (["--from=train", "--until=report", "--epochs=3"], "train fit_defences evaluate report"),
+    ],
+)
+def test_runs_the_stages_that_are_asked_for_in_order_and_says_what_they_made(
+    arguments, stages, evaluation, tmp_path, run_program, monkeypatch
+):
+    done = []
+
+    def stage(name, run_directory, experiment, force):
+        done.append(name)
+        return evaluation
+
+    for name in run.STAGES:
+        monkeypatch.setitem(run.STAGES, name, functools.partial(stage, name))
+    monkeypatch.setitem(run.RESULTS, "export", lambda artifact: "Serve it: docker run")
+    ended = run_program(run.main, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert done == stages.split()
+    assert f"Report: {evaluation.folder / 'report.html'}" in ended.stdout
+    assert ("Serve it: docker run" in ended.stdout) == ("export" in done)
+
+
+@pytest.mark.slow
+def test_runs_every_stage_and_then_finds_them_finished(tmp_path, run_program):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    # In a process of its own: what TensorFlow prints when it starts must not show.
+    first = subprocess.run(
+        [sys.executable, "-m", "pipelines.run", workdir, *_TINY],
         cwd=_ROOT,
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def test_runs_every_stage_and_then_finds_them_finished(tmp_path):
-    first = _run(tmp_path / "run", *_TINY)
     assert first.returncode == 0, first.stderr
     for words in ("Accuracy, white box", "report.html", "serving/sfm_defended/1", "Serve it: "):
         assert words in first.stdout
@@ -68,11 +93,11 @@ def test_runs_every_stage_and_then_finds_them_finished(tmp_path):
     assert "Traceback" not in first.stderr
     assert "WARNING" not in first.stderr
 
-    second = _run(tmp_path / "run", *_TINY)
+    second = run_program(run.main, workdir, *_TINY)
     assert second.stdout == first.stdout
     assert second.stderr.count("found finished") == 6, second.stderr
 
-    part = _run(tmp_path / "run", *_EVALUATION, "--from=evaluate", "--until=report")
+    part = run_program(run.main, workdir, *_EVALUATION, "--from=evaluate", "--until=report")
     assert [line.split(":")[0] for line in part.stderr.splitlines()] == ["evaluate", "report"]
 
 
@@ -86,15 +111,15 @@ def test_runs_every_stage_and_then_finds_them_finished(tmp_path):
         (["--epochs=0"], "Error: Invalid epochs 0; expected at least 1."),
     ],
 )
-def test_refuses_what_it_cannot_do_in_one_line(tmp_path, flags, message):
-    result = _run(tmp_path / "run", *flags)
+def test_refuses_what_it_cannot_do_in_one_line(tmp_path, run_program, flags, message):
+    result = run_program(run.main, f"--workdir={tmp_path / 'run'}", *flags)
     assert result.returncode == 2
     assert result.stderr.startswith(message)
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_help_lists_the_flags_of_every_stage(tmp_path):
-    result = _run(tmp_path, "--help")
+def test_help_lists_the_flags_of_every_stage(run_program):
+    result = run_program(run.main, "--help")
     assert result.returncode == 0
     for name in ("run", "ingest", "validate", "train", "evaluate", "report", "export"):
         assert f"pipelines.{name}:" in result.stdout
