@@ -12,7 +12,8 @@ from sfm_tf.audit.audited_evaluation import exact_float32
 from sfm_tf.defences.feature_squeezing import check_scores, squeezing_scorer, threshold_at
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, Progress
-from sfm_tf.evaluation.attack_catalogue import ATTACKS, AWARE_ATTACK, build_attack, step_size_at
+from sfm_tf.evaluation.attack_building import build_attack, step_size_at
+from sfm_tf.evaluation.attack_catalogue import ATTACKS, AWARE_ATTACK
 from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.runner import ScoredModel, score_clean
 from sfm_tf.evaluation.samples import Samples

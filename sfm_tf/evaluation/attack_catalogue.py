@@ -1,23 +1,18 @@
 """Every attack in one table: what a report calls it, what it needs, and how an evaluation runs it.
 
-Settings read this table, so it names the classes without importing them: the programs that only
-read settings start without TensorFlow.
+Settings read this table. It names the classes without importing them, so that a program starts
+without TensorFlow and a training does not depend on the code of attacks;
+`evaluation.attack_building` imports them.
 """
 
 import dataclasses
-import importlib
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sfm_tf.errors import SfmError
 from sfm_tf.settings import PIXEL_LEVELS
 
 if TYPE_CHECKING:
-    from art.estimators.classification.tensorflow import TensorFlowV2Classifier
-
-    from sfm_tf.attacks.attack import CompiledAttack
     from sfm_tf.evaluation.settings import EvaluationConfig
 
 # Confident models look robust to a gradient that float32 has rounded away.
@@ -38,7 +33,7 @@ class AttackKind:
 
     Attributes:
         title: Its name as its authors or the paper write it.
-        class_path: Its class, as `module.Class` in `sfm_tf.attacks`.
+        class_path: Its class, as `module.Class` of `sfm_tf.attacks`.
         options: Returns its options from the settings, beside those that all attacks have.
         uses_gradient: Whether it follows the gradient of the attacked model.
         is_iterated: Whether it takes many steps.
@@ -57,12 +52,6 @@ class AttackKind:
     is_slow: bool = False
     is_configurable: bool = True
     threat_models: tuple[str, ...] = ()
-
-    @property
-    def attack(self) -> "type[CompiledAttack]":
-        """The class of the attack."""
-        module, name = self.class_path.split(".")
-        return getattr(importlib.import_module(f"sfm_tf.attacks.{module}"), name)
 
 
 def _steps(config: "EvaluationConfig") -> dict[str, Any]:
@@ -208,53 +197,3 @@ CONFIGURABLE_ATTACKS = tuple(name for name, kind in ATTACKS.items() if kind.is_c
 def attack_rank(name: str) -> int:
     """Returns the place of an attack among all, cheap ones first."""
     return list(ATTACKS).index(name)
-
-
-def step_size_at(epsilon: float, config: "EvaluationConfig") -> float:
-    """Returns the step of PGD and its kin at a radius, both in 1/255.
-
-    It is that of the settings, or longer where all steps together would not cross the radius.
-    """
-    return max(config.step_size, epsilon / config.iterations)
-
-
-def build_attack(
-    name: str,
-    estimator: "TensorFlowV2Classifier",
-    epsilon: float,
-    config: "EvaluationConfig",
-    seed: int,
-    **options: Any,
-) -> "CompiledAttack":
-    """Returns the attack of this name as the evaluation runs it (Yu et al. 2022, section 6.1 (3)).
-
-    PGD starts at a random point as Madry et al. 2018 define it, and keeps the most damaging
-    iterate of each image; both climb the cross-entropy in its stable form. An evaluation wants the
-    worst case; for the images that ART makes, use the classes with their own defaults.
-
-    Args:
-        name: A key of `ATTACKS`.
-        estimator: The model to attack.
-        epsilon: Radius of the ball, in the units of the pixels. For another one,
-            `set_params(epsilon=...)` spares a second compilation. An attack for the smallest
-            perturbation has none.
-        config: Norm, iterations, step size and batch size.
-        seed: Seed of everything random.
-        **options: Options of the attack that no setting has.
-
-    Raises:
-        SfmError: If there is no such attack, or a setting is outside its limits.
-    """
-    if name not in ATTACKS:
-        raise SfmError(f"Unknown attack {name!r}; expected one of {', '.join(ATTACKS)}.")
-    kind = ATTACKS[name]
-    shared = {
-        "norm": NORMS[config.norm],
-        "epsilon": epsilon,
-        "batch_size": config.attack_batch_size,
-        "seed": seed,
-    }
-    # CW has one norm and draws nothing; an attack for the smallest perturbation has no radius.
-    known = inspect.signature(kind.attack).parameters
-    taken = {option: value for option, value in shared.items() if option in known}
-    return kind.attack(estimator, **{**taken, **kind.options(config), **options})

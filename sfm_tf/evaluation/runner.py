@@ -21,7 +21,8 @@ from sfm_tf.evaluation.adversarial_store import (
     Standing,
     StoredSet,
 )
-from sfm_tf.evaluation.attack_catalogue import NORMS, build_attack, step_size_at
+from sfm_tf.evaluation.attack_building import build_attack, step_size_at
+from sfm_tf.evaluation.attack_catalogue import NORMS
 from sfm_tf.evaluation.attack_plan import PlannedAttack, plan_attacks
 from sfm_tf.evaluation.results import (
     CLEAN,

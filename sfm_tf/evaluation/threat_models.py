@@ -1,6 +1,6 @@
 """What an attacker knows: one row for each threat model, black, gray and white box first.
 
-Settings read this table, so TensorFlow is imported only where a model is made.
+Settings read this table, so it imports neither TensorFlow nor a model.
 """
 
 import dataclasses
@@ -72,10 +72,8 @@ def _everything_with_masker(
 
 
 def _bare_classifier(defended: "DefendedModel", source: "keras.Model | None") -> "keras.Model":
-    from sfm_tf.models.defended_model import DefendedModel
-
     del source
-    return DefendedModel(defended.classifier)
+    return defended.without_defence()
 
 
 def _has_masker(defended: "DefendedModel") -> bool:

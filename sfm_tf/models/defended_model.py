@@ -78,6 +78,10 @@ class DefendedModel(keras.Model):
         """Returns `F(G(x) * x)`, which a gray-box attacker knows (section 6.1), sharing weights."""
         return DefendedModel(self.classifier, self.masker)
 
+    def without_defence(self) -> "DefendedModel":
+        """Returns the bare classifier, sharing weights."""
+        return DefendedModel(self.classifier)
+
     def for_attacker(self) -> "DefendedModel":
         """Returns the model that an attacker who knows everything can run, sharing weights.
 

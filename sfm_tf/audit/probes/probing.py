@@ -15,7 +15,8 @@ from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.audit.probes.probed_models import Setup, SwitchedModel, Variant
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import Progress
-from sfm_tf.evaluation.attack_catalogue import NORMS, build_attack, step_size_at
+from sfm_tf.evaluation.attack_building import build_attack, step_size_at
+from sfm_tf.evaluation.attack_catalogue import NORMS
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.logit_losses import stable_cross_entropy

@@ -54,6 +54,14 @@ def test_code_version_follows_imports_and_nothing_else(tmp_path, monkeypatch, ch
     assert (fingerprints.code_version("sfm_tf.report.document") != before) is differs
 
 
+def test_what_only_a_type_checker_imports_does_not_count(tmp_path, monkeypatch):
+    library = _library(tmp_path, monkeypatch)
+    (library / "train.py").write_text("if TYPE_CHECKING:\n    from sfm_tf import metrics\n")
+    before = fingerprints.code_version("sfm_tf.train")
+    (library / "metrics.py").write_text("changed = True\n")
+    assert fingerprints.code_version("sfm_tf.train") == before
+
+
 def test_a_template_does_not_count_for_modules_of_other_packages(tmp_path, monkeypatch):
     library = _library(tmp_path, monkeypatch)
     (library / "train.py").write_text("from sfm_tf import metrics\n")

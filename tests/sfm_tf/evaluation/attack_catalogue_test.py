@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import sfm_tf.attacks
+from sfm_tf.artifacts.fingerprints import _code_files
 from sfm_tf.attacks.adaptive import OBJECTIVES, AdaptiveGradientDescent
 from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import CompiledAttack
@@ -18,12 +19,8 @@ from sfm_tf.attacks.pgd import GradientAttack, ProjectedGradientDescent
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.attack_catalogue import (
-    ATTACKS,
-    CONFIGURABLE_ATTACKS,
-    attack_rank,
-    build_attack,
-)
+from sfm_tf.evaluation.attack_building import attack_class, build_attack
+from sfm_tf.evaluation.attack_catalogue import ATTACKS, CONFIGURABLE_ATTACKS, attack_rank
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.models.art_classifier import wrap_classifier
@@ -120,13 +117,22 @@ def _attack_classes():
 
 
 def test_every_attack_has_its_row():
-    classes = [kind.attack for kind in ATTACKS.values()]
+    classes = [attack_class(name) for name in ATTACKS]
     assert set(classes) == _attack_classes()
     # One class has several rows only where an option tells them apart.
     several = {kind for kind in classes if classes.count(kind) > 1}
     assert several == {AdaptiveGradientDescent, AutoProjectedGradientDescent, AutoAttack}
     adaptive = {name.removeprefix("adaptive_") for name in ATTACKS if name.startswith("adaptive_")}
     assert adaptive == set(OBJECTIVES)
+
+
+def test_an_evaluation_depends_on_the_code_of_every_attack_and_settings_on_none():
+    def covered(module):
+        return {path.stem for path in _code_files(module) if path.parent.name == "attacks"}
+
+    modules = {kind.class_path.split(".")[0] for kind in ATTACKS.values()}
+    assert modules <= covered("sfm_tf.evaluation.runner")
+    assert covered("sfm_tf.evaluation.settings") == set()
 
 
 def test_no_two_attacks_have_the_same_title():
@@ -137,9 +143,11 @@ def test_no_two_attacks_have_the_same_title():
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_row_says_what_its_class_is(name):
     kind = ATTACKS[name]
-    if issubclass(kind.attack, GradientAttack):
+    if issubclass(attack_class(name), GradientAttack):
         assert kind.uses_gradient
-        assert kind.is_iterated == ("iterations" in inspect.signature(kind.attack).parameters)
+        assert kind.is_iterated == (
+            "iterations" in inspect.signature(attack_class(name)).parameters
+        )
     assert set(kind.threat_models) <= {threat_model.value for threat_model in ThreatModel}
     options = set(kind.options(EvaluationConfig()))
     assert ("iterations" in options or "queries" in options or kind.is_slow) == kind.is_iterated

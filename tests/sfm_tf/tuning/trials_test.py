@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.attack_catalogue import build_attack
+from sfm_tf.evaluation.attack_building import build_attack
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.threat_models import ThreatModel, attacked_model
