@@ -256,10 +256,15 @@ def _compare_passes(
     shown: Mapping[str, np.ndarray],
 ) -> dict[str, Agreement]:
     """Returns the worse of the agreements that a signature has in its passes."""
+    keras_outputs = {
+        name: compiled_outputs(name, defended, shown[input_name].shape[1:])
+        for name, (input_name, _) in _SIGNATURES.items()
+    }
     agreements: dict[str, Agreement] = {}
     for asked, answered in zip(passes, answers, strict=True):
         images = shown[asked.input_name][: asked.count]
-        found = compare_answers(asked.signature, answered, defended, images, asked.batch_size)
+        compute = keras_outputs[asked.signature]
+        found = compare_answers(asked.signature, answered, compute, images, asked.batch_size)
         before = agreements.get(asked.signature, found)
         agreements[asked.signature] = before.worse(found)
     return agreements
@@ -290,12 +295,29 @@ def _complaint(agreement: Agreement, examples: int, same_arithmetic: bool) -> st
     return f"{agreement.disagreeing_labels} of {examples} labels differ{values}"
 
 
+Outputs = Callable[[np.ndarray], Mapping[str, tf.Tensor]]
+"""From a batch of images to the outputs of a signature, as the Keras model computes them."""
+
+
+def compiled_outputs(
+    signature: str, defended: DefendedModel, image_shape: tuple[int, ...]
+) -> Outputs:
+    """Returns what the outputs of a signature should be, as a compiled function of images.
+
+    Args:
+        signature: Name of the signature.
+        defended: The model that was evaluated.
+        image_shape: Height, width and channels.
+    """
+    _, outputs = _SIGNATURES[signature]
+    return tf.function(
+        lambda images: outputs(defended, images),
+        input_signature=[tf.TensorSpec((None, *image_shape), tf.float32)],
+    )
+
+
 def compare_answers(
-    signature: str,
-    answers: Answers,
-    defended: DefendedModel,
-    images: np.ndarray,
-    batch_size: int,
+    signature: str, answers: Answers, compute: Outputs, images: np.ndarray, batch_size: int
 ) -> Agreement:
     """Compares answers to images with what the Keras model says of them, batch by batch.
 
@@ -306,18 +328,13 @@ def compare_answers(
     Args:
         signature: Name of the signature.
         answers: Its outputs by name, for all images; those that are PNG files decoded.
-        defended: The model that was evaluated.
+        compute: What `compiled_outputs` returned for the signature.
         images: The images, or what decoding their files gives.
         batch_size: How many images were sent at a time.
 
     Raises:
         SfmError: If the outputs are others than those that the signature is to have.
     """
-    _, expect = _SIGNATURES[signature]
-    compute = tf.function(
-        lambda batch: expect(defended, batch),
-        input_signature=[tf.TensorSpec((None, *images.shape[1:]), tf.float32)],
-    )
     parts: list[Agreement] = []
     for start in range(0, len(images), batch_size):
         with tf.device("/CPU:0"):

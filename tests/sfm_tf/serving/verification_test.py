@@ -26,6 +26,7 @@ from sfm_tf.serving.verification import (
     Performance,
     answer_in_fresh_process,
     compare_answers,
+    compiled_outputs,
     describe_performance,
     read_performance,
     verify_saved_model,
@@ -34,6 +35,7 @@ from sfm_tf.serving.verification import (
 IMAGES = np.random.default_rng(0).random((7, 2, 2, 1)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
 MASK = np.float32(0.75)
+SIGNATURES = ["serving_default", "predict_bytes", "explain"]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,17 @@ def defended():
     masker = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1)])
     masker.set_weights([np.zeros((1, 1, 1, 1)), np.float32([MASK])])
     return DefendedModel(classifier, masker, parse_preprocessor("bit_depth_1"))
+
+
+@pytest.fixture(scope="module")
+def compare(defended):
+    """Compares answers with those of the Keras model, compiled once for each signature."""
+    computes = {name: compiled_outputs(name, defended, (2, 2, 1)) for name in SIGNATURES}
+
+    def run(signature, answers, batch_size=3):
+        return compare_answers(signature, answers, computes[signature], IMAGES, batch_size)
+
+    return run
 
 
 def served() -> dict[str, dict[str, np.ndarray]]:
@@ -67,11 +80,11 @@ def served() -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "predict_bytes", "explain"])
+@pytest.mark.parametrize("signature", SIGNATURES)
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_right_answers_agree(defended, signature, batch_size):
+def test_right_answers_agree(compare, signature, batch_size):
     answers = served()[signature]
-    found = compare_answers(signature, answers, defended, IMAGES, batch_size)
+    found = compare(signature, answers, batch_size)
     assert found.disagreeing_labels == 0
     assert found.excesses() == {}
     assert set(found.max_differences) == set(answers) - {"class_id"}
@@ -89,40 +102,40 @@ def test_right_answers_agree(defended, signature, batch_size):
         ("explain", "mask_png_bytes", 2, 1.75 / 255),
     ],
 )
-def test_a_single_wrong_value_is_found(defended, signature, output, change, expected):
+def test_a_single_wrong_value_is_found(compare, signature, output, change, expected):
     answers = served()[signature]
     change = np.asarray(change, answers[output].dtype)
     answers[output] = answers[output].copy()
     answers[output][-1] += change
-    found = compare_answers(signature, answers, defended, IMAGES, 3)
+    found = compare(signature, answers)
     assert list(found.excesses()) == [output]
     # Rounding to a level may have taken up to half of one from a difference, or added it.
     tolerance = 0.51 / 255 if output == "masked_png_bytes" else 1e-5
     assert found.max_differences[output] == pytest.approx(expected, abs=tolerance, nan_ok=True)
 
 
-def test_wrong_labels_are_counted_over_all_batches(defended):
+def test_wrong_labels_are_counted_over_all_batches(compare):
     answers = served()["serving_default"]
     answers["class_id"][[0, 4, 6]] += 1
-    found = compare_answers("serving_default", answers, defended, IMAGES, 3)
+    found = compare("serving_default", answers)
     assert found.disagreeing_labels == 3
     assert found.excesses() == {}
 
 
-def test_a_wrong_shape_is_a_difference(defended):
+def test_a_wrong_shape_is_a_difference(compare):
     answers = served()["serving_default"]
     answers["logits"] = answers["logits"][:, :1]
-    found = compare_answers("serving_default", answers, defended, IMAGES, 3)
+    found = compare("serving_default", answers)
     assert found.excesses() == {"logits": np.inf}
 
 
 @pytest.mark.parametrize("missing", ["status", "class_id"])
-def test_outputs_are_those_of_the_signature(defended, missing):
+def test_outputs_are_those_of_the_signature(compare, missing):
     answers = served()["predict_bytes"]
     del answers[missing]
     answers["other"] = answers["logits"]
     with pytest.raises(SfmError, match=r"predict_bytes .* gives .*other.*; expected .*status"):
-        compare_answers("predict_bytes", answers, defended, IMAGES, 3)
+        compare("predict_bytes", answers)
 
 
 def test_the_worse_of_two_comparisons_keeps_what_is_not_a_number():
@@ -229,7 +242,6 @@ def test_a_process_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
 
 
 CLASS_NAMES = ["a", "b", "c"]
-SIGNATURES = ["serving_default", "predict_bytes", "explain"]
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (11, 6, 6, 1)).astype(np.float32) / np.float32(255)
 
