@@ -1,48 +1,52 @@
-"""Loads and abuses the server of `pipelines.serve`, defended model beside undefended.
+"""Measures the server of `pipelines.serve`: load, abuse and memory.
 
     python -m benchmarks.serving --workdir=runs/cifar10
     python -m benchmarks.serving --workdir=runs/cifar10 --clients=1,64 --seconds=2 --minutes=0.2
 
 Exports the workdir's defended model and its bare classifier, and serves both with one server, a
-process of its own with those of Ray. Then, of the same machine and the same minutes:
+process of its own with those of Ray. Then, on the same machine and in the same minutes:
 
-- load: 1 to 64 clients that each send an image at a time: as pixels over REST, as PNG file over
-  REST, as pixels over gRPC. Defended and undefended take turns, so that a busy machine slows both
-  alike. Answers per second, latencies in milliseconds, and the ratio of the two medians;
-- abuse: --malformed requests that must be refused, each kind's answers compared with the right one,
-  and after each kind a good request that must be answered as before;
-- memory of all the server's processes over --minutes of load, and how much a line through it rises.
+- load: 1 to 64 clients, each of which sends one image at a time: as pixels over REST, as PNG file
+  over REST, as pixels over gRPC. Defended and undefended take turns, so that a busy machine slows
+  both alike. Answers per second, latencies in milliseconds, and the ratio of the two medians;
+- abuse: --malformed requests that must be refused. Each answer is compared with the right one, and
+  after each kind a good request must be answered as before;
+- memory of all the server's processes over --minutes of load, and the slope of a line through it.
 
 The clients are threads of this one process, which shares the machine with the server.
 """
 
 import argparse
+import base64
 import collections
 import contextlib
+import http.client
 import json
-import math
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import numpy as np
+import psutil
 
-from benchmarks.serving_abuse import Kind, Subject, all_kinds
-from benchmarks.serving_load import (
-    PROTOCOLS,
+from benchmarks.serving_abuse import (
+    PREDICT_METHOD,
+    TIMEOUT,
     Address,
-    Seen,
-    grpc_messages,
-    joined,
-    load,
-    rest_bodies,
+    Subject,
+    abuse,
+    file_request,
+    image_file,
+    predict_request,
 )
-from benchmarks.serving_memory import Sampler, describe
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.records.schema import read_schema
@@ -54,15 +58,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _MODELS = ("defended", "undefended")
 _GOAL = 1.5
 _TURNS = 4
-_HEAVY = 10  # Requests of a heavy kind, at most.
 _IMAGES = 64
-
-
-class Server(NamedTuple):
-    """The server's process and address."""
-
-    process_id: int
-    address: Address
+_MEBIBYTE = 2**20
 
 
 def export_models(workdir: Path, folder: Path) -> np.ndarray:
@@ -78,16 +75,13 @@ def export_models(workdir: Path, folder: Path) -> np.ndarray:
     return load_split(records.folder, "test", schema, _IMAGES)[0]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
-    """Runs the program that serves, and waits until it does."""
-    address = Address("127.0.0.1", _free_port(), _free_port())
+def running_server(folder: Path) -> Iterator[tuple[int, Address]]:
+    """Runs the program that serves, and waits until it does; yields its process id and address."""
+    with socket.socket() as first, socket.socket() as second:
+        for probe in (first, second):
+            probe.bind(("127.0.0.1", 0))
+        address = Address("127.0.0.1", first.getsockname()[1], second.getsockname()[1])
     command = [
         *(sys.executable, "-m", "pipelines.serve"),
         "--model_dir=" + ",".join(str(folder / name) for name in _MODELS),
@@ -98,10 +92,127 @@ def running_server(folder: Path) -> Iterator[Server]:
         try:
             if not any(line.startswith("gRPC: ") for line in process.stdout):
                 raise SystemExit("The server did not start.")
-            yield Server(process.pid, address)
+            yield process.pid, address
         finally:
             process.terminate()
             process.wait(60)
+
+
+Send = Callable[[bytes], bool]
+"""Sends a request; returns whether the answer was no error."""
+
+
+@contextlib.contextmanager
+def rest_client(address: Address, model: str) -> Iterator[Send]:
+    """Opens a connection that is kept for all requests."""
+    connection = http.client.HTTPConnection(address.host, address.rest_port, timeout=TIMEOUT)
+
+    def send(body: bytes) -> bool:
+        connection.request("POST", f"/v1/models/{model}:predict", body)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status == 200
+
+    try:
+        yield send
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def grpc_client(address: Address, model: str) -> Iterator[Send]:
+    """Opens a channel of its own, as another process would have."""
+    del model  # The messages name it.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(f"{address.host}:{address.grpc_port}", options) as channel:
+        call = channel.unary_unary(PREDICT_METHOD)
+
+        def send(message: bytes) -> bool:
+            try:
+                call(message, timeout=TIMEOUT)
+            except grpc.RpcError:
+                return False
+            return True
+
+        yield send
+
+
+def _pixels(image: np.ndarray, model: str) -> bytes:
+    del model
+    return json.dumps({"instances": [image.tolist()]}).encode()
+
+
+def _file(image: np.ndarray, model: str) -> bytes:
+    del model
+    return file_request(base64.b64encode(image_file(image, ".png")).decode())
+
+
+def _message(image: np.ndarray, model: str) -> bytes:
+    return predict_request(image, model).SerializeToString()
+
+
+PROTOCOLS = {
+    "rest": (rest_client, _pixels),
+    "files": (rest_client, _file),
+    "grpc": (grpc_client, _message),
+}
+"""The client of a protocol, and what makes its request for an image to a model."""
+
+
+class Load(NamedTuple):
+    """What clients saw.
+
+    Attributes:
+        latencies: Seconds from each request to its answer.
+        seconds: How long they asked.
+        failures: Answers that were errors.
+    """
+
+    latencies: np.ndarray
+    seconds: float
+    failures: int
+
+    def figures(self) -> str:
+        """Returns answers per second, and percentiles of the latency in milliseconds."""
+        percentiles = np.percentile(self.latencies, (50, 95, 99)) * 1000
+        rate = len(self.latencies) / self.seconds
+        return f"{rate:9.1f} " + " ".join(f"{percentile:7.1f}" for percentile in percentiles)
+
+
+def load(
+    address: Address, model: str, protocol: str, images: np.ndarray, clients: int, seconds: float
+) -> Load:
+    """Lets clients ask for a while, each its next request when the last is answered."""
+    client, make_request = PROTOCOLS[protocol]
+    requests = [make_request(image, model) for image in images]
+    latencies: list[list[float]] = [[] for _ in range(clients)]
+    failures = [0] * clients
+    start = threading.Barrier(clients + 1)
+    stop = threading.Event()
+
+    def ask(place: int) -> None:
+        with client(address, model) as send:
+            send(requests[place % len(requests)])  # Connects.
+            start.wait()
+            turn = place
+            while not stop.is_set():
+                begun = time.perf_counter()
+                succeeded = send(requests[turn % len(requests)])
+                latencies[place].append(time.perf_counter() - begun)
+                failures[place] += not succeeded
+                turn += clients
+
+    threads = [threading.Thread(target=ask, args=(place,), daemon=True) for place in range(clients)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    begun = time.perf_counter()
+    stop.wait(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    elapsed = time.perf_counter() - begun
+    return Load(np.concatenate(latencies), elapsed, sum(failures))
 
 
 def print_load(address: Address, images: np.ndarray, options: argparse.Namespace) -> None:
@@ -110,85 +221,67 @@ def print_load(address: Address, images: np.ndarray, options: argparse.Namespace
     columns = "answers/s     p50     p95     p99"
     print(f"protocol  clients  {columns}   {columns}   p50 ratio  goal  errors")
     for protocol in options.protocols:
-        requests = {model: PROTOCOLS[protocol].requests(images, model) for model in _MODELS}
         for count in options.clients:
-            turns: dict[str, list[Seen]] = collections.defaultdict(list)
+            turns: dict[str, list[Load]] = collections.defaultdict(list)
             for _ in range(_TURNS):
                 for model in _MODELS:
                     seconds = options.seconds / _TURNS
-                    seen = load(address, model, protocol, requests[model], count, seconds)
-                    turns[model].append(seen)
-            _print_load_line(protocol, count, [joined(turns[model]) for model in _MODELS])
+                    turns[model].append(load(address, model, protocol, images, count, seconds))
+            sides = [
+                Load(np.concatenate(latencies), sum(seconds), sum(failures))
+                for latencies, seconds, failures in (
+                    zip(*turns[model], strict=True) for model in _MODELS
+                )
+            ]
+            ratio = np.divide(*(np.median(side.latencies) for side in sides))
+            print(
+                f"{protocol:8}  {count:7}  {'   '.join(side.figures() for side in sides)}   "
+                f"{ratio:9.2f}  {_GOAL:4}  {sum(side.failures for side in sides):6}",
+                flush=True,
+            )
 
 
-def _print_load_line(protocol: str, count: int, seen: Sequence[Seen]) -> None:
-    figures = "   ".join(
-        f"{side.rate:9.1f} " + " ".join(f"{side.percentile(part):7.1f}" for part in (50, 95, 99))
-        for side in seen
-    )
-    ratio = seen[0].percentile(50) / seen[1].percentile(50)
-    failures = sum(side.failures for side in seen)
-    print(f"{protocol:8}  {count:7}  {figures}   {ratio:9.2f}  {_GOAL:4}  {failures:6}", flush=True)
+def process_sizes(process_id: int) -> dict[str, float]:
+    """Returns the MiB of a process and of those below it, by name, and of all together.
+
+    The figure is the proportional set size: a page that several share counts once among them.
+    """
+    root = psutil.Process(process_id)
+    sizes: dict[str, float] = {}
+    for process in [root, *root.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            # Ray adds to the name of a process what it is doing.
+            name = f"{process.name().partition('.')[0]} {process.pid}"
+            sizes[name] = process.memory_full_info().pss / _MEBIBYTE
+    return {"all": sum(sizes.values()), **sizes}
 
 
-def print_abuse(subject: Subject, total: int) -> bool:
-    """Prints a line for each kind of abuse; returns whether all answers were right."""
-    kinds = all_kinds(has_files=True)
-    light = sum(not kind.is_heavy for _, kind in kinds)
-    heavy_count = min(_HEAVY, math.ceil(total / len(kinds)))
-    light_count = math.ceil((total - heavy_count * (len(kinds) - light)) / light)
-    expected = _good_answer(subject)
-    sent = wrong = 0
-    print("protocol  kind                              sent  right  expected              goes on")
-    for protocol, kind in kinds:
-        count = heavy_count if kind.is_heavy else light_count
-        answers = _ask(subject, kind, count)
-        right, goes_on = answers[kind.expected], _good_answer(subject) == expected
-        others = ", ".join(f"{answer}: {times}" for answer, times in answers.items() if times)
-        remark = "" if right == count else f"  got {others}"
-        print(
-            f"{protocol:8}  {kind.name:32}  {count:4}  {right:5}  {kind.expected:20}  "
-            f"{'yes' if goes_on else 'NO'}{remark}",
-            flush=True,
-        )
-        sent, wrong = sent + count, wrong + (count - right) + (not goes_on)
-    print(f"{sent} requests, {wrong} wrong answers")
-    return not wrong
-
-
-def _ask(subject: Subject, kind: Kind, count: int) -> collections.Counter[str]:
-    answers: collections.Counter[str] = collections.Counter()
-    for number in range(count):
-        try:
-            answers[kind.ask(subject, np.random.default_rng(number))] += 1
-        except OSError as error:  # The connection broke, which is a wrong answer.
-            answers[type(error).__name__] += 1
-    return answers
-
-
-def _good_answer(subject: Subject) -> object:
-    """Returns the answer to a good request by REST, if gRPC answers as well."""
-    (body,) = rest_bodies(subject.image[None])
-    (message,) = grpc_messages(subject.image[None], subject.model)
-    with PROTOCOLS["grpc"].client(subject.address, subject.model) as send:
-        if not send(message):
-            return None
-    connection = socket.create_connection(subject.address[:2], timeout=60)
-    with connection, connection.makefile("rb") as answer:
-        head = f"POST {subject.path}:predict HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
-        text = answer.read().partition(b"\r\n\r\n")[2]
-    return json.loads(text)["predictions"][0]["class_id"]
-
-
-def print_memory(server: Server, images: np.ndarray, minutes: float, clients: int) -> None:
+def print_memory(
+    process_id: int, address: Address, images: np.ndarray, options: argparse.Namespace
+) -> None:
     """Prints what the server's processes hold while clients ask for some minutes."""
-    requests = PROTOCOLS["rest"].requests(images, _MODELS[0])
-    interval = min(1.0, minutes * 60 / 20)
-    with Sampler(server.process_id, interval) as sampler:
-        seen = load(server.address, _MODELS[0], "rest", requests, clients, minutes * 60)
-    print(f"{len(seen.latencies)} answers in {minutes:g} minutes, {seen.failures} errors")
-    print(describe(sampler.samples))
+    seconds = options.minutes * 60
+    samples: list[tuple[float, dict[str, float]]] = []
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(min(1.0, seconds / 20)):
+            samples.append((time.monotonic(), process_sizes(process_id)))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    seen = load(address, _MODELS[0], "rest", images, options.memory_clients, seconds)
+    stop.set()
+    thread.join()
+    print(f"{len(seen.latencies)} answers in {options.minutes:g} minutes, {seen.failures} errors")
+    print("process                          first MiB  last MiB  largest MiB  MiB/minute")
+    # The first fifth of the time is left out: the server is still filling its caches.
+    later = samples[len(samples) // 5 :]
+    minutes = np.array([moment for moment, _ in later]) / 60
+    for name in later[-1][1]:
+        sizes = np.array([sizes.get(name, 0.0) for _, sizes in later])
+        slope = np.polyfit(minutes - minutes[0], sizes, 1)[0]
+        print(f"{name:32} {sizes[0]:9.1f} {sizes[-1]:9.1f} {sizes.max():12.1f} {slope:11.2f}")
 
 
 def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -210,7 +303,7 @@ def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("seconds", 20.0, "Seconds of load for each model and number of clients.")
     add("malformed", 1000, "Malformed requests, about; 0 for none.")
     add("minutes", 10.0, "Minutes of load while memory is sampled; 0 for none.")
-    add("memory_clients", 8, "Clients meanwhile.")
+    add("memory_clients", 8, "Clients while memory is sampled.")
     return parser.parse_args(arguments)
 
 
@@ -220,14 +313,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_right = True
     with tempfile.TemporaryDirectory(prefix="sfm-serving-") as name:
         images = export_models(options.workdir, Path(name))
-        with running_server(Path(name)) as server:
+        with running_server(Path(name)) as (process_id, address):
             print(f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} before the measurement")
-            print_load(server.address, images, options)
+            print_load(address, images, options)
             if options.malformed:
-                subject = Subject(server.address, _MODELS[0], images[0])
-                is_right = print_abuse(subject, options.malformed)
+                is_right = abuse(Subject(address, _MODELS[0], images[0]), options.malformed)
             if options.minutes:
-                print_memory(server, images, options.minutes, options.memory_clients)
+                print_memory(process_id, address, images, options)
     return 0 if is_right else 1
 
 
