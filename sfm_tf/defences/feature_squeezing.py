@@ -17,7 +17,10 @@ from sfm_tf.preprocessors.squeezers import squeezed_distances
 def squeezing_scorer(
     classifier: TensorFlowV2Classifier, squeezers: Sequence[Preprocessor], batch_size: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the detector's score as a function of images that is compiled once.
+    """Makes the detector's score, a function of images that is compiled once.
+
+    The score is how far squeezing moves the classifier's prediction (Xu et al. 2018, section V): a
+    detector flags images whose score is above its threshold.
 
     Args:
         classifier: TensorFlow classifier of ART that returns logits: the model that is guarded.
@@ -25,7 +28,10 @@ def squeezing_scorer(
         batch_size: Images shown to the model at a time, as often as there are squeezers and once.
 
     Returns:
-        A function with the arguments and results of `squeezing_scores`.
+        A function of images, numbers in [0, 1] of shape `(count, height, width, channels)`, to
+        float32 scores in [0, 2] of shape `(count,)`: the largest L1 distance between the softmax
+        vectors of an image and of the image squeezed. It raises `SfmError` if the images are not
+        as described, or the model does not return finite logits.
 
     Raises:
         SfmError: If there is no squeezer, or the batch size is not positive.
@@ -52,30 +58,13 @@ def squeezing_scorer(
     return score
 
 
-def squeezing_scores(
-    classifier: TensorFlowV2Classifier,
-    squeezers: Sequence[Preprocessor],
-    images: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
-    """Returns how far squeezing moves the classifier's predictions (Xu et al. 2018, section V).
-
-    For several sets of images `squeezing_scorer` compiles only once.
-
-    Args:
-        classifier: TensorFlow classifier of ART that returns logits: the model that is guarded.
-        squeezers: What images are compared with, at least one.
-        images: Numbers in [0, 1], shape `(count, height, width, channels)`.
-        batch_size: Images shown to the model at a time.
-
-    Returns:
-        Float32 in [0, 2], shape `(count,)`: the largest L1 distance between the softmax vectors of
-        an image and of the image squeezed. A detector flags scores above its threshold.
-
-    Raises:
-        SfmError: If an argument is not as described, or the model does not return finite logits.
-    """
-    return squeezing_scorer(classifier, squeezers, batch_size)(images)
+def _look(
+    classifier: TensorFlowV2Classifier, squeezers: tuple[Preprocessor, ...], images: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns logits and scores."""
+    logits_of = functools.partial(classifier_logits, classifier)
+    logits = logits_of(images)
+    return logits, squeezed_distances(logits_of, squeezers, images, logits)
 
 
 def threshold_at(scores: np.ndarray, false_positive_rate: float = 0.05) -> float:
@@ -115,12 +104,3 @@ def check_scores(scores: np.ndarray) -> np.ndarray:
         first = int(np.argmin(np.isfinite(scores)))
         raise SfmError(f"Scores are NaN or infinite, first in image {first}; expected finite ones.")
     return scores
-
-
-def _look(
-    classifier: TensorFlowV2Classifier, squeezers: tuple[Preprocessor, ...], images: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns logits and scores."""
-    logits_of = functools.partial(classifier_logits, classifier)
-    logits = logits_of(images)
-    return logits, squeezed_distances(logits_of, squeezers, images, logits)

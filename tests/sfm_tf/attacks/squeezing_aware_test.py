@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from sfm_tf.attacks.norm_balls import BALLS, sample_points
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
-from sfm_tf.defences.feature_squeezing import squeezing_scores
+from sfm_tf.defences.feature_squeezing import squeezing_scorer
 from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
@@ -179,7 +179,7 @@ def test_a_trained_model_is_fooled_as_often_and_with_lower_scores(digits):
     for attack in (plain, aware):
         moved = attack.generate(images, labels)
         shares.append(np.mean(classifier.predict(moved).argmax(axis=1) != labels))
-        means.append(squeezing_scores(classifier, squeezers, moved, 64).mean())
+        means.append(squeezing_scorer(classifier, squeezers, 64)(moved).mean())
     assert shares[0] > 0.9
     assert shares[1] >= shares[0] - 0.02
     assert means[1] < 0.6 * means[0]

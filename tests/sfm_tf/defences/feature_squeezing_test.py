@@ -7,7 +7,6 @@ from scipy.special import softmax
 from sfm_tf.defences.feature_squeezing import (
     check_scores,
     squeezing_scorer,
-    squeezing_scores,
     threshold_at,
 )
 from sfm_tf.errors import SfmError
@@ -32,6 +31,10 @@ def _classifier(kernel=KERNEL, shape=SHAPE, **dense):
     return wrap_classifier(model, kernel.shape[1], shape, 64)
 
 
+def _scores(classifier, squeezers, images, batch_size):
+    return squeezing_scorer(classifier, squeezers, batch_size)(images)
+
+
 def _squeezers(*specs):
     return [parse_preprocessor(spec) for spec in specs]
 
@@ -50,20 +53,20 @@ def test_the_score_is_the_largest_l1_distance_over_the_squeezers():
     distances = np.array([_distances(coarse), _distances(smooth)])
     # Each squeezer has the larger distance of some image.
     assert set(distances.argmax(axis=0)) == {0, 1}
-    scores = squeezing_scores(_classifier(), _squeezers("bit_depth_2", "median_2"), IMAGES, 4)
+    scores = _scores(_classifier(), _squeezers("bit_depth_2", "median_2"), IMAGES, 4)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, distances.max(axis=0), atol=1e-5)
 
 
 def test_scores_do_not_depend_on_the_batch():
     classifier, squeezers = _classifier(), _squeezers("bit_depth_2", "median_2")
-    whole = squeezing_scores(classifier, squeezers, IMAGES, 64)
-    np.testing.assert_allclose(squeezing_scores(classifier, squeezers, IMAGES, 3), whole, atol=1e-6)
+    whole = _scores(classifier, squeezers, IMAGES, 64)
+    np.testing.assert_allclose(_scores(classifier, squeezers, IMAGES, 3), whole, atol=1e-6)
 
 
 def test_what_squeezing_leaves_as_it_is_has_no_score():
     images = np.rint(IMAGES).astype(np.float32)
-    scores = squeezing_scores(_classifier(), _squeezers("bit_depth_1", "none"), images, 8)
+    scores = _scores(_classifier(), _squeezers("bit_depth_1", "none"), images, 8)
     np.testing.assert_array_equal(scores, 0.0)
 
 
@@ -73,7 +76,7 @@ def test_certain_predictions_that_differ_have_the_score_two_and_no_more():
     images = np.zeros((2, *SHAPE), np.float32)
     # 0.45, 0.55 and 0.4 become 0, 1 and 0: class 2 loses to class 1.
     images[:, 0, :3, 0] = [(0.45, 0.55, 0.4), (0.45, 0.55, 0.0)]
-    scores = squeezing_scores(_classifier(kernel), _squeezers("bit_depth_1"), images, 2)
+    scores = _scores(_classifier(kernel), _squeezers("bit_depth_1"), images, 2)
     np.testing.assert_array_equal(scores, [2.0, 0.0])
 
 
@@ -109,7 +112,7 @@ def test_the_default_squeezers_are_those_of_the_joint_detectors(channels, specs)
     shape = (16, 16, channels)
     images = RANDOM.uniform(size=(3, *shape)).astype(np.float32)
     kernel = RANDOM.normal(size=(np.prod(shape), 3)).astype(np.float32)
-    scores = squeezing_scores(_classifier(kernel, shape), squeezers, images, 2)
+    scores = _scores(_classifier(kernel, shape), squeezers, images, 2)
     assert scores.shape == (3,)
     assert (scores > 0).all()
     assert (scores <= 2).all()
@@ -169,14 +172,14 @@ def test_scores_that_are_none_are_refused(scores, message):
 def test_bad_input_is_refused():
     classifier, squeezers = _classifier(), _squeezers("median_2")
     with pytest.raises(SfmError, match="A detector without squeezers; expected at least one"):
-        squeezing_scores(classifier, [], IMAGES, 4)
+        _scores(classifier, [], IMAGES, 4)
     with pytest.raises(SfmError, match="Invalid batch_size 0; expected at least 1"):
-        squeezing_scores(classifier, squeezers, IMAGES, 0)
+        _scores(classifier, squeezers, IMAGES, 0)
     with pytest.raises(SfmError, match=r"expected \(batch, 5, 6, 1\)"):
-        squeezing_scores(classifier, squeezers, IMAGES[:, :4], 4)
+        _scores(classifier, squeezers, IMAGES[:, :4], 4)
     with pytest.raises(SfmError, match="The model returns probabilities; expected logits"):
-        squeezing_scores(_classifier(activation="softmax"), squeezers, IMAGES, 4)
+        _scores(_classifier(activation="softmax"), squeezers, IMAGES, 4)
     with pytest.raises(SfmError, match="Logits are NaN or infinite for 11 of 11 images"):
-        squeezing_scores(_classifier(np.full_like(KERNEL, np.nan)), squeezers, IMAGES, 4)
+        _scores(_classifier(np.full_like(KERNEL, np.nan)), squeezers, IMAGES, 4)
     with pytest.raises(SfmError, match="No squeezers for images of 2 channels; expected 1 or 3"):
         default_squeezers(2)
