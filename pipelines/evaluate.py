@@ -10,9 +10,9 @@ TFX counterpart: Evaluator. Reads the ingested test images and either the models
 
 Writes <workdir>/evaluate/<fingerprint>/: results.parquet (one row per image, defence, threat model,
 attack and radius), the adversarial images, metrics.json, costs.json, audit.json, and a file BLESSED
-or NOT_BLESSED with the reasons. Ends with the answer in one sentence, the accuracies and what the
-audit found. An interrupted run continues after its last finished batch. Adversarial images of
-earlier evaluations are reused; --force deletes all of them first.
+or NOT_BLESSED with the reasons. Ends with the answer in one sentence, the thresholds with pass or
+fail, the accuracies and what the audit found. An interrupted run continues after its last finished
+batch. Adversarial images of earlier evaluations are reused; --force deletes all of them first.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from sfm_tf.audit.audited_evaluation import (
     read_metrics,
     write_evaluation,
 )
-from sfm_tf.audit.blessing import decision_sentence, read_blessing
+from sfm_tf.audit.blessing import checks, decision_sentence, read_blessing
 from sfm_tf.audit.detection import Detector, guarded_model, write_detection
 from sfm_tf.audit.verdict import AUDIT_FILE, open_points, read_audit, tally
 from sfm_tf.defences.catalogue import ALL, expand
@@ -46,6 +46,7 @@ from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
+from sfm_tf.report.first_screen import threshold_table
 from sfm_tf.report.statements import shown_threat_models
 from sfm_tf.report.tables import accuracy_table, render_text
 
@@ -87,11 +88,11 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
 
 
 def answer(evaluation: Artifact) -> str:
-    """Returns what an evaluation found: a sentence, the accuracies, and what the audit doubts."""
+    """Returns what an evaluation found: a sentence, tables, and what the audit doubts."""
     metrics, settings = read_metrics(evaluation), evaluation_settings(evaluation)
     findings, verdict = read_audit(evaluation.folder / AUDIT_FILE)
     tables = [
-        accuracy_table(metrics.to_json(), name, f"Accuracy, {title}", settings.epsilons)
+        accuracy_table(metrics, name, f"Accuracy, {title}", settings.epsilons)
         for name, title in shown_threat_models(settings).items()
     ]
     warnings = any(finding.status == "warn" for finding in findings)
@@ -103,6 +104,7 @@ def answer(evaluation: Artifact) -> str:
     return "\n\n".join(
         [
             decision_sentence(metrics, read_blessing(evaluation.folder), verdict),
+            render_text(threshold_table(checks(metrics, settings, verdict))),
             *(render_text(table.transposed()) for table in tables),
             "\n".join(audit),
             f"Results: {evaluation.folder}",

@@ -23,7 +23,7 @@ from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.experiments import Experiment
-from sfm_tf.report.model_card import collect_card_inputs
+from sfm_tf.report.collection import collect_card_inputs
 from sfm_tf.serving import pushing
 from sfm_tf.serving.settings import ExportConfig
 from sfm_tf.serving.verification import describe_performance, read_performance

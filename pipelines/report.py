@@ -26,21 +26,20 @@ from absl import flags
 from pipelines import command_line
 from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf import experiments
-from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.audit.audited_evaluation import METRICS_FILE
+from sfm_tf.audit.audited_evaluation import read_metrics
 from sfm_tf.evaluation.attack_catalogue import attack_rank
+from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.paired_answers import ALL_THREATS, WORST_CASE, Condition
 from sfm_tf.evaluation.threat_models import ThreatModel, default_attacks
 from sfm_tf.experiments import Experiment
 from sfm_tf.report.collection import collect_inputs, find_studies
-from sfm_tf.report.comparison import collect_runs
-from sfm_tf.report.comparison_document import build_comparison
+from sfm_tf.report.comparison import build_comparison, collect_runs
 from sfm_tf.report.document import build_report
-from sfm_tf.report.report_inputs import RowCommand
+from sfm_tf.report.inputs import RowCommand
 
 MODULE = "pipelines.report"
 command_line.define_flags(["report"], MODULE)
@@ -54,7 +53,7 @@ def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("tables and figures", 0, 1)
-        metrics = read_json(evaluation.folder / METRICS_FILE)
+        metrics = read_metrics(evaluation)
         commands = row_commands(experiments.preset(experiment.name), evaluation.manifest, metrics)
         collected = collect_inputs(
             experiment.name, inputs, evaluation, experiment.report, tuple(commands)
@@ -112,9 +111,7 @@ def reproduction_command(experiment: str, manifests: Sequence[Manifest]) -> str:
     return shlex.join(["python", "-m", "pipelines.run", *flags])
 
 
-def row_commands(
-    preset: Experiment, manifest: Manifest, metrics: Mapping[str, Any]
-) -> Iterator[RowCommand]:
+def row_commands(preset: Experiment, manifest: Manifest, metrics: Metrics) -> Iterator[RowCommand]:
     """Yields a command for each row under attack: that of all attackers, then by threat model.
 
     Where attacks only went on with what the others left (`robust_accuracy_only`), a row depends on
@@ -123,19 +120,19 @@ def row_commands(
     Args:
         preset: What the settings of the evaluation started from.
         manifest: Of the evaluation.
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        metrics: Its figures.
     """
     order = [ALL_THREATS, *manifest.config["evaluation"]["threat_models"]]
     for condition in sorted(_conditions(metrics), key=lambda each: order.index(each.threat_model)):
         yield RowCommand(*condition, command=_command(preset, manifest, condition))
 
 
-def _conditions(metrics: Mapping[str, Any]) -> list[Condition]:
+def _conditions(metrics: Metrics) -> list[Condition]:
     """Returns the rows in order of first appearance; those of several defences are one."""
-    worst_cases = ({**entry, "attack": WORST_CASE} for entry in metrics["worst_case"])
-    any_radius = ({**entry, "epsilon": None} for entry in metrics["minimum_norm"])
-    rows = (*metrics["under_attack"], *any_radius, *worst_cases)
-    return list(dict.fromkeys(Condition(*map(row.get, Condition._fields)) for row in rows))
+    worst_cases = ((e.threat_model, WORST_CASE, e.epsilon) for e in metrics.worst_case)
+    any_radius = ((e.threat_model, e.attack, None) for e in metrics.minimum_norm)
+    at_radii = ((e.threat_model, e.attack, e.epsilon) for e in metrics.under_attack)
+    return [Condition(*row) for row in dict.fromkeys((*at_radii, *any_radius, *worst_cases))]
 
 
 def _command(preset: Experiment, manifest: Manifest, condition: Condition) -> str:

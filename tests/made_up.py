@@ -7,11 +7,11 @@ import numpy as np
 
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.blessing import Blessing, decide
-from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, summarise
 from sfm_tf.evaluation.results import ResultsTable, join_results, results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.comparison import ComparedRun
-from sfm_tf.report.report_inputs import ReportInputs
+from sfm_tf.report.inputs import ReportInputs
 
 HALF_RIGHT: Mapping[str, Any] = {
     "examples": 10,
@@ -31,12 +31,7 @@ def inputs() -> ReportInputs:
         statistics={},
         class_counts={"cat": 10},
         evaluation=EvaluationConfig(epsilons=(8.0,)),
-        metrics={
-            "subject": "sfm",
-            "clean": [{"defence": "sfm", **HALF_RIGHT}],
-            "under_attack": [],
-            "worst_case": [],
-        },
+        metrics=Metrics(subject="sfm", clean=(CleanAccuracy(defence="sfm", **HALF_RIGHT),)),
         blessing=Blessing(True, ("A reason.",)),
         history={},
         manifests=(),
@@ -110,7 +105,7 @@ def run(
         workdir=f"runs/{name}",
         experiment="digits",
         images_digest="ab" * 32,
-        metrics=metrics.to_json(),
+        metrics=metrics,
         results=table,
         blessing=decide(metrics, EvaluationConfig(min_worst_case_accuracy=0.5)),
         costs=costs,

@@ -54,15 +54,17 @@ _FRAME = """<!DOCTYPE html>
 """
 
 _PROBE = """<script>
-addEventListener("load", () => parent.postMessage({
+// Charts take the place of their pictures a moment after the page is loaded.
+addEventListener("load", () => setTimeout(() => parent.postMessage({
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
   width: innerWidth,
   scroll_width: document.documentElement.scrollWidth,
   background: getComputedStyle(document.body).backgroundColor,
   images: [...document.images].map((image) => image.naturalWidth),
   resources: performance.getEntriesByType("resource").map((entry) => entry.name),
+  charts: document.querySelectorAll("figure svg.marks").length,
   cells: [...document.querySelectorAll("td, th")].map((cell) => cell.textContent),
-}, "*"));
+}, "*"), 500));
 </script>"""
 
 
@@ -77,6 +79,7 @@ class View:
         background: Computed colour behind the text.
         images: Width of each image in pixels, 0 where it did not load.
         resources: Addresses that were loaded, those of data aside.
+        charts: Number of interactive charts.
         cells: Text of each cell of a table.
         console: What was written to the console, errors included.
     """
@@ -87,6 +90,7 @@ class View:
     background: str
     images: tuple[int, ...]
     resources: tuple[str, ...]
+    charts: int
     cells: tuple[str, ...]
     console: tuple[str, ...]
 
@@ -111,8 +115,8 @@ def view(browser: str, page: pathlib.Path, width: int, *, dark: bool) -> View:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         copy, frame = folder / "page.html", folder / "frame.html"
-        text = page.read_text(encoding="utf-8")
-        copy.write_text(text.replace("</body>", f"{_PROBE}</body>"), encoding="utf-8")
+        before, end, after = page.read_text(encoding="utf-8").rpartition("</body>")
+        copy.write_text(f"{before}{_PROBE}{end}{after}", encoding="utf-8")
         frame.write_text(_FRAME.format(source=copy.name, width=width), encoding="utf-8")
         run = _run(browser, folder, [_scheme(dark), "--dump-dom", frame.as_uri()])
     seen = re.search(r'<pre id="seen">(.+?)</pre>', run.stdout, re.DOTALL)
@@ -126,6 +130,7 @@ def view(browser: str, page: pathlib.Path, width: int, *, dark: bool) -> View:
         width=values["width"],
         scroll_width=values["scroll_width"],
         background=values["background"],
+        charts=values["charts"],
         console=console,
         **lists,
     )

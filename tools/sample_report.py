@@ -20,10 +20,10 @@ from sfm_tf.evaluation import results
 from sfm_tf.evaluation.metrics import break_down, summarise
 from sfm_tf.evaluation.paired_answers import paired_differences
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.report.comparison import ComparedRun
-from sfm_tf.report.comparison_document import build_comparison
+from sfm_tf.report.collection import accuracy_by_radius
+from sfm_tf.report.comparison import ComparedRun, build_comparison
 from sfm_tf.report.document import build_report
-from sfm_tf.report.report_inputs import Audit, Gallery, Perturbation, ReportInputs, RowCommand
+from sfm_tf.report.inputs import Audit, Gallery, Perturbation, ReportInputs, RowCommand
 
 CLASSES = ("cat", "dog", "ship", "truck")
 COUNT = 40
@@ -129,8 +129,8 @@ def sample_inputs() -> ReportInputs:
         statistics={"train": split, "test": split},
         class_counts=dict.fromkeys(CLASSES, COUNT // len(CLASSES)),
         evaluation=EVALUATION,
-        metrics=metrics.to_json(),
-        blessing=decide(metrics, EVALUATION),
+        metrics=metrics,
+        blessing=decide(metrics, EVALUATION, _audit().verdict),
         history={"defence": [epoch, epoch], "source": [epoch]},
         manifests=[
             _manifest(
@@ -150,6 +150,7 @@ def sample_inputs() -> ReportInputs:
         ],
         training_seconds={"undefended": 60.0, "sfm": 90.0},
         audit=_audit(),
+        accuracy_by_radius=accuracy_by_radius(rows),
         paired=paired_differences(rows, "sfm"),
         breakdown=break_down(rows, "sfm", CLASSES),
         commands=tuple(_commands()),
@@ -218,7 +219,7 @@ def sample_runs() -> list[ComparedRun]:
             workdir=f"runs/{name}",
             experiment="sample",
             images_digest="0123456789abcdef" * 4,
-            metrics=metrics.to_json(),
+            metrics=metrics,
             results=rows,
             blessing=decide(metrics, EVALUATION),
             costs=sample_inputs().costs,

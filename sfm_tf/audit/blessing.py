@@ -33,7 +33,20 @@ class Blessing:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Check:
+class Check:
+    """One figure beside its threshold.
+
+    Attributes:
+        name: What was measured.
+        measured: The figure in words.
+        required: The threshold in words.
+        passed: Whether it is met.
+        reason: All of this in one sentence.
+    """
+
+    name: str
+    measured: str
+    required: str
     passed: bool
     reason: str
 
@@ -51,17 +64,27 @@ def decide(
         config: The thresholds.
         believed: How far the audit believes the figures; None where they were not audited.
     """
+    made = checks(metrics, config, believed)
+    failed = [check for check in made if not check.passed]
+    return Blessing(not failed, tuple(check.reason for check in failed or made))
+
+
+def checks(
+    metrics: Metrics, config: EvaluationConfig, believed: AuditVerdict | None = None
+) -> tuple[Check, ...]:
+    """Returns each threshold with the figure it is for; arguments as those of `decide`."""
     subject = metrics.subject
     clean = {entry.defence: entry.accuracy for entry in metrics.clean}
-    checks = [_at_least("Clean accuracy of the model", clean[subject], config.min_clean_accuracy)]
+    phrase = "Clean accuracy of the model"
+    made = [_at_least("Clean accuracy", phrase, clean[subject], config.min_clean_accuracy)]
     if UNDEFENDED in clean:
         cost = clean[UNDEFENDED] - clean[subject]
-        checks += [_at_most("Clean accuracy that the defence costs", cost, config.max_clean_drop)]
-    checks += _worst_case_checks(metrics, config.min_worst_case_accuracy)
+        phrase = "Clean accuracy that the defence costs"
+        made.append(_at_most("Clean accuracy lost", phrase, cost, config.max_clean_drop))
+    made += _worst_case_checks(metrics, config.min_worst_case_accuracy)
     if believed is not None:
-        checks.append(_audit_check(believed, config.required_audit))
-    failed = [check for check in checks if not check.passed]
-    return Blessing(not failed, tuple(check.reason for check in failed or checks))
+        made.append(_audit_check(believed, config.required_audit))
+    return tuple(made)
 
 
 def decision_sentence(metrics: Metrics, blessing: Blessing, verdict: AuditVerdict | None) -> str:
@@ -90,41 +113,47 @@ def decision_sentence(metrics: Metrics, blessing: Blessing, verdict: AuditVerdic
     )
 
 
-def _worst_case_checks(metrics: Metrics, threshold: float) -> list[_Check]:
+def _worst_case_checks(metrics: Metrics, threshold: float) -> list[Check]:
     worst = metrics.worst(metrics.subject)
-    checks = []
+    made = []
     if worst is not None:
         phrase = (
-            f"Accuracy of the model under the worst attack per image, "
+            "Accuracy of the model under the worst attack per image, "
             f"{worst.correct} of {worst.examples} images,"
         )
-        checks.append(_at_least(phrase, worst.accuracy, threshold))
+        made.append(_at_least("Worst-case accuracy", phrase, worst.accuracy, threshold))
     has_white_box = metrics.worst(metrics.subject, ThreatModel.WHITE_BOX.value) is not None
     count = "One white-box threat model was" if has_white_box else "No white-box threat model was"
-    return [*checks, _Check(has_white_box, f"{count} evaluated (at least 1 required).")]
+    reason = f"{count} evaluated (at least 1 required)."
+    return [
+        *made,
+        Check("White box", "run" if has_white_box else "not run", "run", has_white_box, reason),
+    ]
 
 
-def _audit_check(believed: AuditVerdict, required: str) -> _Check:
+def _audit_check(believed: AuditVerdict, required: str) -> Check:
     passed = AUDIT_LEVELS.index(believed.level) >= AUDIT_LEVELS.index(required)
     found, relation = believed.level.replace("_", " "), "at least" if passed else "below"
     needed = required.replace("_", " ")
-    return _Check(
-        passed,
+    reason = (
         f"The audit finds the evaluation {found}, {relation} the required {needed}. "
-        f"{believed.sentence}",
+        f"{believed.sentence}"
     )
+    return Check("Audit", found, f"≥ {needed}", passed, reason)
 
 
-def _at_least(phrase: str, figure: float, threshold: float) -> _Check:
+def _at_least(name: str, phrase: str, figure: float, threshold: float) -> Check:
     passed = figure >= threshold - _ROUNDING
     relation = "at least" if passed else "below"
-    return _Check(passed, f"{phrase} is {figure:.4f}, {relation} the required {threshold:.4f}.")
+    reason = f"{phrase} is {figure:.4f}, {relation} the required {threshold:.4f}."
+    return Check(name, f"{figure:.1%}", f"≥ {threshold:.1%}", passed, reason)
 
 
-def _at_most(phrase: str, figure: float, threshold: float) -> _Check:
+def _at_most(name: str, phrase: str, figure: float, threshold: float) -> Check:
     passed = figure <= threshold + _ROUNDING
     relation = "at most" if passed else "above"
-    return _Check(passed, f"{phrase} is {figure:.4f}, {relation} the allowed {threshold:.4f}.")
+    reason = f"{phrase} is {figure:.4f}, {relation} the allowed {threshold:.4f}."
+    return Check(name, f"{figure:.1%}", f"≤ {threshold:.1%}", passed, reason)
 
 
 def write_blessing(folder: pathlib.Path, blessing: Blessing) -> None:

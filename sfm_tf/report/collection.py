@@ -1,8 +1,8 @@
 """Gathers what a report shows from the artifacts of the earlier stages."""
 
+import collections
 import dataclasses
 import pathlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,20 +13,28 @@ from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirec
 from sfm_tf.audit.audited_evaluation import (
     ADVERSARIAL_FOLDER,
     COSTS_FILE,
-    METRICS_FILE,
     PROBES_FILE,
     RESULTS_FILE,
     evaluation_settings,
+    read_metrics,
 )
 from sfm_tf.audit.blessing import read_blessing
 from sfm_tf.audit.detection import DETECTION_FILE
 from sfm_tf.audit.verdict import AUDIT_FILE, read_audit
 from sfm_tf.defences.catalogue import FITTED
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
-from sfm_tf.evaluation.metrics import break_down
-from sfm_tf.evaluation.paired_answers import paired_differences
-from sfm_tf.evaluation.results import DEFENDED, read_results
+from sfm_tf.evaluation.metrics import Metrics, break_down
+from sfm_tf.evaluation.paired_answers import (
+    NOT_ATTACKED,
+    RIGHT,
+    UNATTACKED,
+    WRONG,
+    paired_differences,
+    right_answers,
+)
+from sfm_tf.evaluation.results import DEFENDED, ResultsTable, read_results
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
 from sfm_tf.records.tfrecords import load_split
@@ -40,7 +48,7 @@ from sfm_tf.report.example_images import (
     perturbations,
     strongest_knowledge,
 )
-from sfm_tf.report.report_inputs import Audit, Gallery, ReportInputs, RowCommand
+from sfm_tf.report.inputs import Audit, Gallery, RadiusAccuracy, ReportInputs, RowCommand
 from sfm_tf.report.settings import ReportConfig
 from sfm_tf.training.model_files import HISTORY_FILE, TIMING_FILE, load_defended_model
 from sfm_tf.tuning.ablations import read_ablations
@@ -172,29 +180,110 @@ def collect_inputs(
     Raises:
         SfmError: If a file of an artifact is missing or damaged.
     """
-    records, models, folder = inputs["ingest"], inputs.get("train"), evaluation.folder
-    metrics = read_json(folder / METRICS_FILE)
-    evaluated = _read_evaluated(records, evaluation, metrics["subject"], config.gallery_examples)
-    counts = Counter(evaluated.class_names[label] for label in evaluated.labels)
+    models, folder = inputs.get("train"), evaluation.folder
+    evaluated = _read_evaluated(inputs["ingest"], evaluation, config.gallery_examples)
+    scored = [entry.defence for entry in evaluated.metrics.clean]
     return ReportInputs(
-        experiment=experiment,
-        dataset=records.manifest.config["data"]["dataset"],
-        statistics=read_json(records.folder / STATISTICS_FILE),
-        class_counts={name: counts[name] for name in evaluated.class_names},
-        evaluation=evaluated.settings,
-        metrics=metrics,
-        blessing=read_blessing(folder),
+        **_evaluation_fields(experiment, inputs["ingest"], evaluation, evaluated.labels),
         history=read_json(models.folder / HISTORY_FILE) if models else {},
         manifests=[made.manifest for made in (*inputs.values(), evaluation)],
         costs=read_json(folder / COSTS_FILE),
         detection=_optional(folder / DETECTION_FILE),
-        training_seconds=training_seconds(inputs, [e["defence"] for e in metrics["clean"]]),
-        audit=_audit(folder),
+        training_seconds=training_seconds(inputs, scored),
         probes=_optional(folder / PROBES_FILE),
         commands=commands,
         **study_fields(inputs, evaluated.images[: evaluated.shown]),
         **_defence_fields(models, evaluated),
         **_result_fields(folder, evaluated),
+    )
+
+
+def collect_card_inputs(
+    experiment: str, records: Artifact, models: Artifact, evaluation: Artifact
+) -> ReportInputs:
+    """Returns what a model card shows: a report's inputs without its images and curves.
+
+    Args:
+        experiment: Name of the experiment.
+        records: Artifact of the ingest stage.
+        models: Artifact of the train stage, made from `records`.
+        evaluation: Artifact of the evaluate stage, made from both.
+
+    Raises:
+        SfmError: If a file of an artifact is missing or damaged.
+    """
+    settings = evaluation_settings(evaluation)
+    schema = read_schema(records.folder)
+    _, labels = load_split(records.folder, "test", schema, settings.num_examples)
+    return ReportInputs(
+        **_evaluation_fields(experiment, records, evaluation, labels),
+        history={},
+        manifests=[records.manifest, models.manifest, evaluation.manifest],
+        gallery=None,
+    )
+
+
+def _evaluation_fields(
+    experiment: str, records: Artifact, evaluation: Artifact, labels: np.ndarray
+) -> dict[str, Any]:
+    """Returns what a report and a model card have alike."""
+    folder, class_names = evaluation.folder, read_schema(records.folder).class_names
+    counts = collections.Counter(class_names[label] for label in labels)
+    audit = folder / AUDIT_FILE
+    return {
+        "experiment": experiment,
+        "dataset": records.manifest.config["data"]["dataset"],
+        "statistics": read_json(records.folder / STATISTICS_FILE),
+        "class_counts": {name: counts[name] for name in class_names},
+        "evaluation": evaluation_settings(evaluation),
+        "metrics": read_metrics(evaluation),
+        "blessing": read_blessing(folder),
+        "audit": Audit(*read_audit(audit)) if audit.exists() else None,
+    }
+
+
+def accuracy_by_radius(results: ResultsTable) -> list[RadiusAccuracy]:
+    """Returns the accuracy of each defence after every attack of every threat model up to a radius.
+
+    Args:
+        results: Rows as `sfm_tf.evaluation.results.SCHEMA` describes them.
+
+    Returns:
+        For each defence an entry without an attack, of radius 0, and one for each radius. Images
+        that no attack up to the radius was run on are left out.
+    """
+    answers = right_answers(results)
+    clean = answers.pop(UNATTACKED)
+    curve = []
+    for defence, right in clean.items():
+        attacked = collections.defaultdict(list)
+        for condition, each in answers.items():
+            if defence in each:
+                attacked[condition.epsilon].append(each[defence])
+        so_far: list[np.ndarray] = []
+        curve.append(_radius_accuracy(defence, 0.0, right, [right]))
+        for radius in sorted(attacked):
+            so_far += attacked[radius]
+            curve.append(_radius_accuracy(defence, radius, right, so_far))
+    return curve
+
+
+def _radius_accuracy(
+    defence: str, radius: float, clean: np.ndarray, answers: Sequence[np.ndarray]
+) -> RadiusAccuracy:
+    table = np.stack(answers)
+    was_seen = np.any(table != NOT_ATTACKED, axis=0)
+    right = was_seen & (clean == RIGHT) & np.all(table != WRONG, axis=0)
+    examples, correct = int(was_seen.sum()), int(right.sum())
+    low, high = wilson_interval(correct, examples)
+    return RadiusAccuracy(
+        defence=defence,
+        epsilon=radius,
+        examples=examples,
+        correct=correct,
+        accuracy=correct / examples,
+        accuracy_low=low,
+        accuracy_high=high,
     )
 
 
@@ -206,27 +295,21 @@ class _Evaluated:
     labels: np.ndarray
     class_names: Sequence[str]
     settings: EvaluationConfig
-    subject: str
+    metrics: Metrics
     store: AdversarialStore
     shown: int
 
 
-def _read_evaluated(
-    records: Artifact, evaluation: Artifact, subject: str, shown: int
-) -> _Evaluated:
+def _read_evaluated(records: Artifact, evaluation: Artifact, shown: int) -> _Evaluated:
     schema, settings = read_schema(records.folder), evaluation_settings(evaluation)
     images, labels = load_split(records.folder, "test", schema, settings.num_examples)
     store = AdversarialStore(evaluation.folder / ADVERSARIAL_FOLDER)
-    return _Evaluated(images, labels, schema.class_names, settings, subject, store, shown)
+    metrics = read_metrics(evaluation)
+    return _Evaluated(images, labels, schema.class_names, settings, metrics, store, shown)
 
 
 def _optional(path: pathlib.Path) -> Any:
     return read_json(path) if path.exists() else None
-
-
-def _audit(folder: pathlib.Path) -> Audit | None:
-    path = folder / AUDIT_FILE
-    return Audit(*read_audit(path)) if path.exists() else None
 
 
 def _defence_fields(models: Artifact | None, evaluated: _Evaluated) -> dict[str, Any]:
@@ -240,7 +323,7 @@ def _defence_fields(models: Artifact | None, evaluated: _Evaluated) -> dict[str,
         "gallery": defence_images(defended, images[: evaluated.shown]),
         "masks": mask_statistics(masks_of(defended, images[measured]), labels[measured], names),
     }
-    if evaluated.subject != DEFENDED:
+    if evaluated.metrics.subject != DEFENDED:
         return fields
     attacked = strongest_knowledge(
         evaluated.store, DEFENDED, evaluated.settings, images, evaluated.shown
@@ -251,11 +334,12 @@ def _defence_fields(models: Artifact | None, evaluated: _Evaluated) -> dict[str,
 def _result_fields(folder: pathlib.Path, evaluated: _Evaluated) -> dict[str, Any]:
     """Returns what the results of single images and the stored attacks tell."""
     results = read_results(folder / RESULTS_FILE)
-    subject, names, shown = evaluated.subject, evaluated.class_names, evaluated.shown
+    subject, names, shown = evaluated.metrics.subject, evaluated.class_names, evaluated.shown
     settings, images, store = evaluated.settings, evaluated.images, evaluated.store
     failures = find_failures(results, subject, settings.norm, names, shown)
     return {
         "perturbations": list(perturbations(store, subject, settings, images, shown)),
+        "accuracy_by_radius": accuracy_by_radius(results),
         "paired": paired_differences(results, subject),
         "breakdown": break_down(results, subject, names),
         "failures": failure_images(store, subject, settings, images, failures),

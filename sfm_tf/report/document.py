@@ -7,11 +7,13 @@ later versions of the library add keys without changing it.
     experiment       name of the experiment
     dataset          name of the dataset
     verdict          {blessed: bool, reasons: [sentence]}
-    summary          [sentence], on what was measured and the accuracies that matter most
+    summary          [sentence], the answer, on which images, and what intervals mean
     class_counts     {class name: evaluated images}
     statistics       per split, as `sfm_tf.records.statistics` defines it
     threat_models    {name: {run: bool, statement: [sentence]}}
-    metrics          as `sfm_tf.evaluation.metrics.summarise` defines it; radii in 1/255
+    metrics          as `sfm_tf.evaluation.metrics.Metrics` defines it; radii in 1/255
+    accuracy_by_radius  [entry], of each defence after every attack up to a radius `epsilon`; as
+                     `sfm_tf.report.inputs.RadiusAccuracy` defines it
     paper            [{dataset, table, row, threat_model, attack, epsilon, accuracy}]
     history          {defence: [epoch], source: [epoch]}
     costs            [entry], as `sfm_tf.evaluation.runner.measure_costs` defines it; may be empty
@@ -37,23 +39,27 @@ later versions of the library add keys without changing it.
 
 import base64
 import dataclasses
+import functools
+import json
 import pathlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jinja2
 import markupsafe
+import vl_convert
 
 from sfm_tf.artifacts.atomic_files import write_bytes, write_json, write_text
-from sfm_tf.report.figures import ReportFigure
+from sfm_tf.report.charts import ReportFigure, png
+from sfm_tf.report.first_screen import FirstScreen, first_screen
+from sfm_tf.report.glossary import GLOSSARY
+from sfm_tf.report.inputs import ReportInputs
 from sfm_tf.report.paper import paper_results
-from sfm_tf.report.report_inputs import ReportInputs
-from sfm_tf.report.section import Section
-from sfm_tf.report.sections import build_sections
+from sfm_tf.report.sections import Section, build_sections
 from sfm_tf.report.statements import (
+    sample_sentences,
     shown_threat_models,
-    summary,
     threat_model_statement,
-    verdict,
 )
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -76,11 +82,26 @@ def markdown_environment() -> jinja2.Environment:
 def html_environment() -> jinja2.Environment:
     """Returns the templates for HTML, which show every value as it reads.
 
-    Their filter `base64` turns bytes into text for a data URL.
+    Their filter `base64` turns text into that of a data URL, `script` a value into JSON that a
+    script element can hold, and their function `vega` returns the library that draws the charts.
     """
     templates = environment(autoescape=True)
-    templates.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
+    templates.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode("ascii")
+    templates.filters["script"] = _script_json
+    templates.globals["vega"] = _vega
     return templates
+
+
+def _script_json(value: Any) -> markupsafe.Markup:
+    """Returns JSON in which nothing can end the script element that it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return markupsafe.Markup(text.replace("<", "\\u003c"))
+
+
+@functools.cache
+def _vega() -> markupsafe.Markup:
+    """Returns Vega, Vega-Lite and Vega-Embed as one script, so that a page needs no network."""
+    return markupsafe.Markup(vl_convert.javascript_bundle().replace("</script", "<\\/script"))
 
 
 def _escape(value: object) -> str:
@@ -119,23 +140,34 @@ def build_report(inputs: ReportInputs, folder: pathlib.Path) -> None:
         inputs: What the report shows.
         folder: An existing folder.
     """
-    sections = build_sections(inputs)
-    (folder / FIGURE_FOLDER).mkdir(exist_ok=True)
-    for figure in _figures(sections):
-        write_bytes(folder / FIGURE_FOLDER / f"{figure.name}.png", figure.png)
-        write_bytes(folder / FIGURE_FOLDER / f"{figure.name}.svg", figure.svg)
-    write_json(folder / "report.json", _json_value(inputs, sections))
-    environments = {"report.md": markdown_environment(), "report.html": html_environment()}
-    for name, environment in environments.items():
-        template = environment.get_template(f"{name}.j2")
-        text = template.render(
+    first, sections = first_screen(inputs), build_sections(inputs)
+    figures = list(_figures(first, sections))
+    pictures = {figure.name: figure.svg() for figure in figures}
+    write_pictures(folder / FIGURE_FOLDER, pictures)
+    sample = tuple(sample_sentences(inputs))
+    write_json(folder / "report.json", _json_value(inputs, (first.sentence, *sample), figures))
+    for environment, name in (
+        (markdown_environment(), "report.md"),
+        (html_environment(), "report.html"),
+    ):
+        text = environment.get_template(f"{name}.j2").render(
             inputs=inputs,
-            verdict=verdict(inputs),
-            summary=tuple(summary(inputs)),
+            first=first,
+            sample=sample,
             sections=sections,
+            pictures=pictures,
             figure_folder=FIGURE_FOLDER,
+            glossary=GLOSSARY,
         )
         write_text(folder / name, text)
+
+
+def write_pictures(folder: pathlib.Path, pictures: Mapping[str, str]) -> None:
+    """Writes drawn figures, SVG by name, as SVG and PNG files into a folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    for name, svg in pictures.items():
+        write_text(folder / f"{name}.svg", svg)
+        write_bytes(folder / f"{name}.png", png(svg))
 
 
 def _added_values(inputs: ReportInputs) -> dict[str, Any]:
@@ -156,17 +188,22 @@ def _added_values(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _figures(sections: tuple[Section, ...]) -> list[ReportFigure]:
-    return [figure for section in sections for figure in section.figures]
+def _figures(first: FirstScreen, sections: Iterable[Section]) -> Iterator[ReportFigure]:
+    if first.chart is not None:
+        yield first.chart
+    for section in sections:
+        yield from section.figures
 
 
-def _json_value(inputs: ReportInputs, sections: tuple[Section, ...]) -> dict[str, Any]:
+def _json_value(
+    inputs: ReportInputs, summary: Iterable[str], figures: Iterable[ReportFigure]
+) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": inputs.experiment,
         "dataset": inputs.dataset,
         "verdict": dataclasses.asdict(inputs.blessing),
-        "summary": list(summary(inputs)),
+        "summary": list(summary),
         "class_counts": dict(inputs.class_counts),
         "statistics": dict(inputs.statistics),
         "threat_models": {
@@ -176,12 +213,13 @@ def _json_value(inputs: ReportInputs, sections: tuple[Section, ...]) -> dict[str
             }
             for name in shown_threat_models(inputs.evaluation)
         },
-        "metrics": dict(inputs.metrics),
+        "metrics": inputs.metrics.to_json(),
+        "accuracy_by_radius": [dataclasses.asdict(e) for e in inputs.accuracy_by_radius],
         "paper": [dataclasses.asdict(result) for result in paper_results(inputs.dataset)],
         "history": dict(inputs.history),
         **_added_values(inputs),
         "stages": [dataclasses.asdict(manifest) for manifest in inputs.manifests],
-        "figures": [_figure_value(figure) for figure in _figures(sections)],
+        "figures": [_figure_value(figure) for figure in figures],
     }
 
 

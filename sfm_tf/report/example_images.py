@@ -1,10 +1,14 @@
 """The images that a report shows, from the trained models and the stored attacks."""
 
+import base64
 import functools
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import altair as alt
 import numpy as np
+import PIL.Image
 import pyarrow.compute as pc
 import tensorflow as tf
 
@@ -14,10 +18,162 @@ from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.report.figures import ReportFigure, draw_grid, plain_words, render_figure
-from sfm_tf.report.report_inputs import FailureGallery, Gallery, PerceivedPerturbation, Perturbation
-from sfm_tf.report.tables import Cell, Row, Table, attack_name, per_cent, plain_table
+from sfm_tf.report.charts import ReportFigure, report_figure
+from sfm_tf.report.inputs import FailureGallery, Gallery, PerceivedPerturbation, Perturbation
+from sfm_tf.report.tables import (
+    NO_IMAGE,
+    Cell,
+    Row,
+    Table,
+    attack_name,
+    per_cent,
+    plain_table,
+)
 from sfm_tf.settings import PIXEL_LEVELS
+
+_BAND = 8
+"""Images side by side; more of them continue below."""
+
+_SIDE, _GAP = 64, 4
+"""Pixels of the longer side of an image in a figure, and between two images."""
+
+_LONGEST_CAPTION = 14
+"""Characters of a line below an image."""
+
+
+def image_grid(
+    rows: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]] = ()
+) -> alt.TopLevelMixin:
+    """Returns images in a grid, a column for each place in the batches.
+
+    Args:
+        rows: Batches by the label of their row, from top to bottom: float in [0, 1], shape
+            `(count, height, width, 1 or 3)`; what is beyond is shown as black or white.
+        captions: Lines below each column; none where empty.
+    """
+    count = len(next(iter(rows.values())))
+    bands = (slice(start, start + _BAND) for start in range(0, count, _BAND))
+    charts = [
+        _band({label: images[band] for label, images in rows.items()}, captions[band])
+        for band in bands
+    ]
+    return alt.vconcat(*charts, spacing=2 * _GAP)
+
+
+def _band(rows: Mapping[str, np.ndarray], captions: Sequence[Sequence[str]]) -> alt.TopLevelMixin:
+    height, width = next(iter(rows.values())).shape[1:3]
+    scale = _SIDE / max(height, width)
+    values = [
+        {"row": label, "column": column, "image": _data_address(image)}
+        for label, images in rows.items()
+        for column, image in enumerate(images)
+    ]
+    tiles = (
+        alt.Chart(alt.Data(values=values))
+        .mark_image(width=scale * width, height=scale * height)
+        .encode(
+            x=alt.X("column:O", axis=None),
+            y=alt.Y(
+                "row:N",
+                sort=list(rows),
+                title=None,
+                axis=alt.Axis(
+                    domain=False,
+                    ticks=False,
+                    labelLimit=180,
+                    labelExpr=r"split(datum.label, '\n')",
+                ),
+            ),
+            url="image:N",
+        )
+    )
+    steps = {"width": alt.Step(scale * width + _GAP), "height": alt.Step(scale * height + _GAP)}
+    if not captions:
+        return tiles.properties(**steps)
+    below = [{"column": column, "lines": list(lines)} for column, lines in enumerate(captions)]
+    words = (
+        alt.Chart(alt.Data(values=below))
+        .mark_text(baseline="top", fontSize=9, lineHeight=11)
+        .encode(
+            x="column:O",
+            y=alt.value(len(rows) * (scale * height + _GAP) + _GAP),
+            text="lines:N",
+        )
+    )
+    return alt.layer(tiles, words).properties(**steps)
+
+
+def _data_address(image: np.ndarray) -> str:
+    """Returns an image as a PNG file in a data URL, each of its pixels several of the file's."""
+    times = max(1, 2 * _SIDE // max(image.shape[:2]))
+    pixels = np.round(255.0 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
+    large = pixels.repeat(times, axis=0).repeat(times, axis=1)
+    file = io.BytesIO()
+    PIL.Image.fromarray(large if large.shape[-1] == 3 else large[..., 0]).save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _shortened(text: str) -> str:
+    """Returns a name on one line, cut where it is too long to stand below an image."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_CAPTION else f"{line[: _LONGEST_CAPTION - 1]}…"
+
+
+def _gallery(
+    name: str,
+    caption: str,
+    told: str,
+    rows: Mapping[str, np.ndarray],
+    captions: Sequence[Sequence[str]] = (),
+) -> ReportFigure:
+    return report_figure(name, caption, told, image_grid(rows, captions), is_interactive=False)
+
+
+def defence_gallery(name: str, gallery: Gallery) -> ReportFigure:
+    """Draws what the defence does to images (Yu et al. 2022, section 6.6, Figure 4)."""
+    rows = {
+        "input": gallery.images,
+        "mask": gallery.masks,
+        "masked": gallery.masked,
+        "defended": gallery.defended,
+    }
+    caption = (
+        "What the defence does to test images: input x, mask G(x) with white for kept, masked "
+        "image G(x)·x, and defended image T(G(x)·x), which the classifier sees."
+    )
+    told = (
+        f"{len(gallery.images)} test images in columns. The masks' mean is "
+        f"{float(np.mean(gallery.masks)):.2f}."
+    )
+    return _gallery(name, caption, told, rows)
+
+
+def perturbation_gallery(name: str, attack: str, perturbation: Perturbation) -> ReportFigure:
+    """Draws clean images, adversarial images and the difference between them, magnified.
+
+    Args:
+        name: Stem of the file names.
+        attack: What made the adversarial images, in words.
+        perturbation: The images.
+
+    Returns:
+        The figure, one column per image.
+    """
+    epsilon = perturbation.epsilon
+    scale = 0.5 * PIXEL_LEVELS / epsilon
+    change = perturbation.adversarial_images - perturbation.images
+    rows = {
+        "clean": perturbation.images,
+        "adversarial": perturbation.adversarial_images,
+        f"difference\n× {scale:.1f}": 0.5 + scale * change,
+    }
+    caption = (
+        f"{attack}, ε = {epsilon:g}/255: clean image, adversarial image, and their difference "
+        f"multiplied by {scale:.1f} around mid-grey, so that ±ε is white or black."
+    )
+    largest = float(np.max(np.abs(change))) * PIXEL_LEVELS
+    told = f"{len(change)} test images in columns. The difference is at most {largest:.1f}/255."
+    return _gallery(name, caption, told, rows)
 
 
 def ablation_gallery(
@@ -46,17 +202,12 @@ def ablation_gallery(
     means = ", ".join(
         f"{label} {float(np.mean(gallery.masks)):.2f}" for label, gallery in trainings.items()
     )
-    alternative_text = (
-        f"{len(complete.images)} test images in columns; from top to bottom the input, then mask "
-        f"and defended image of each training. Mean of the masks: {means}."
-    )
-    return render_figure(draw_grid(rows), name, caption, alternative_text)
+    told = f"{len(complete.images)} test images in columns. Mean of the masks: {means}."
+    return _gallery(name, caption, told, rows)
 
 
 ZERO = 0.05
 """A pixel whose mask is below counts as one that the masker removes."""
-
-_NO_IMAGE = "no image"
 
 
 def mask_statistics(
@@ -116,7 +267,7 @@ def mask_table(statistics: Mapping[str, Any]) -> Table:
 def _cells(entry: Mapping[str, Any]) -> tuple[Cell, ...]:
     examples = Cell(f"{entry['examples']:,}")
     if not entry["examples"]:
-        return (examples, *[Cell(_NO_IMAGE)] * 4)
+        return (examples, *[Cell(NO_IMAGE)] * 4)
     return (
         examples,
         Cell(f"{entry['mean']:.3f}"),
@@ -189,11 +340,11 @@ def perceived_gallery(
         f"{' '.join(label.split())} {255.0 * float(np.mean(np.abs(change))):.2f}/255"
         for label, change in differences.items()
     )
-    alternative_text = (
-        f"{len(perceived.undefended)} test images in columns; from top to bottom the clean image "
-        f"and the magnified perturbation. Mean size of the perturbation: {sizes}."
+    told = (
+        f"{len(perceived.undefended)} test images in columns. Mean size of the perturbation: "
+        f"{sizes}."
     )
-    return render_figure(draw_grid(rows), name, caption, alternative_text)
+    return _gallery(name, caption, told, rows)
 
 
 _SIZES: Mapping[str, str] = {"inf": "linf", "2": "l2"}
@@ -293,34 +444,29 @@ def failure_gallery(name: str, gallery: FailureGallery) -> ReportFigure:
     rows = {
         "clean": gallery.images,
         "adversarial": gallery.adversarial_images,
-        f"perturbation\n× {scale:.1f}": 0.5 + scale * changes,
+        f"difference\n× {scale:.1f}": 0.5 + scale * changes,
     }
-    captions = [_caption(failure) for failure in gallery.failures]
     caption = (
-        "Worst failures: images that were right and that the smallest perturbations turned wrong, "
-        "of equal ones those with the highest loss. Below each its class, what it is taken for and "
-        f"the attack that won; the difference is multiplied by {scale:.1f} around mid-grey."
+        "Worst failures: images that the model gets right without an attack and wrong after the "
+        "smallest perturbation; of equal ones those with the highest loss. Below each image are "
+        "its class, the class predicted and the attack; the difference is multiplied by "
+        f"{scale:.1f} around mid-grey."
     )
-    spoken = ", ".join(
+    told = "; ".join(
         f"{failure['label']} taken for {failure['prediction']} after "
         f"{attack_name(failure['attack'])}"
         for failure in gallery.failures
     )
-    alternative_text = (
-        f"{len(captions)} test images in columns; from top to bottom the clean image, the "
-        f"adversarial image and the magnified perturbation. {spoken}."
-    )
-    return render_figure(draw_grid(rows, captions), name, caption, alternative_text)
+    return _gallery(name, caption, f"{told}.", rows, [*map(_caption, gallery.failures)])
 
 
-def _caption(failure: Mapping[str, Any]) -> str:
-    lines = (
-        plain_words(failure["label"]),
-        f"→ {plain_words(failure['prediction'])}",
-        plain_words(attack_name(failure["attack"])),
+def _caption(failure: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        _shortened(failure["label"]),
+        f"→ {_shortened(failure['prediction'])}",
+        _shortened(attack_name(failure["attack"])),
         f"{failure['epsilon']:g}/255",
     )
-    return "\n".join(lines)
 
 
 _BATCH = 64

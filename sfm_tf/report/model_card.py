@@ -7,90 +7,43 @@ Robustness".
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterator
 
-from sfm_tf.artifacts.atomic_files import read_json
-from sfm_tf.artifacts.run_directory import Artifact
-from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings
-from sfm_tf.audit.blessing import read_blessing
-from sfm_tf.audit.verdict import AUDIT_FILE, read_audit
 from sfm_tf.evaluation.threat_models import ThreatModel
-from sfm_tf.records.schema import read_schema
-from sfm_tf.records.statistics import STATISTICS_FILE
-from sfm_tf.records.tfrecords import load_split
 from sfm_tf.report.document import markdown_environment
-from sfm_tf.report.report_inputs import Audit, ReportInputs
+from sfm_tf.report.first_screen import NO_WHITE_BOX, first_screen
+from sfm_tf.report.inputs import ReportInputs
 from sfm_tf.report.statements import (
     THREAT_MODEL_NAMES,
     precision_statement,
+    sample_sentences,
     shown_threat_models,
-    summary,
     threat_model_statement,
-    verdict,
 )
 from sfm_tf.report.tables import (
     Row,
     Table,
     accuracy_cell,
+    class_count_table,
     defences,
-    find_entry,
+    package_table,
     plain_table,
-    worst_case_cell,
 )
 
 _TEMPLATE = "MODEL_CARD.md.j2"
 
-_NO_WHITE_BOX = (
-    "The white box was not run: nothing here shows that the defence holds against an attacker who "
-    "knows it."
-)
-
 _LASTING_LIMITATIONS = (
-    "An attack that was not run may do better: accuracies under attack are upper bounds of what is "
-    "left under the best attack.",
-    "Only small changes of single pixel values were tried. Rotations, patches, printing and "
-    "photographing, blur, noise of a sensor and other distributions of images were not.",
-    "The images were of the model's own size. Files that a server resizes were not evaluated.",
-    "All is of one training; another seed gives other figures, by more than the intervals say.",
-    "The signature explain shows the mask to whoever may call it, which helps an attacker. A "
+    "An attack that was not run may break more images: the accuracies under attack are upper "
+    "bounds.",
+    "Only small changes of single pixel values were tried. Rotations, patches, printed and "
+    "photographed images, blur, sensor noise and other kinds of images were not.",
+    "The images had the model's own size. Files that a server resizes were not evaluated.",
+    "All figures are of one training. Another seed gives other figures, by more than the intervals "
+    "say.",
+    "The signature explain shows the mask to everybody who may call it, which helps an attacker. A "
     "public server should not offer it.",
-    "The model has no class for images of anything else; it gives each image one of its classes.",
+    "The model gives every image one of its classes, also an image of something else.",
 )
-
-
-def collect_card_inputs(
-    experiment: str, records: Artifact, models: Artifact, evaluation: Artifact
-) -> ReportInputs:
-    """Returns what a model card shows: a report's inputs without its images and curves.
-
-    Args:
-        experiment: Name of the experiment.
-        records: Artifact of the ingest stage.
-        models: Artifact of the train stage, made from `records`.
-        evaluation: Artifact of the evaluate stage, made from both.
-
-    Raises:
-        SfmError: If a file of an artifact is missing or damaged.
-    """
-    schema = read_schema(records.folder)
-    settings = evaluation_settings(evaluation)
-    _, labels = load_split(records.folder, "test", schema, settings.num_examples)
-    counts = Counter(schema.class_names[label] for label in labels)
-    audit = evaluation.folder / AUDIT_FILE
-    return ReportInputs(
-        experiment=experiment,
-        dataset=records.manifest.config["data"]["dataset"],
-        statistics=read_json(records.folder / STATISTICS_FILE),
-        class_counts={name: counts[name] for name in schema.class_names},
-        evaluation=settings,
-        metrics=read_json(evaluation.folder / METRICS_FILE),
-        blessing=read_blessing(evaluation.folder),
-        history={},
-        manifests=[records.manifest, models.manifest, evaluation.manifest],
-        gallery=None,
-        audit=Audit(*read_audit(audit)) if audit.exists() else None,
-    )
 
 
 def build_model_card(inputs: ReportInputs, image_shape: tuple[int, int, int], command: str) -> str:
@@ -104,12 +57,11 @@ def build_model_card(inputs: ReportInputs, image_shape: tuple[int, int, int], co
     template = markdown_environment().get_template(_TEMPLATE)
     return template.render(
         inputs=inputs,
-        verdict=verdict(inputs),
-        summary=tuple(summary(inputs)),
-        audit=_audit_sentence(inputs.audit),
+        first=first_screen(inputs),
+        sample=tuple(sample_sentences(inputs)),
         image_shape=" x ".join(map(str, image_shape)),
         model_table=_model_table(inputs),
-        data_table=_data_table(inputs),
+        data_table=class_count_table(inputs.statistics, inputs.class_counts),
         clean_table=_clean_table(inputs),
         worst_case_tables=tuple(_worst_case_tables(inputs)),
         statements={
@@ -122,17 +74,10 @@ def build_model_card(inputs: ReportInputs, image_shape: tuple[int, int, int], co
         attack_table=_attack_table(inputs),
         limitations=tuple(_limitations(inputs)),
         stage_table=_stage_table(inputs),
-        package_table=_package_table(inputs),
+        package_table=package_table(inputs.manifests),
         # One indented line, in which Markdown knows no mark-up, so that it can be copied as it is.
         command_line="    " + " ".join(command.split()),
     )
-
-
-def _audit_sentence(audit: Audit | None) -> str:
-    if audit is None:
-        return "No audit is stored with the evaluation, so nothing says whether to believe it."
-    level = audit.verdict.level.replace("_", " ")
-    return f"Audit of the evaluation: {level}. {audit.verdict.sentence}"
 
 
 def _settings_rows(inputs: ReportInputs, sections: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -154,21 +99,9 @@ def _attack_table(inputs: ReportInputs) -> Table:
     return plain_table("All settings of the evaluation", ("Setting", "value"), rows)
 
 
-def _data_table(inputs: ReportInputs) -> Table:
-    available = inputs.statistics["test"]["class_counts"]
-    return plain_table(
-        "Test images of each class",
-        ("Class", "evaluated", "in the test split"),
-        (
-            (name, f"{count:,}", f"{available[name]:,}")
-            for name, count in inputs.class_counts.items()
-        ),
-    )
-
-
 def _clean_table(inputs: ReportInputs) -> Table:
     rows = tuple(
-        Row(label, (accuracy_cell(find_entry(inputs.metrics["clean"], defence=defence)),))
+        Row(label, (accuracy_cell(inputs.metrics.clean_accuracy(defence)),))
         for defence, label in defences(inputs.metrics)
     )
     return Table("Accuracy without an attack, with its 95% interval", ("Model", "accuracy"), rows)
@@ -180,22 +113,24 @@ def _worst_case_tables(inputs: ReportInputs) -> Iterator[Table]:
     columns: dict[str, float | None] = {f"{r:g}/255": r for r in inputs.evaluation.epsilons}
     columns["all radii"] = None
     for defence, label in defences(inputs.metrics):
-        rows = []
-        for threat_model, name in names.items():
-            keys = {"defence": defence, "threat_model": threat_model}
-            entries = (
-                find_entry(inputs.metrics["worst_case"], **keys, epsilon=radius)
-                for radius in columns.values()
+        rows = tuple(
+            Row(
+                name,
+                tuple(
+                    accuracy_cell(inputs.metrics.worst(defence, threat_model, radius))
+                    for radius in columns.values()
+                ),
             )
-            rows.append(Row(name, tuple(map(worst_case_cell, entries))))
+            for threat_model, name in names.items()
+        )
         title = f"Accuracy after the worst attack per image, {label}"
-        yield Table(title, ("Threat model", *columns), tuple(rows))
+        yield Table(title, ("Threat model", *columns), rows)
 
 
 def _limitations(inputs: ReportInputs) -> Iterator[str]:
-    run = {entry["threat_model"] for entry in inputs.metrics["worst_case"]}
+    run = {entry.threat_model for entry in inputs.metrics.worst_case}
     if ThreatModel.WHITE_BOX.value not in run:
-        yield _NO_WHITE_BOX
+        yield NO_WHITE_BOX
     for threat_model, name in THREAT_MODEL_NAMES.items():
         if threat_model not in {*run, ThreatModel.WHITE_BOX.value}:
             knows = ThreatModel(threat_model).attacker_knows
@@ -206,7 +141,7 @@ def _limitations(inputs: ReportInputs) -> Iterator[str]:
 
 def _partly_attacked(inputs: ReportInputs) -> Iterator[str]:
     evaluated = sum(inputs.class_counts.values())
-    attacked = {e["threat_model"]: e["examples"] for e in inputs.metrics["worst_case"]}
+    attacked = {e.threat_model: e.examples for e in inputs.metrics.worst_case}
     for threat_model, name in THREAT_MODEL_NAMES.items():
         count = attacked.get(threat_model, evaluated)
         if count < evaluated:
@@ -217,12 +152,3 @@ def _stage_table(inputs: ReportInputs) -> Table:
     rows = ((m.stage, m.fingerprint, m.code_version, m.seed, m.started) for m in inputs.manifests)
     columns = ("Stage", "fingerprint", "code version", "seed", "started (UTC)")
     return plain_table("What made it", columns, rows)
-
-
-def _package_table(inputs: ReportInputs) -> Table:
-    versions = dict.fromkeys(
-        (package, version)
-        for manifest in inputs.manifests
-        for package, version in manifest.package_versions.items()
-    )
-    return plain_table("Packages", ("Package", "version"), versions)

@@ -9,15 +9,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sfm_tf.evaluation.metrics import Accuracy, Metrics
 from sfm_tf.evaluation.results import DEFENDED, UNDEFENDED
 from sfm_tf.report.tables import (
-    DEFENCE_NAMES,
     NOT_RUN,
     Cell,
     Row,
     Table,
     accuracy_cell,
     attack_name,
+    defence_name,
     find_entry,
     per_cent,
 )
@@ -189,16 +190,12 @@ def _cells(
         yield PaperResult(dataset, table, row, threat_model, attack, float(epsilon), accuracy)
 
 
-_COUNTED_IMAGES = 10_000
-"""Images that Table 8 of the paper gives times for."""
-
-
-def comparison_tables(dataset: str, metrics: Mapping[str, Any]) -> Iterator[Table]:
+def comparison_tables(dataset: str, metrics: Metrics) -> Iterator[Table]:
     """Yields, for each of Tables 1 to 7 that is of this dataset, the measured and printed figures.
 
     Args:
         dataset: Name of the dataset as in `sfm_tf.datasets.settings.DataConfig`.
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        metrics: Figures of an evaluation.
 
     Yields:
         Tables with the paper's rows and columns; a cell is the measured accuracy, or that it was
@@ -225,26 +222,26 @@ def _head(result: PaperResult) -> str:
     return f"{attack_name(result.attack)}{radius}"
 
 
-def _compare(metrics: Mapping[str, Any], printed: PaperResult) -> Cell:
+def _compare(metrics: Metrics, printed: PaperResult) -> Cell:
     measured = _measured(metrics, printed)
     remark = f"paper {per_cent(printed.accuracy)}"
     if measured is not None:
-        points = 100.0 * (measured["accuracy"] - printed.accuracy)
+        points = 100.0 * (measured.accuracy - printed.accuracy)
         remark = f"{remark}, difference {points:+.1f}"
     return accuracy_cell(measured, remark)
 
 
-def _measured(metrics: Mapping[str, Any], printed: PaperResult) -> Mapping[str, Any] | None:
+def _measured(metrics: Metrics, printed: PaperResult) -> Accuracy | None:
     if printed.attack == "clean":
-        return find_entry(metrics["clean"], defence=printed.defence)
+        return metrics.clean_accuracy(printed.defence)
     key = {
         "defence": printed.defence,
         "threat_model": printed.threat_model,
         "attack": printed.attack,
     }
     if printed.attack == "cw":  # At any norm.
-        return find_entry(metrics["minimum_norm"], **key)
-    return find_entry(metrics["under_attack"], **key, epsilon=printed.epsilon)
+        return find_entry(metrics.minimum_norm, **key)
+    return find_entry(metrics.under_attack, **key, epsilon=printed.epsilon)
 
 
 def cost_table(
@@ -298,7 +295,7 @@ def _cost_row(
     seconds, bare = training_seconds.get(defence), training_seconds.get("undefended")
     ratio = seconds / bare if seconds is not None and bare else None
     return Row(
-        DEFENCE_NAMES.get(defence, defence),
+        defence_name(defence),
         (
             Cell(f"{entry['seconds_per_1000_images']:.3g}"),
             _ratio_cell(entry["relative_to_undefended"], defending),

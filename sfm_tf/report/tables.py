@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.defences.catalogue import DEFENCES
 from sfm_tf.evaluation.attack_catalogue import ATTACKS
+from sfm_tf.evaluation.metrics import Accuracy, Metrics, MinimumNorm, WorstCase
 from sfm_tf.evaluation.paired_answers import ALL_THREATS
 from sfm_tf.evaluation.results import OWN_MODEL
 from sfm_tf.evaluation.significance import wilson_interval
@@ -28,6 +31,16 @@ DEFENCE_NAMES: Mapping[str, str] = {
 """Defences in the report's words."""
 
 
+_FIGURE = re.compile(r"[-+<≤≥(]?\s?\d")
+"""What a figure begins with."""
+
+NO_SUCCESS, NO_IMAGE = "no success", "no image"
+"""Stand where an attack broke no image, and where there was none."""
+
+_MISSING = (NOT_RUN, NO_SUCCESS, NO_IMAGE, "none")
+"""Words that stand in the place of a figure."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One cell.
@@ -35,7 +48,7 @@ class Cell:
     Attributes:
         value: The figure or words.
         interval: Its 95% Wilson interval; empty where it has none.
-        remark: What belongs to it, such as the attack that won; may be empty.
+        remark: What belongs to it, such as the strongest attack; may be empty.
     """
 
     value: str
@@ -64,11 +77,20 @@ class Table:
         title: What the table shows.
         columns: Heads of all columns, that of the labels first.
         rows: The rows, each with one cell less than there are columns.
+        is_folded: Whether a page shows its title only until a reader opens it; a print shows all.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    is_folded: bool = False
+
+    def is_text(self, place: int) -> bool:
+        """Whether a column holds words, which are read from the left, rather than figures."""
+        values = [row.cells[place - 1].value if place else row.label for row in self.rows]
+        told = [value for value in values if value not in _MISSING]
+        words = [value for value in told if not _FIGURE.match(value)]
+        return not place or 2 * len(words) > len(told)
 
     def transposed(self) -> "Table":
         """Returns the table with rows and columns exchanged."""
@@ -76,12 +98,16 @@ class Table:
             Row(column, tuple(row.cells[place] for row in self.rows))
             for place, column in enumerate(self.columns[1:])
         )
-        return Table(self.title, (self.columns[0], *(row.label for row in self.rows)), rows)
+        columns = (self.columns[0], *(row.label for row in self.rows))
+        return Table(self.title, columns, rows, self.is_folded)
 
 
 def plain_table(title: str, columns: Iterable[str], rows: Iterable[tuple[object, ...]]) -> Table:
     """Returns a table of plain values, the first of each row being its label."""
-    made = tuple(Row(str(label), tuple(Cell(str(v)) for v in values)) for label, *values in rows)
+    made = tuple(
+        Row(str(label), tuple(v if isinstance(v, Cell) else Cell(str(v)) for v in values))
+        for label, *values in rows
+    )
     return Table(title, tuple(columns), made)
 
 
@@ -90,27 +116,24 @@ def per_cent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def accuracy_cell(entry: Mapping[str, Any] | None, remark: str = "") -> Cell:
-    """Returns accuracy and interval of an entry of the metrics.
+def interval_cell(share: float, low: float, high: float, remark: str = "") -> Cell:
+    """Returns a share with the ends of its interval, all in [0, 1]."""
+    return Cell(per_cent(share), f"({100.0 * low:.1f}–{100.0 * high:.1f})", remark)
+
+
+def accuracy_cell(entry: Accuracy | None, remark: str = "") -> Cell:
+    """Returns an accuracy with its interval, and for a worst case the strongest attack.
 
     Args:
-        entry: An entry with `accuracy`, `accuracy_low` and `accuracy_high`; None where nothing was
-            measured.
+        entry: The accuracy; None where nothing was measured.
         remark: What else the cell says.
     """
     if entry is None:
         return Cell(NOT_RUN, remark=remark)
-    low, high = 100.0 * entry["accuracy_low"], 100.0 * entry["accuracy_high"]
-    return Cell(per_cent(entry["accuracy"]), f"({low:.1f}–{high:.1f})", remark)
-
-
-def worst_case_cell(entry: Mapping[str, Any] | None) -> Cell:
-    """Returns a worst case with the attack that turned most images wrong, or `not run`."""
-    if entry is None:
-        return accuracy_cell(None)
-    attack = entry["strongest_attack"]
-    won = "no attack won" if attack is None else f"{attack_name(attack)} won most"
-    return accuracy_cell(entry, won)
+    if isinstance(entry, WorstCase) and not remark:
+        attack = entry.strongest_attack
+        remark = "no attack worked" if attack is None else attack_name(attack)
+    return interval_cell(entry.accuracy, entry.accuracy_low, entry.accuracy_high, remark)
 
 
 def attack_name(attack: str) -> str:
@@ -118,19 +141,29 @@ def attack_name(attack: str) -> str:
     return ATTACK_NAMES[attack]
 
 
-def find_entry(entries: Iterable[Mapping[str, Any]], **keys: Any) -> Mapping[str, Any] | None:
-    """Returns the entry of the metrics that has these values, or None where it was not run."""
-    matching = (e for e in entries if all(e[name] == value for name, value in keys.items()))
-    return next(matching, None)
+def defence_name(defence: str) -> str:
+    """Returns a defence's name in the report's words."""
+    return DEFENCE_NAMES.get(defence, defence)
+
+
+Entry = TypeVar("Entry")
+
+
+def find_entry(entries: Iterable[Entry], **keys: Any) -> Entry | None:
+    """Returns the first entry whose attributes have these values, or None."""
+    return next(
+        (e for e in entries if all(getattr(e, name) == value for name, value in keys.items())),
+        None,
+    )
 
 
 def accuracy_entries(
-    metrics: Mapping[str, Any], defence: str, threat_model: str, epsilons: Iterable[float]
-) -> dict[str, Mapping[str, Any] | None]:
+    metrics: Metrics, defence: str, threat_model: str, epsilons: Iterable[float]
+) -> dict[str, Accuracy | None]:
     """Returns what was measured of a defence under a threat model, by the column it belongs to.
 
     Args:
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        metrics: Figures of an evaluation.
         defence: Name of the defence in the metrics.
         threat_model: Value of a `ThreatModel`.
         epsilons: Radii in 1/255.
@@ -141,27 +174,29 @@ def accuracy_entries(
     """
     radii = tuple(epsilons)
     key = {"defence": defence, "threat_model": threat_model}
-    attacked, worst = metrics["under_attack"], metrics["worst_case"]
+    attacks = dict.fromkeys(
+        entry.attack for entry in metrics.under_attack if entry.threat_model == threat_model
+    )
     return {
-        "clean": find_entry(metrics["clean"], defence=defence),
+        "clean": metrics.clean_accuracy(defence),
         **{
             f"{attack_name(attack)} {radius:g}/255": find_entry(
-                attacked, **key, attack=attack, epsilon=radius
+                metrics.under_attack, **key, attack=attack, epsilon=radius
             )
-            for attack in _attacks(metrics, threat_model)
+            for attack in tuple(attacks) or _EXPECTED_ATTACKS
             for radius in radii
         },
-        **{f"worst case {r:g}/255": find_entry(worst, **key, epsilon=r) for r in radii},
+        **{f"worst case {r:g}/255": metrics.worst(**key, epsilon=r) for r in radii},
     }
 
 
 def accuracy_table(
-    metrics: Mapping[str, Any], threat_model: str, title: str, epsilons: Iterable[float]
+    metrics: Metrics, threat_model: str, title: str, epsilons: Iterable[float]
 ) -> Table:
     """Returns the accuracies under one threat model, a row per defence (as Tables 1 to 7).
 
     Args:
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        metrics: Figures of an evaluation.
         threat_model: Value of a `ThreatModel`.
         title: What the table shows.
         epsilons: Radii in 1/255.
@@ -173,35 +208,22 @@ def accuracy_table(
         label: accuracy_entries(metrics, defence, threat_model, epsilons)
         for defence, label in defences(metrics)
     }
-    rows = tuple(Row(label, tuple(map(_cell, line.values()))) for label, line in lines.items())
+    rows = tuple(
+        Row(label, tuple(map(accuracy_cell, line.values()))) for label, line in lines.items()
+    )
     return Table(title, ("Defence", *next(iter(lines.values()))), rows)
 
 
-def _cell(entry: Mapping[str, Any] | None) -> Cell:
-    is_worst_case = entry is not None and "strongest_attack" in entry
-    return worst_case_cell(entry) if is_worst_case else accuracy_cell(entry)
-
-
-def worst_case_table(metrics: Mapping[str, Any], threat_models: Mapping[str, str]) -> Table:
+def worst_case_table(metrics: Metrics, threat_models: Mapping[str, str]) -> Table:
     """Returns the worst case per image over all attacks and radii, for each threat model and all.
 
     Args:
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        metrics: Figures of an evaluation.
         threat_models: Names of the threat models in words.
     """
     names = {**threat_models, ALL_THREATS: "all threat models"}
     rows = tuple(
-        Row(
-            label,
-            tuple(
-                worst_case_cell(
-                    find_entry(
-                        metrics["worst_case"], defence=defence, threat_model=name, epsilon=None
-                    )
-                )
-                for name in names
-            ),
-        )
+        Row(label, tuple(accuracy_cell(metrics.worst(defence, name)) for name in names))
         for defence, label in defences(metrics)
     )
     return Table(
@@ -209,24 +231,23 @@ def worst_case_table(metrics: Mapping[str, Any], threat_models: Mapping[str, str
     )
 
 
-def minimum_norm_table(metrics: Mapping[str, Any], threat_model: str) -> Table | None:
+def minimum_norm_table(metrics: Metrics, threat_model: str) -> Table | None:
     """Returns what the attacks for the smallest perturbation found; None where none was run.
 
     Args:
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        metrics: Figures of an evaluation.
         threat_model: Value of a `ThreatModel`.
     """
-    entries = [e for e in metrics["minimum_norm"] if e["threat_model"] == threat_model]
+    entries = [entry for entry in metrics.minimum_norm if entry.threat_model == threat_model]
     if not entries:
         return None
-    names = dict(defences(metrics))
     return plain_table(
         "Smallest perturbations, at any norm",
         ("Defence, attack", "images", "success", "median L∞ in 1/255", "median L2"),
         (
             (
-                f"{names[entry['defence']]}, {attack_name(entry['attack'])}",
-                f"{entry['examples']:,}",
+                f"{defence_name(entry.defence)}, {attack_name(entry.attack)}",
+                f"{entry.examples:,}",
                 *_smallest(entry),
             )
             for entry in entries
@@ -234,28 +255,44 @@ def minimum_norm_table(metrics: Mapping[str, Any], threat_model: str) -> Table |
     )
 
 
-def _smallest(entry: Mapping[str, Any]) -> tuple[str, str, str]:
-    success = entry["attack_success"]
-    if not success:
+def _smallest(entry: MinimumNorm) -> tuple[str, str, str]:
+    success = entry.attack_success
+    if success is None or entry.median_linf is None or entry.median_l2 is None:
         return "no image was right" if success is None else per_cent(0.0), "none", "none"
-    linf, l2 = PIXEL_LEVELS * entry["median_linf"], entry["median_l2"]
-    return per_cent(success), f"{linf:.2f}", f"{l2:.3f}"
-
-
-def defences(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yields the name of each defence in the metrics and in the report's words."""
-    measured = (entry["defence"] for entry in metrics["clean"])
-    for defence in measured:
-        yield defence, DEFENCE_NAMES.get(defence, defence)
-
-
-def _attacks(metrics: Mapping[str, Any], threat_model: str) -> tuple[str, ...]:
-    measured = dict.fromkeys(
-        entry["attack"]
-        for entry in metrics["under_attack"]
-        if entry["threat_model"] == threat_model
+    return (
+        per_cent(success),
+        f"{PIXEL_LEVELS * entry.median_linf:.2f}",
+        f"{entry.median_l2:.3f}",
     )
-    return tuple(measured) or _EXPECTED_ATTACKS
+
+
+def defences(metrics: Metrics) -> Iterator[tuple[str, str]]:
+    """Yields the name of each defence in the metrics and in the report's words."""
+    for entry in metrics.clean:
+        yield entry.defence, defence_name(entry.defence)
+
+
+def class_count_table(statistics: Mapping[str, Any], class_counts: Mapping[str, int]) -> Table:
+    """Returns how many test images of each class there are and were evaluated.
+
+    Args:
+        statistics: What `sfm_tf.records.statistics.compute_statistics` returned.
+        class_counts: How many of the evaluated images are of each class, by class name.
+    """
+    available = statistics["test"]["class_counts"]
+    return plain_table(
+        "Test images of each class",
+        ("Class", "evaluated", "in the test split"),
+        ((name, f"{count:,}", f"{available[name]:,}") for name, count in class_counts.items()),
+    )
+
+
+def package_table(manifests: Iterable[Manifest]) -> Table:
+    """Returns the versions of the numerical packages that the stages ran with."""
+    versions = dict.fromkeys(
+        item for manifest in manifests for item in manifest.package_versions.items()
+    )
+    return plain_table("Packages", ("Package", "version"), versions)
 
 
 def render_text(table: Table) -> str:
@@ -274,8 +311,15 @@ def render_text(table: Table) -> str:
     return "\n".join([table.title, *aligned])
 
 
-_ACCURACIES = ("clean", "black_box", "gray_box")
-_COLUMNS = ("Training", "clean", "black box", "gray box", "mean of masks", "spread of masks")
+_ABLATION_ACCURACIES = ("clean", "black_box", "gray_box")
+_ABLATION_COLUMNS = (
+    "Training",
+    "clean",
+    "black box",
+    "gray box",
+    "mean of masks",
+    "spread of masks",
+)
 
 
 def ablation_table(scores: Sequence[Mapping[str, Any]]) -> Table:
@@ -292,13 +336,19 @@ def ablation_table(scores: Sequence[Mapping[str, Any]]) -> Table:
             f"Trainings that lack something, on {examples:,} validation images, clean and under "
             f"PGD at {epsilon:g}/255: accuracy and 95% interval"
         )
-    return Table(title, _COLUMNS, tuple(Row(entry["words"], _cells(entry)) for entry in scores))
+    return Table(
+        title,
+        _ABLATION_COLUMNS,
+        tuple(Row(entry["words"], _ablation_cells(entry)) for entry in scores),
+    )
 
 
-def _cells(entry: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _ablation_cells(entry: Mapping[str, Any]) -> tuple[Cell, ...]:
     if entry["failure"]:
-        return Cell("failed", remark=entry["failure"]), *[Cell(NOT_RUN)] * (len(_COLUMNS) - 2)
-    accuracies = (_accuracy(entry[name], entry["examples"]) for name in _ACCURACIES)
+        return Cell("failed", remark=entry["failure"]), *[Cell(NOT_RUN)] * (
+            len(_ABLATION_COLUMNS) - 2
+        )
+    accuracies = (_accuracy(entry[name], entry["examples"]) for name in _ABLATION_ACCURACIES)
     collapse = entry["collapse"].partition(" (")[0]  # Which weight to change is not news here.
     return (
         *accuracies,
@@ -309,13 +359,8 @@ def _cells(entry: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 def _accuracy(accuracy: float | None, examples: int) -> Cell:
     if accuracy is None:
-        return accuracy_cell(None)
-    low, high = wilson_interval(round(accuracy * examples), examples)
-    return accuracy_cell({"accuracy": accuracy, "accuracy_low": low, "accuracy_high": high})
-
-
-NO_SUCCESS = "no success"
-"""What stands where an attack left every image right that was right before."""
+        return Cell(NOT_RUN)
+    return interval_cell(accuracy, *wilson_interval(round(accuracy * examples), examples))
 
 
 def operating_point_table(summary: Mapping[str, Any]) -> Table:
@@ -347,7 +392,7 @@ def detection_table(
         title: What the table shows.
     """
     columns = ("Attack", "images", "flagged", "successful", "flagged of these", "AUC of these")
-    rows = tuple(_row(entry, threat_models) for entry in ordered(summary, threat_models))
+    rows = tuple(_detection_row(entry, threat_models) for entry in ordered(summary, threat_models))
     return Table(title, columns, rows)
 
 
@@ -362,8 +407,7 @@ def rate_cell(flagged: Mapping[str, Any] | None) -> Cell:
         return Cell(NOT_RUN)
     if flagged["rate"] is None:
         return Cell(NO_SUCCESS)
-    low, high = 100.0 * flagged["rate_low"], 100.0 * flagged["rate_high"]
-    return Cell(per_cent(flagged["rate"]), f"({low:.1f}–{high:.1f})")
+    return interval_cell(flagged["rate"], flagged["rate_low"], flagged["rate_high"])
 
 
 def radius(entry: Mapping[str, Any]) -> str:
@@ -398,7 +442,7 @@ def _size(entry: Mapping[str, Any]) -> float:
     return math.inf if entry["epsilon"] is None else entry["epsilon"]
 
 
-def _row(entry: Mapping[str, Any], threat_models: Mapping[str, str]) -> Row:
+def _detection_row(entry: Mapping[str, Any], threat_models: Mapping[str, str]) -> Row:
     threat_model = threat_models[entry["threat_model"]].capitalize()
     successful = entry["successful"]
     area = NO_SUCCESS if entry["auc"] is None else f"{entry['auc']:.3f}"

@@ -20,8 +20,8 @@ from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
+from sfm_tf.report.inputs import ReportInputs
 from sfm_tf.report.model_card import build_model_card
-from sfm_tf.report.report_inputs import ReportInputs
 from sfm_tf.serving.saved_model import export_saved_model
 from sfm_tf.serving.settings import ExportConfig
 from sfm_tf.serving.verification import Verification, verify_saved_model
@@ -81,7 +81,7 @@ def load_evaluated(
     schema = read_schema(records.folder)
     settings = evaluation_settings(evaluation)
     images, labels = load_split(records.folder, "test", schema, settings.num_examples)
-    subject = card.metrics["subject"]
+    subject = card.metrics.subject
     only_subject = dataclasses.replace(settings, defences=(subject,))
     subjects = load_subjects(only_subject, compared_settings(evaluation), folders, schema)
     return EvaluatedModel(

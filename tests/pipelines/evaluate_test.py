@@ -61,7 +61,14 @@ def test_the_answer_is_a_sentence_the_accuracies_and_the_audit(evaluation):
         f"The model is {'blessed' if is_blessed else 'not blessed'}: it is right"
     )
     assert f"{clean['accuracy']:.1%} of {clean['examples']} images" in text.splitlines()[0]
-    for words in ("Accuracy, black box", "Accuracy, white box", "clean", "FGSM 16/255", "Audit: "):
+    for words in (
+        "Thresholds",
+        "Accuracy, black box",
+        "Accuracy, white box",
+        "clean",
+        "FGSM 16/255",
+        "Audit: ",
+    ):
         assert words in text
     audit = json.loads((evaluation.folder / "audit.json").read_text())
     for finding in audit["findings"]:

@@ -22,9 +22,11 @@ from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.audited_evaluation import evaluation_settings
 from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.metrics import AttackedAccuracy, MinimumNorm, WorstCase
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.experiments import Experiment
-from sfm_tf.report.report_inputs import RowCommand
+from sfm_tf.report.inputs import RowCommand
+from tests import made_up
 
 
 def manifests(values: dict[str, Any]) -> list[Manifest]:
@@ -101,13 +103,21 @@ EVALUATION = dataclasses.replace(
 COMPARED = dataclasses.replace(PRESET.compared, jpeg="jpeg_50")
 
 
-def entry(threat_model: str, epsilon: float | None, **more: Any) -> dict[str, Any]:
-    return {"threat_model": threat_model, "epsilon": epsilon, **more}
+def attacked(threat_model: str, attack: str, epsilon: float, defence: str) -> AttackedAccuracy:
+    keys = {"threat_model": threat_model, "attack": attack, "epsilon": epsilon}
+    figures = {"attack_success": 0.5, "zero_gradient_share": 0.0, **made_up.HALF_RIGHT}
+    return AttackedAccuracy(defence=defence, **keys, **figures)
 
 
-METRICS = {
-    "under_attack": [
-        entry(name, epsilon, attack=attack, defence=defence)
+def worst(threat_model: str, epsilon: float | None) -> WorstCase:
+    keys = {"defence": "sfm", "threat_model": threat_model, "epsilon": epsilon}
+    return WorstCase(**keys, strongest_attack=None, **made_up.HALF_RIGHT)
+
+
+METRICS = dataclasses.replace(
+    made_up.inputs().metrics,
+    under_attack=tuple(
+        attacked(name, attack, epsilon, defence)
         for defence in ("undefended", "sfm")
         for name, attack in (
             ("white_box", "pgd"),
@@ -115,14 +125,20 @@ METRICS = {
             ("adaptive", "adaptive_mask_stage"),
         )
         for epsilon in (8.0, 0.1)
-    ],
-    "minimum_norm": [{"threat_model": "white_box", "attack": "cw", "defence": "sfm"}],
-    "worst_case": [
-        entry("white_box", 8.0, defence="sfm"),
-        entry("white_box", None, defence="sfm"),
-        entry("all", None, defence="sfm"),
-    ],
-}
+    ),
+    minimum_norm=(
+        MinimumNorm(
+            defence="sfm",
+            threat_model="white_box",
+            attack="cw",
+            attack_success=None,
+            median_linf=None,
+            median_l2=None,
+            **made_up.HALF_RIGHT,
+        ),
+    ),
+    worst_case=(worst("white_box", 8.0), worst("white_box", None), worst("all", None)),
+)
 
 
 def commands(

@@ -3,7 +3,7 @@
     UPDATE_GOLDENS=1 python -m pytest tests/tools/sample_report_test.py
 
 writes the files in tests/testdata again, after a change that is meant; read the difference before
-it is committed. docs/report.schema.json is written by hand.
+it is committed. So does docs/glossary.md. docs/report.schema.json is written by hand.
 """
 
 import json
@@ -13,6 +13,7 @@ import pathlib
 import jsonschema
 import pytest
 
+from sfm_tf.report.glossary import glossary_document
 from tools import sample_report
 
 ROOT = pathlib.Path(sample_report.__file__).parents[1]
@@ -76,6 +77,13 @@ def test_the_tables_are_what_they_were(folder, document):
 @pytest.mark.parametrize("document", ["report", "compare"])
 def test_the_json_has_the_keys_that_it_had(folder, document):
     check(f"{document}_shape.txt", shape_text(folder / f"{document}.json"))
+
+
+def test_the_glossary_is_the_one_of_the_report():
+    path = ROOT / "docs" / "glossary.md"
+    if IS_UPDATE:
+        path.write_text(glossary_document(), encoding="utf-8")
+    assert path.read_text("utf-8") == glossary_document()
 
 
 def validator() -> jsonschema.Draft202012Validator:

@@ -12,13 +12,21 @@ from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict, write_audit
 from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.results import join_results
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
-from sfm_tf.report.collection import collect_inputs, find_studies, study_fields, training_seconds
+from sfm_tf.report.collection import (
+    accuracy_by_radius,
+    collect_inputs,
+    find_studies,
+    study_fields,
+    training_seconds,
+)
 from sfm_tf.report.example_images import defence_images
-from sfm_tf.report.report_inputs import Audit
+from sfm_tf.report.inputs import Audit
 from sfm_tf.report.settings import ReportConfig
 from sfm_tf.training.model_files import load_defended_model
+from tests import made_up
 
 WEIGHTS = {"semantic_weight": 20.0, "reconstruction_weight": 1.0, "epochs": 4}
 SCORES = {"clean": 0.9, "black_box": 0.8, "gray_box": 0.7, "examples": 50, "epsilon": 16.0}
@@ -233,11 +241,41 @@ def test_measures_the_masks_of_all_evaluated_images(inputs):
 
 def test_breaks_down_and_pairs_the_results_of_single_images(inputs):
     clean = [entry["clean"] for entry in inputs.breakdown["per_class"] if entry["clean"]]
-    (headline,) = (e for e in inputs.metrics["clean"] if e["defence"] == "sfm")
-    assert sum(entry["correct"] for entry in clean) == headline["correct"]
+    headline = inputs.metrics.clean_accuracy("sfm")
+    assert sum(entry["correct"] for entry in clean) == headline.correct
     assert {(entry["defence"], entry["other"]) for entry in inputs.paired} == {
         ("sfm", "undefended")
     }
+
+
+def test_accuracy_falls_with_the_radius_from_no_attack_to_the_worst_case(inputs):
+    found = {(each.defence, each.epsilon): each for each in inputs.accuracy_by_radius}
+    assert list(found) == [
+        (name, epsilon) for name in ("undefended", "sfm") for epsilon in (0.0, 16.0)
+    ]
+    for name in ("undefended", "sfm"):
+        assert found[name, 0.0].accuracy == inputs.metrics.clean_accuracy(name).accuracy
+        assert found[name, 16.0].accuracy == inputs.metrics.worst(name).accuracy
+
+
+def test_an_image_counts_only_after_every_attack_up_to_the_radius():
+    table = join_results(
+        [
+            made_up.rows("none", "clean", 0.0, 10, 10),
+            made_up.rows("white_box", "pgd", 8.0, 4, 10),
+            # An attack that is weaker at the larger radius takes nothing back.
+            made_up.rows("white_box", "pgd", 16.0, 6, 10),
+            made_up.rows("decision_based", "hop_skip_jump", 4.0, 1, 2),
+        ]
+    )
+    found = accuracy_by_radius(table)
+    assert [(each.epsilon, each.correct, each.examples) for each in found] == [
+        (0.0, 10, 10),
+        (4.0, 1, 2),
+        # Images 0, 2 and 3: the other attack broke image 1.
+        (8.0, 3, 10),
+        (16.0, 3, 10),
+    ]
 
 
 def test_a_failure_is_shown_as_the_attack_left_it(inputs):

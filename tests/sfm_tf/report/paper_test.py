@@ -3,6 +3,7 @@
 import pytest
 
 from sfm_tf.defences.catalogue import DEFENCES
+from sfm_tf.evaluation.metrics import AttackedAccuracy, CleanAccuracy, Metrics, MinimumNorm
 from sfm_tf.report.paper import CAVEAT, PAPER_COSTS, comparison_tables, cost_table, paper_results
 
 
@@ -85,13 +86,16 @@ def test_the_caveat_says_that_networks_and_training_differ():
     assert "networks, training and test images differ" in CAVEAT
 
 
-_HALF = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
-_QUARTER = {"accuracy": 0.25, "accuracy_low": 0.2, "accuracy_high": 0.3}
-_NOTHING = {"clean": [], "under_attack": [], "minimum_norm": []}
+_SHARES = ("examples", "correct", "accuracy", "accuracy_low", "accuracy_high")
+_HALF = dict(zip(_SHARES, (100, 50, 0.5, 0.4, 0.6), strict=True))
+_QUARTER = dict(zip(_SHARES, (100, 25, 0.25, 0.2, 0.3), strict=True))
+_NOTHING = Metrics(subject="sfm", clean=())
 
 
-def _attack(defence, threat_model, attack, **figures):
-    return {"defence": defence, "threat_model": threat_model, "attack": attack, **figures}
+def _attack(defence, threat_model, attack, epsilon, figures):
+    keys = {"defence": defence, "threat_model": threat_model, "attack": attack}
+    more = {"attack_success": 0.5, "zero_gradient_share": 0.0, "epsilon": epsilon}
+    return AttackedAccuracy(**keys, **more, **figures)
 
 
 def _tables(metrics, dataset="cifar10"):
@@ -114,14 +118,20 @@ def test_each_table_of_the_paper_has_its_rows_and_columns():
 
 
 def test_measured_figures_stand_beside_the_printed_ones_with_their_difference():
-    metrics = {
-        "clean": [{"defence": "sfm", **_HALF}],
-        "under_attack": [
-            _attack("sfm", "white_box", "pgd", epsilon=8.0, **_QUARTER),
-            _attack("tvm", "gray_box", "fgsm", epsilon=16.0, **_HALF),
-        ],
-        "minimum_norm": [_attack("sfm", "gray_box", "cw", **_QUARTER)],
-    }
+    smallest = {"attack_success": 0.5, "median_linf": 0.1, "median_l2": 0.1}
+    metrics = Metrics(
+        subject="sfm",
+        clean=(CleanAccuracy(defence="sfm", **_HALF),),
+        under_attack=(
+            _attack("sfm", "white_box", "pgd", 8.0, _QUARTER),
+            _attack("tvm", "gray_box", "fgsm", 16.0, _HALF),
+        ),
+        minimum_norm=(
+            MinimumNorm(
+                defence="sfm", threat_model="gray_box", attack="cw", **smallest, **_QUARTER
+            ),
+        ),
+    )
     tables = _tables(metrics)
     (white_box,) = tables["Table 7"].rows
     assert list(map(str, white_box.cells)) == [

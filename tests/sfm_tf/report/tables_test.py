@@ -1,3 +1,12 @@
+import dataclasses
+
+from sfm_tf.evaluation.metrics import (
+    AttackedAccuracy,
+    CleanAccuracy,
+    Metrics,
+    MinimumNorm,
+    WorstCase,
+)
 from sfm_tf.report import tables
 from sfm_tf.report.tables import Cell, Row, Table, ablation_table, largest_radii
 
@@ -12,51 +21,34 @@ def figures(correct: int, low: float, high: float) -> dict:
     }
 
 
-METRICS = {
-    "clean": [
-        {"defence": "undefended", **figures(190, 0.91, 0.972)},
-        {"defence": "sfm", **figures(180, 0.85, 0.934)},
-    ],
-    "under_attack": [
-        {
-            "defence": "sfm",
-            "threat_model": "white_box",
-            "attack": "pgd",
-            "epsilon": 8.0,
-            **figures(41, 0.155, 0.266),
-        },
-        {
-            "defence": "sfm",
-            "threat_model": "gray_box",
-            "attack": "mim",
-            "epsilon": 8.0,
-            **figures(100, 0.431, 0.569),
-        },
-    ],
-    "worst_case": [
-        {
-            "defence": "sfm",
-            "threat_model": "white_box",
-            "epsilon": 8.0,
-            "strongest_attack": "pgd",
-            **figures(40, 0.151, 0.261),
-        },
-        {
-            "defence": "sfm",
-            "threat_model": "white_box",
-            "epsilon": None,
-            "strongest_attack": None,
-            **figures(39, 0.146, 0.255),
-        },
-        {
-            "defence": "sfm",
-            "threat_model": "all",
-            "epsilon": None,
-            "strongest_attack": "fgsm",
-            **figures(38, 0.141, 0.25),
-        },
-    ],
-}
+def attacked(threat_model: str, attack: str, accuracy: dict) -> AttackedAccuracy:
+    keys = {"defence": "sfm", "threat_model": threat_model, "attack": attack, "epsilon": 8.0}
+    return AttackedAccuracy(**keys, **accuracy, attack_success=0.5, zero_gradient_share=0.0)
+
+
+def worst(
+    threat_model: str, epsilon: float | None, attack: str | None, accuracy: dict
+) -> WorstCase:
+    keys = {"defence": "sfm", "threat_model": threat_model, "epsilon": epsilon}
+    return WorstCase(**keys, **accuracy, strongest_attack=attack)
+
+
+METRICS = Metrics(
+    subject="sfm",
+    clean=(
+        CleanAccuracy(defence="undefended", **figures(190, 0.91, 0.972)),
+        CleanAccuracy(defence="sfm", **figures(180, 0.85, 0.934)),
+    ),
+    under_attack=(
+        attacked("white_box", "pgd", figures(41, 0.155, 0.266)),
+        attacked("gray_box", "mim", figures(100, 0.431, 0.569)),
+    ),
+    worst_case=(
+        worst("white_box", 8.0, "pgd", figures(40, 0.151, 0.261)),
+        worst("white_box", None, None, figures(39, 0.146, 0.255)),
+        worst("all", None, "fgsm", figures(38, 0.141, 0.25)),
+    ),
+)
 
 
 def test_accuracies_stand_in_the_columns_of_their_attack_and_radius():
@@ -78,7 +70,7 @@ def test_accuracies_stand_in_the_columns_of_their_attack_and_radius():
         "90.0% (85.0–93.4)",
         "20.5% (15.5–26.6)",
         "not run",
-        "20.0% (15.1–26.1), PGD won most",
+        "20.0% (15.1–26.1), PGD",
         "not run",
     ]
 
@@ -91,21 +83,24 @@ def test_a_threat_model_that_was_not_run_says_so_in_every_cell():
 
 
 def test_only_defences_that_were_measured_have_rows():
-    clean = [{"defence": "model", **figures(180, 0.85, 0.934)}]
-    metrics = {"clean": clean, "under_attack": [], "worst_case": []}
+    clean = CleanAccuracy(defence="model", **figures(180, 0.85, 0.934))
+    metrics = Metrics(subject="model", clean=(clean,))
     table = tables.accuracy_table(metrics, "white_box", "White box", (8.0,))
     assert [row.label for row in table.rows] == ["own model"]
     assert list(map(str, table.rows[0].cells)) == ["90.0% (85.0–93.4)", *["not run"] * 3]
 
 
 def test_smallest_perturbations_are_told_in_the_units_of_a_pixel():
-    entry = {"defence": "sfm", "threat_model": "white_box", "attack": "cw", "examples": 200}
+    key = {"threat_model": "white_box", "attack": "cw", **figures(50, 0.2, 0.3)}
     found = {"attack_success": 0.75, "median_linf": 5.1 / 255, "median_l2": 0.1234}
     none = {"attack_success": 0.0, "median_linf": None, "median_l2": None}
-    metrics = {
-        **METRICS,
-        "minimum_norm": [{**entry, **found}, {**entry, **none, "defence": "undefended"}],
-    }
+    metrics = dataclasses.replace(
+        METRICS,
+        minimum_norm=(
+            MinimumNorm(defence="sfm", **key, **found),
+            MinimumNorm(defence="undefended", **key, **none),
+        ),
+    )
     table = tables.minimum_norm_table(metrics, "white_box")
     assert [(row.label, *map(str, row.cells)) for row in table.rows] == [
         ("SFM-Defence, CW", "200", "75.0%", "5.10", "0.123"),
@@ -115,8 +110,8 @@ def test_smallest_perturbations_are_told_in_the_units_of_a_pixel():
 
 
 def test_a_further_defence_gets_a_row():
-    further = {"defence": "jpeg+blur", **figures(1, 0, 0.1)}
-    metrics = {**METRICS, "clean": [*METRICS["clean"], further]}
+    further = CleanAccuracy(defence="jpeg+blur", **figures(1, 0, 0.1))
+    metrics = dataclasses.replace(METRICS, clean=(*METRICS.clean, further))
     table = tables.accuracy_table(metrics, "white_box", "White box", (8.0,))
     assert [row.label for row in table.rows] == ["no defence", "SFM-Defence", "jpeg+blur"]
 
@@ -127,24 +122,30 @@ def test_worst_cases_of_each_threat_model_and_of_all():
     assert table.columns == ("Defence", "black box", "white box", "all threat models")
     assert [str(cell) for cell in table.rows[1].cells] == [
         "not run",
-        "19.5% (14.6–25.5), no attack won",
-        "19.0% (14.1–25.0), FGSM won most",
+        "19.5% (14.6–25.5), no attack worked",
+        "19.0% (14.1–25.0), FGSM",
     ]
 
 
 def test_text_is_aligned_with_labels_to_the_left_and_figures_to_the_right():
     rows = (
         Row("a", (Cell("1"), Cell("not run"))),
-        Row("longer", (Cell("22.5%", "(1.0–3.0)", "PGD won most"), Cell("4"))),
+        Row("longer", (Cell("22.5%", "(1.0–3.0)", "PGD"), Cell("4"))),
     )
     text = tables.render_text(Table("Title", ("Head", "x", "second"), rows))
     assert text.splitlines() == [
         "Title",
-        "Head                                x   second",
-        "------  -----------------------------  -------",
-        "a                                   1  not run",
-        "longer  22.5% (1.0–3.0), PGD won most        4",
+        "Head                       x   second",
+        "------  --------------------  -------",
+        "a                          1  not run",
+        "longer  22.5% (1.0–3.0), PGD        4",
     ]
+
+
+def test_words_are_read_from_the_left_and_figures_from_the_right():
+    rows = [("a", "12.5%", "pass", "≥ 3"), ("b", "not run", "fail", "+1.0"), ("c", "1", "7", "<1")]
+    table = tables.plain_table("T", ("Name", "x", "y", "z"), rows)
+    assert [table.is_text(place) for place in range(4)] == [True, False, True, False]
 
 
 def test_transposing_exchanges_rows_and_columns():

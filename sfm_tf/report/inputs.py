@@ -11,6 +11,7 @@ from sfm_tf.audit.blessing import Blessing
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.metrics import Accuracy, Metrics
 from sfm_tf.evaluation.paired_answers import Condition
 from sfm_tf.evaluation.settings import EvaluationConfig
 
@@ -107,6 +108,19 @@ class FailureGallery:
     adversarial_images: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RadiusAccuracy(Accuracy):
+    """The accuracy of a defence after every attack of every threat model up to a radius.
+
+    Attributes:
+        defence: Name of the model that is scored.
+        epsilon: The radius in 1/255; 0 without an attack.
+    """
+
+    defence: str
+    epsilon: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Audit:
     """What the audit says of the evaluation.
@@ -130,7 +144,7 @@ class ReportInputs:
         statistics: What `sfm_tf.records.statistics.compute_statistics` returned.
         class_counts: How many of the evaluated images are of each class, by class name.
         evaluation: Settings the evaluation ran with.
-        metrics: What `sfm_tf.evaluation.metrics.summarise` returned.
+        metrics: Figures of the evaluation.
         blessing: The evaluation's verdict.
         history: For `defence` and `source`, per epoch its `stage`, `training` and `validation`;
             empty for a model that was not trained here.
@@ -145,6 +159,8 @@ class ReportInputs:
         audit: What the audit says; None where none is stored with the evaluation.
         probes: What `sfm_tf.audit.probes.suite.run_probes` returned; None where it was not
             run.
+        accuracy_by_radius: What `sfm_tf.report.collection.accuracy_by_radius` returned; empty where
+            the results of single images are not known.
         paired: What `sfm_tf.evaluation.significance.paired_differences` returned.
         breakdown: What `sfm_tf.evaluation.metrics.break_down` returned; None where the results
             of single images are not known.
@@ -166,7 +182,7 @@ class ReportInputs:
     statistics: Mapping[str, Mapping[str, Any]]
     class_counts: Mapping[str, int]
     evaluation: EvaluationConfig
-    metrics: Mapping[str, Any]
+    metrics: Metrics
     blessing: Blessing
     history: Mapping[str, Sequence[Mapping[str, Any]]]
     manifests: Sequence[Manifest]
@@ -177,6 +193,7 @@ class ReportInputs:
     training_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     audit: Audit | None = None
     probes: Mapping[str, Any] | None = None
+    accuracy_by_radius: Sequence[RadiusAccuracy] = ()
     paired: Sequence[Mapping[str, Any]] = ()
     breakdown: Mapping[str, Any] | None = None
     failures: FailureGallery | None = None
@@ -190,13 +207,12 @@ class ReportInputs:
     def __post_init__(self) -> None:
         """Raises `SfmError` if the figures are not of the images that were counted."""
         counted = sum(self.class_counts.values())
-        parts = {
-            part: {entry["examples"] for entry in self.metrics[part]}
-            for part in ("clean", "under_attack", "worst_case")
-        }
+        clean = {entry.examples for entry in self.metrics.clean}
+        attacks = (*self.metrics.under_attack, *self.metrics.worst_case)
+        found = clean.union(entry.examples for entry in attacks)
         # A decision-based attacker spends its queries on the first few images.
-        if parts["clean"] != {counted} or max({counted}.union(*parts.values())) > counted:
+        if clean != {counted} or max(found) > counted:
             raise SfmError(
-                f"The metrics are of {sorted(set().union(*parts.values()))} images, but their "
-                f"classes add up to {counted}; run the evaluation again."
+                f"The metrics are of {sorted(found)} images, but their classes add up to "
+                f"{counted}; run the evaluation again."
             )

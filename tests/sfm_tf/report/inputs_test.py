@@ -3,19 +3,22 @@ import pytest
 
 from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.report.report_inputs import Gallery, ReportInputs
+from sfm_tf.report.inputs import Gallery, ReportInputs
 
 
 def inputs(examples: int, class_counts: dict[str, int]) -> ReportInputs:
     images = np.zeros((1, 2, 2, 1), np.float32)
+    shares = {"correct": 0, "accuracy": 0.0, "accuracy_low": 0.0, "accuracy_high": 0.5}
+    clean = CleanAccuracy(defence="sfm", examples=examples, **shares)
     return ReportInputs(
         experiment="digits",
         dataset="digits",
         statistics={},
         class_counts=class_counts,
         evaluation=EvaluationConfig(),
-        metrics={"clean": [{"examples": examples}], "under_attack": [], "worst_case": []},
+        metrics=Metrics(subject="sfm", clean=(clean,)),
         blessing=Blessing(False, ()),
         history={},
         manifests=(),
