@@ -57,7 +57,9 @@ def _images_by_class(split: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 def _check_classes(source: pathlib.Path, classes: Mapping[str, Collection[str]]) -> None:
     if len(classes["train"]) < 2:
-        raise SfmError(f"Found {len(classes['train'])} class folders in {source}; expected two.")
+        raise SfmError(
+            f"Found {len(classes['train'])} class folders in {source}; expected at least two."
+        )
     extra = sorted(set(classes.get("test", ())) - set(classes["train"]))
     if extra:
         raise SfmError(f"Classes {', '.join(extra)} of {source} are in test but not in train.")

@@ -119,6 +119,15 @@ def _no_image(folder):
     (folder / "cat" / "a.png").write_bytes(b"")
 
 
+def _damaged_image(folder):
+    path = folder / "dog" / "image 1.png"
+    path.write_bytes(path.read_bytes()[:90])
+
+
+def _large_image(folder):
+    _write(folder / "cat" / "wide.png", np.zeros((1, 8193, 3), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -127,6 +136,8 @@ def _no_image(folder):
         (_file_beside_classes, r"Unexpected .*/photos/labels\.csv; expected only folders"),
         (_empty_class, r"Class folder .*/photos/eel has no image"),
         (_no_image, r"Cannot read .*/photos/cat/a\.png: expected a PNG or JPEG image"),
+        (_damaged_image, r"Cannot decode .*/photos/dog/image 1\.png: the image is damaged"),
+        (_large_image, r"wide\.png has 8193x1 pixels; expected at most 8192"),
     ],
 )
 def test_bad_folder_is_named(tmp_path, spoil, message):
@@ -137,38 +148,25 @@ def test_bad_folder_is_named(tmp_path, spoil, message):
         list(_open(folder).splits["train"]())
 
 
-def test_damaged_image_is_named_by_its_own_path(tmp_path):
-    _fill(tmp_path, {"dog": 2, "cat": 2})
-    path = tmp_path / "dog" / "image 1.png"
-    path.write_bytes(path.read_bytes()[:90])
-    with pytest.raises(SfmError, match=f"Cannot decode {path}: the image is damaged"):
-        list(_open(tmp_path).splits["train"]())
-
-
-def test_large_image_is_refused_by_its_header(tmp_path):
-    _fill(tmp_path, {"dog": 2, "cat": 2})
-    _write(tmp_path / "cat" / "wide.png", np.zeros((1, 8193, 3), np.uint8))
-    with pytest.raises(SfmError, match=r"wide\.png has 8193x1 pixels; expected at most 8192"):
-        list(_open(tmp_path).splits["train"]())
-
-
-def test_one_class_is_too_few(tmp_path):
-    _fill(tmp_path, {"dog": 2})
-    with pytest.raises(SfmError, match="Found 1 class folders .*; expected two"):
-        _open(tmp_path)
-
-
-def test_class_only_in_test(tmp_path):
-    _fill(tmp_path / "train", {"dog": 2, "cat": 2})
-    _fill(tmp_path / "test", {"eel": 2})
-    with pytest.raises(SfmError, match="Classes eel of .* are in test but not in train"):
-        _open(tmp_path)
-
-
-def test_other_split_folder(tmp_path):
-    _fill(tmp_path / "train", {"dog": 2, "cat": 2})
-    _fill(tmp_path / "val", {"dog": 2})
-    with pytest.raises(SfmError, match="Unexpected .*/val; expected only train and test"):
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({}, "Found 0 class folders .*; expected at least two"),
+        ({".": {"dog": 2}}, "Found 1 class folders .*; expected at least two"),
+        (
+            {"train": {"dog": 2, "cat": 2}, "test": {"eel": 2}},
+            "Classes eel of .* are in test but not in train",
+        ),
+        (
+            {"train": {"dog": 2, "cat": 2}, "val": {"dog": 2}},
+            "Unexpected .*/val; expected only train and test",
+        ),
+    ],
+)
+def test_other_layouts_are_refused(tmp_path, layout, message):
+    for split, counts in layout.items():
+        _fill(tmp_path / split, counts)
+    with pytest.raises(SfmError, match=message):
         _open(tmp_path)
 
 
@@ -176,8 +174,3 @@ def test_other_split_folder(tmp_path):
 def test_no_folder(source):
     with pytest.raises(SfmError, match=f"No folder '{source}'; set source"):
         open_source(DataConfig(dataset="image_folder", source=source))
-
-
-def test_empty_folder(tmp_path):
-    with pytest.raises(SfmError, match="Found 0 class folders"):
-        _open(tmp_path)
