@@ -94,13 +94,6 @@ RIVALS: Mapping[str, Rival] = {
 """By the name of our operation with its parameters."""
 
 
-class Pair(NamedTuple):
-    """The seconds of all turns of both sides, and what they made of the images."""
-
-    seconds: tuple[list[float], list[float]]
-    images: list[np.ndarray]
-
-
 def compile_own(spec: str) -> Defend:
     """Returns this library's operation of a name, compiled for any batch size."""
     compiled = tf.function(
@@ -128,8 +121,8 @@ def photograph_crops(count: int) -> np.ndarray:
 
 def measure_pair(
     sides: tuple[Defend, Defend], images: np.ndarray, options: argparse.Namespace
-) -> Pair:
-    """Lets both sides take turns, after each has seen all images once."""
+) -> tuple[tuple[list[float], list[float]], list[np.ndarray]]:
+    """Lets both sides take turns; returns the seconds of each turn, and the images they made."""
     defended = [np.asarray(defend(images)) for defend in sides]
     seconds: tuple[list[float], list[float]] = ([], [])
     start = time.perf_counter()
@@ -140,19 +133,20 @@ def measure_pair(
             begin = time.perf_counter()
             defend(images)
             times.append(time.perf_counter() - begin)
-    return Pair(seconds, defended)
+    return seconds, defended
 
 
-def format_line(spec: str, rival: Rival, pair: Pair) -> str:
+def format_line(
+    spec: str, rival: Rival, seconds: tuple[list[float], list[float]], defended: list[np.ndarray]
+) -> str:
     """Returns a line of the table."""
-    count = len(pair.images[0])
-    own_time, their_time = map(statistics.median, pair.seconds)
-    ratios = np.divide(pair.seconds[1], pair.seconds[0])
+    count = len(defended[0])
+    own_time, their_time = map(statistics.median, seconds)
+    ratios = np.divide(seconds[1], seconds[0])
     low, high = np.quantile(ratios, [0.25, 0.75])
     agreement = "-"
     if rival.is_same:
-        distances = np.abs(pair.images[0] - pair.images[1])
-        agreement = f"{np.mean(distances * LEVELS < 1.01):.5f}"
+        agreement = f"{np.mean(np.abs(defended[0] - defended[1]) * LEVELS < 1.01):.5f}"
     return (
         f"{spec:22}  {rival.name:36}  {count / own_time:9.1f} {count / their_time:9.1f}  "
         f"{their_time / own_time:7.2f}  {low:7.2f} - {high:7.2f}  {len(ratios):5}  {agreement:>9}"
@@ -172,19 +166,15 @@ def _specs(text: str) -> list[str]:
 def parse_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the flags."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks.defences", description=__doc__.splitlines()[0]
+        prog="benchmarks.defences",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-
-    def add(name: str, default: object, meaning: str, **options: object) -> None:
-        options.setdefault("type", type(default))
-        parser.add_argument(
-            f"--{name}", default=default, help=f"{meaning} (default: {default})", **options
-        )
-
-    add("only", ",".join(RIVALS), "Operations, comma-separated.", type=_specs)
-    add("images", 100, "Images in the batch.")
-    add("repeats", 7, "Largest number of turns of each side of a pair.")
-    add("seconds", 60.0, "Seconds after which a pair takes no further turns.")
+    add = parser.add_argument
+    add("--only", type=_specs, default=",".join(RIVALS), help="Operations, comma-separated.")
+    add("--images", type=int, default=100, help="Images in the batch.")
+    add("--repeats", type=int, default=7, help="Most turns of each side of a pair.")
+    add("--seconds", type=float, default=60.0, help="Time after which a pair takes no more turns.")
     return parser.parse_args(arguments)
 
 
@@ -205,8 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for spec in options.only:
         rival = RIVALS[spec]
         sides = (compile_own(spec), _then_to_tensor(rival.defend))
-        pair = measure_pair(sides, images, options)
-        print(format_line(spec, rival, pair), flush=True)
+        seconds, defended = measure_pair(sides, images, options)
+        print(format_line(spec, rival, seconds, defended), flush=True)
     print(f"load {_load()} after")
 
 
