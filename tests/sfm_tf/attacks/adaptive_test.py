@@ -226,7 +226,7 @@ def test_images_that_are_fooled_take_no_further_part():
     np.testing.assert_array_equal(fooled[True], fooled[False])
 
 
-def test_a_model_that_is_not_random_looks_the_same_at_every_look():
+def test_samples_of_a_model_that_is_not_random_change_nothing():
     images, labels = _samples()
     options = {"objective": "mask_aware", "mask_weight": 50.0, "keep_best": False}
     expected = _attack(**options).generate(images, labels)

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from art.attacks.evasion import AutoProjectedGradientDescent as ArtAutoProjectedGradientDescent
 from scipy.special import log_softmax
-from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.apgd import (
     AutoProjectedGradientDescent,
@@ -25,6 +24,7 @@ from sfm_tf.attacks.norm_balls import BALLS
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
+from tests.attacked_models import DIGIT_SHAPE, Linear, digit_model, digits
 
 NO_CHECKPOINT = -1
 
@@ -222,24 +222,8 @@ def test_images_whose_first_gradient_is_zero_are_stuck():
     np.testing.assert_allclose(end.best.images[is_flat], starts[is_flat], atol=1e-6)
 
 
-DIGIT_SHAPE = (8, 8, 1)
 LOSSES = ["cross_entropy", "dlr", "targeted_dlr"]
 ART_LOSSES = {"cross_entropy": "cross_entropy", "dlr": "difference_logits_ratio"}
-
-
-class Linear(keras.Model):
-    """Logits linear in the pixels; counts how often Python runs it and how many images it sees."""
-
-    def __init__(self, class_count):
-        super().__init__()
-        self.kernel = np.random.default_rng(0).normal(size=(64, class_count)).astype(np.float32)
-        self.calls = 0
-        self.rows = tf.Variable(0)
-
-    def call(self, images):
-        self.calls += 1
-        self.rows.assign_add(tf.shape(images)[0])
-        return tf.reshape(images, (-1, 64)) @ self.kernel
 
 
 class Masked(keras.Model):
@@ -253,27 +237,14 @@ class Masked(keras.Model):
         return 1024.0 * self.model(images)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    images, labels = load_digits(return_X_y=True)
-    return (images / 16).reshape(-1, *DIGIT_SHAPE).astype(np.float32), labels
+@pytest.fixture(scope="module", name="digits")
+def _digits():
+    return digits()
 
 
-@pytest.fixture(scope="module")
-def trained_model(digits):
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input(DIGIT_SHAPE),
-        keras.layers.Conv2D(8, 3, activation="relu"),
-        keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(10),
-    ]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(digits[0][200:], digits[1][200:], batch_size=64, epochs=6, verbose=0)
-    return model
+@pytest.fixture(scope="module", name="trained_model")
+def _trained_model():
+    return digit_model()
 
 
 def _digit_samples(model, count=60):

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
@@ -15,6 +14,7 @@ from sfm_tf.attacks.fab import FastAdaptiveBoundary
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
+from tests.attacked_models import digit_model, digits
 
 COUNT = 5
 
@@ -194,14 +194,7 @@ def test_breaks_a_linear_model_exactly_where_it_can_be_broken(norm, order, epsil
 
 def test_each_part_only_sees_what_those_before_it_left_standing(calls):
     keras.utils.set_random_seed(0)
-    digits, classes = load_digits(return_X_y=True)
-    images = (digits / 16).reshape(-1, *SHAPE).astype(np.float32)
-    layers = [keras.Input(SHAPE), keras.layers.Conv2D(8, 3, activation="relu")]
-    layers += [keras.layers.Flatten(), keras.layers.Dense(10)]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(images[200:], classes[200:], batch_size=64, epochs=3, verbose=0)
+    model, (images, classes) = digit_model(), digits()
     images, labels, positions = images[:100], classes[:100], np.arange(50, 150)
     attack = _attack(model, 10, epsilon=0.08, batch_size=800)
     outcome, names = attack.run_named(images, labels, positions=positions)

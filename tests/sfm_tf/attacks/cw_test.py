@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from art.attacks.evasion import CarliniL2Method
-from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.cw import (
     CarliniWagner,
@@ -13,6 +12,8 @@ from sfm_tf.attacks.cw import (
 from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from tests.attacked_models import digit_model
+from tests.attacked_models import digits as all_digits
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -62,20 +63,8 @@ def binary():
 @pytest.fixture(scope="module")
 def digits():
     """A trained classifier and 16 digits that it knows."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).reshape(-1, *SHAPE).astype(np.float32)
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input(SHAPE),
-        keras.layers.Conv2D(6, 3, activation="relu"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(10),
-    ]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(images[200:], labels[200:], batch_size=64, epochs=5, verbose=0)
-    classifier = wrap_classifier(model, 10, SHAPE, 16)
+    images, labels = all_digits()
+    classifier = wrap_classifier(digit_model(), 10, SHAPE, 16)
     is_known = classifier.predict(images[:30]).argmax(axis=1) == labels[:30]
     return classifier, images[:30][is_known][:16], labels[:30][is_known][:16]
 
@@ -96,9 +85,10 @@ def _distances_to_boundary(classifier, images, labels, confidence=0.0):
     return (_margins(classifier, images, labels) + confidence) / width
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("confidence", [0.0, 2.0])
-@pytest.mark.parametrize(("abort_early", "tolerance"), [(False, 0.02), (True, 0.05)])
+@pytest.mark.parametrize(
+    ("confidence", "targeted", "abort_early", "tolerance"),
+    [(0.0, False, False, 0.02), (2.0, True, False, 0.02), (0.0, True, True, 0.05)],
+)
 def test_goes_no_further_than_to_the_boundary_of_a_linear_model(
     binary, confidence, targeted, abort_early, tolerance
 ):
@@ -227,12 +217,10 @@ def test_a_defence_by_bit_depth_alone_falls(digits):
     assert (attacked.predict(outcome.images).argmax(axis=1) != labels).all()
 
 
-@pytest.mark.parametrize("abort_early", [False, True])
-def test_an_image_depends_on_neither_its_batch_nor_its_position(binary, abort_early):
+def test_each_image_stops_early_by_itself(binary):
     classifier, images, labels = binary
-    attack = CarliniWagner(classifier, **SHORT, abort_early=abort_early, batch_size=16)
+    attack = CarliniWagner(classifier, **SHORT, abort_early=True, batch_size=16)
     expected = attack.generate(images, labels)
-    np.testing.assert_array_equal(attack.generate(images, labels), expected)
     attack.set_params(batch_size=5)
     np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-5)
     backwards = attack.generate(images[::-1], labels[::-1])[::-1]

@@ -267,25 +267,6 @@ def test_several_views_give_the_gradient_of_their_mean():
     assert cosines[1].max() < 0.9
 
 
-@pytest.mark.parametrize("momentum", [0.0, 1.0])
-@pytest.mark.parametrize("norm", [math.inf, 2])
-def test_unshrunk_finds_the_worst_perturbation_of_a_linear_model(norm, momentum):
-    model, (images, labels) = Linear(), _samples()
-    slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
-    lengths = np.linalg.norm(slope.reshape(40, -1), axis=1)[:, None, None, None]
-    worst = {math.inf: np.sign(slope), 2: slope / lengths}[norm]
-    attack = _attack(
-        model,
-        norm=norm,
-        epsilon=0.2,
-        step_size=0.03,
-        iterations=9,
-        probability=0.0,
-        momentum=momentum,
-    )
-    np.testing.assert_allclose(attack.generate(images, labels), images + 0.2 * worst, atol=1e-6)
-
-
 def test_unshrunk_and_without_momentum_makes_the_images_of_arts_pgd():
     classifier, (images, labels) = wrap_classifier(Wavy(), 2, SHAPE, 64), _samples()
     reference = ArtProjectedGradientDescent(
@@ -330,11 +311,10 @@ def test_the_loss_is_that_of_the_images_and_not_of_their_views():
     np.testing.assert_allclose(outcome.loss, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 1.0])
-def test_the_best_iterate_is_the_most_damaging_image_and_not_view(momentum):
+def test_the_best_iterate_is_the_most_damaging_image_and_not_view():
     images, labels = _samples()
     model, losses, prefixes = Wavy(), [], []
-    attack = _attack(model, batch_size=40, probability=1.0, momentum=momentum, **SETTINGS)
+    attack = _attack(model, batch_size=40, probability=1.0, momentum=1.0, **SETTINGS)
     for iterations in range(1, 6):
         attack.set_params(iterations=iterations)
         prefixes.append(attack.generate(images, labels))
@@ -350,21 +330,3 @@ def test_the_best_iterate_is_the_most_damaging_image_and_not_view(momentum):
     expected = np.array(prefixes)[best, np.arange(40)]
     np.testing.assert_allclose(outcome.images[improved], expected[improved], atol=1e-6)
     np.testing.assert_array_equal(outcome.images[~improved], images[~improved])
-
-
-def test_targeted_attacks_raise_the_probability_of_the_target():
-    images, labels = _samples()
-    model = Linear()
-    moved = _attack(model, targeted=True, **SETTINGS).generate(images, labels)
-    before, after = (softmax(np.asarray(model(x)), axis=1) for x in (images, moved))
-    rows = np.arange(40)
-    assert (after[rows, labels] > before[rows, labels]).all()
-
-
-def test_images_of_other_than_square_shape():
-    layers = [keras.Input((6, 9, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
-    classifier = wrap_classifier(keras.Sequential(layers), 2, (6, 9, 3), 8)
-    images = np.random.default_rng(0).uniform(0.3, 0.7, (5, 6, 9, 3)).astype(np.float32)
-    attack = DiverseInputsMethod(classifier, probability=1.0, **SETTINGS)
-    moved = attack.generate(images, np.zeros(5, int))
-    assert np.abs(moved - images).max() == pytest.approx(0.1, abs=1e-5)

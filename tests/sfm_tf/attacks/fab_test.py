@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.optimize import brentq, linprog, minimize
-from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.cw import CarliniWagner
 from sfm_tf.attacks.fab import HYPERPLANE_GEOMETRIES, FastAdaptiveBoundary, Hyperplane, biased_step
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.models.art_classifier import wrap_classifier
+from tests.attacked_models import digit_model
+from tests.attacked_models import digits as all_digits
 
 NORMS = [math.inf, 2]
 
@@ -223,7 +224,6 @@ def test_a_step_without_a_gradient_is_a_share_of_the_way_to_the_image(norm):
 
 
 SHAPE = (8, 8, 1)
-FAST_ADAPTIVE_BOUNDARY_NORMS = [math.inf, 2]
 
 
 class Linear(keras.Model):
@@ -268,9 +268,7 @@ def _attack(model, class_count, **options):
 
 def _shared_attack(model, class_count):
     """Returns a function from options to an attack that compiles only once for each norm."""
-    attacks = {
-        norm: _attack(model, class_count, norm=norm) for norm in FAST_ADAPTIVE_BOUNDARY_NORMS
-    }
+    attacks = {norm: _attack(model, class_count, norm=norm) for norm in NORMS}
     defaults = {"iterations": 20, "restarts": 1, "target_classes": 9, "batch_size": 60}
 
     def configure(norm=math.inf, **options):
@@ -293,21 +291,8 @@ def linear():
 @pytest.fixture(scope="module")
 def digits():
     """A trained model and 60 digits, of which it knows most."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).reshape(-1, *SHAPE).astype(np.float32)
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input(SHAPE),
-        keras.layers.Conv2D(8, 3, activation="relu"),
-        keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(10),
-    ]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(images[200:], labels[200:], batch_size=64, epochs=6, verbose=0)
-    return model, images[:60], labels[:60]
+    images, labels = all_digits()
+    return digit_model(), images[:60], labels[:60]
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +369,7 @@ def test_finds_the_closest_boundary_of_a_linear_model(linear, norm, dual, target
 
 
 @pytest.mark.parametrize("target_classes", [0, 4])
-@pytest.mark.parametrize("norm", FAST_ADAPTIVE_BOUNDARY_NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_knows_that_pixels_end_at_black_and_white(linear, norm, target_classes):
     model, images = linear[0], linear[1]["contrasted"]
     labels = _predictions(model, images)
@@ -478,7 +463,7 @@ def _searched_by_the_book(model, image, label, adversarial_image):
     return ends[1]
 
 
-@pytest.mark.parametrize("norm", FAST_ADAPTIVE_BOUNDARY_NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_takes_the_steps_of_the_paper(norm):
     model, count = Bumpy(), 40
     images = np.random.default_rng(2).uniform(0.0, 1.0, (count, 2, 2, 1)).astype(np.float32)
@@ -508,7 +493,7 @@ def test_takes_the_steps_of_the_paper(norm):
 
 
 @pytest.mark.parametrize("target_classes", [0, 9])
-@pytest.mark.parametrize("norm", FAST_ADAPTIVE_BOUNDARY_NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_images_of_a_trained_model_are_adversarial_and_in_range(
     attack_of, digits, norm, target_classes
 ):

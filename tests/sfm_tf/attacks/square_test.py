@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from art.attacks.evasion import SquareAttack as ArtSquareAttack
-from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.attack import AttackBatch, choose
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.square import PROPOSALS, SquareAttack, make_bump, square_sides
 from sfm_tf.models.art_classifier import wrap_classifier
+from tests.attacked_models import DIGIT_SHAPE, digit_model, digits
 
 SHAPE = (9, 11, 3)
 COUNT = 6
@@ -188,9 +188,6 @@ def test_windows_reach_every_place():
     assert reached[4, 4]
 
 
-SQUARE_SHAPE = (8, 8, 1)
-
-
 class Linear(keras.Model):
     """Logits linear in the pixels, of which the first is raised by `lead`."""
 
@@ -230,31 +227,18 @@ class Masked(keras.Model):
         return 1024.0 * self.model(images)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    images, labels = load_digits(return_X_y=True)
-    return (images / 16).reshape(-1, *SQUARE_SHAPE).astype(np.float32), labels
+@pytest.fixture(scope="module", name="digits")
+def _digits():
+    return digits()
 
 
-@pytest.fixture(scope="module")
-def trained_model(digits):
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input(SQUARE_SHAPE),
-        keras.layers.Conv2D(8, 3, activation="relu"),
-        keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(10),
-    ]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(digits[0][200:], digits[1][200:], batch_size=64, epochs=6, verbose=0)
-    return model
+@pytest.fixture(scope="module", name="trained_model")
+def _trained_model():
+    return digit_model()
 
 
 # Of so large a batch the smallest bucket holds all images: an attack compiles once.
-def _attack(model, class_count=10, shape=SQUARE_SHAPE, **options):
+def _attack(model, class_count=10, shape=DIGIT_SHAPE, **options):
     classifier = wrap_classifier(model, class_count, shape, 100)
     return SquareAttack(classifier, **{"epsilon": 0.1, "queries": 200, "batch_size": 480} | options)
 
@@ -301,7 +285,7 @@ def test_is_as_strong_as_art(trained_model, digits, norm, epsilon):
 
 def test_comes_close_to_the_worst_perturbation_in_the_l2_ball():
     """Of a linear model, it is along the slope; it lowers the margin by its norm times epsilon."""
-    model, images = Linear(SQUARE_SHAPE, lead=100.0), _gray_samples(SQUARE_SHAPE)
+    model, images = Linear(DIGIT_SHAPE, lead=100.0), _gray_samples(DIGIT_SHAPE)
     slope = model.kernel[:, 0] - model.kernel[:, 1]
     outcome = _attack(model, 2, norm=2, epsilon=0.2, queries=1000).run(images, np.zeros(20, int))
     drop = (images - outcome.images).reshape(20, -1) @ slope / (0.2 * np.linalg.norm(slope))
@@ -330,8 +314,8 @@ def test_needs_no_gradient():
         def call(self, images):
             return super().call(tf.round(8.0 * images) - 4.0)
 
-    model = Rounding(SQUARE_SHAPE)
-    images = _gray_samples(SQUARE_SHAPE, 60)
+    model = Rounding(DIGIT_SHAPE)
+    images = _gray_samples(DIGIT_SHAPE, 60)
     labels = np.asarray(model(images)).argmax(axis=1)
     slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
     possible = _wrong(model, images + 0.02 * np.sign(slope), labels)
@@ -375,9 +359,7 @@ def test_an_image_misclassified_to_begin_with_is_left_alone(trained_model, digit
 
 
 def _exact_samples(model, count=64):
-    images = (
-        np.random.default_rng(5).integers(8, 57, (count, *SQUARE_SHAPE)).astype(np.float32) / 64
-    )
+    images = np.random.default_rng(5).integers(8, 57, (count, *DIGIT_SHAPE)).astype(np.float32) / 64
     return images, np.asarray(model(images)).argmax(axis=1)
 
 

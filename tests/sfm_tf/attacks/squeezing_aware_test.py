@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
-from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.norm_balls import BALLS, sample_points
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
@@ -14,6 +13,7 @@ from sfm_tf.defences.feature_squeezing import squeezing_scorer
 from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from tests.attacked_models import DIGIT_SHAPE, digit_model, digits
 
 SHAPE = (4, 4, 1)
 KERNEL = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
@@ -149,27 +149,9 @@ def test_only_images_that_pass_the_detector_are_done_with():
     assert passing[True] == passing[False]
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """A trained classifier and 64 digits."""
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).reshape(-1, 8, 8, 1).astype(np.float32)
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input((8, 8, 1)),
-        keras.layers.Conv2D(6, 3, activation="relu"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(10),
-    ]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(images[200:], labels[200:], batch_size=64, epochs=5, verbose=0)
-    return wrap_classifier(model, 10, (8, 8, 1), 64), images[:64], labels[:64]
-
-
-def test_a_trained_model_is_fooled_as_often_and_with_lower_scores(digits):
-    classifier, images, labels = digits
+def test_a_trained_model_is_fooled_as_often_and_with_lower_scores():
+    classifier = wrap_classifier(digit_model(), 10, DIGIT_SHAPE, 64)
+    images, labels = (array[:64] for array in digits())
     specs = ("bit_depth_2", "median_2")
     options = {"epsilon": 0.25, "step_size": 0.03, "iterations": 25}
     plain = ProjectedGradientDescent(classifier, **options, **AS_PGD)
@@ -195,7 +177,7 @@ def test_the_surrogates_differ_and_the_default_squeezers_are_those_of_grey_image
     assert np.abs(attack.generate(images, labels) - default).max() > 0.02
 
 
-def test_a_model_that_is_not_random_looks_the_same_at_every_look():
+def test_samples_of_a_model_that_is_not_random_change_nothing():
     images, labels = _samples()
     options = {"threshold": 0.6, "distance_weight": 1.0, "iterations": 4}
     expected = _attack(**options).generate(images, labels)

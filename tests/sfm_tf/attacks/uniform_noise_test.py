@@ -1,60 +1,31 @@
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from sklearn.datasets import load_digits
 
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.models.art_classifier import wrap_classifier
-
-SHAPE = (8, 8, 1)
-
-
-class Linear(keras.Model):
-    """Two logits of fixed weights; counts its Python runs."""
-
-    def __init__(self, size=64):
-        super().__init__()
-        self.kernel = np.random.default_rng(0).normal(size=(size, 2)).astype(np.float32)
-        self.calls = 0
-
-    def call(self, images):
-        self.calls += 1
-        return tf.reshape(images, (-1, len(self.kernel))) @ self.kernel
+from tests.attacked_models import DIGIT_SHAPE, Linear, digit_model, digits
 
 
-def _samples(count=40, low=0.3, high=0.7, shape=SHAPE):
+def _samples(count=40, low=0.3, high=0.7, shape=DIGIT_SHAPE):
     random = np.random.default_rng(1)
     images = random.uniform(low, high, (count, *shape)).astype(np.float32)
     return images, random.integers(0, 2, count)
 
 
-def _attack(model=None, shape=SHAPE, **options):
-    classifier = wrap_classifier(model or Linear(), 2, shape, 64)
+def _attack(model=None, shape=DIGIT_SHAPE, **options):
+    classifier = wrap_classifier(model or Linear(2), 2, shape, 64)
     return UniformNoise(classifier, **{"epsilon": 0.1, "batch_size": 16, **options})
 
 
-@pytest.fixture(scope="module")
-def digits():
-    images, labels = load_digits(return_X_y=True)
-    return (images / 16).reshape(-1, *SHAPE).astype(np.float32), labels
+@pytest.fixture(scope="module", name="digits")
+def _digits():
+    return digits()
 
 
-@pytest.fixture(scope="module")
-def trained_model(digits):
-    keras.utils.set_random_seed(0)
-    layers = [
-        keras.Input(SHAPE),
-        keras.layers.Flatten(),
-        keras.layers.Dense(32, "relu"),
-        keras.layers.Dense(10),
-    ]
-    model = keras.Sequential(layers)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss)
-    model.fit(digits[0][200:], digits[1][200:], batch_size=64, epochs=6, verbose=0)
-    return model
+@pytest.fixture(scope="module", name="trained_model")
+def _trained_model():
+    return digit_model()
 
 
 def test_extreme_points_of_the_cube_move_every_pixel_by_all_of_the_radius():
@@ -81,7 +52,7 @@ def test_keeps_the_worst_corner_of_all():
     """Of four corners, 60 draws miss the worst with a probability of 3e-8 per image."""
     shape = (2, 1, 1)
     images, labels = _samples(count=50, shape=shape)
-    model = Linear(size=2)
+    model = Linear(2, 2)
     slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
     attack = _attack(model, shape, points="extreme", draws=60)
     outcome = attack.run(images, labels)
@@ -96,7 +67,7 @@ def test_keeps_the_worst_corner_of_all():
 
 def test_diagnostics_belong_to_the_images_that_come_back():
     images, labels = _samples()
-    model = Linear()
+    model = Linear(2)
     for targeted in (False, True):
         outcome = _attack(model, draws=20, targeted=targeted).run(images, labels)
         logits = np.asarray(model(outcome.images), np.float64)
@@ -121,7 +92,7 @@ def test_more_draws_are_never_less_damaging():
 
 def test_is_weaker_than_gradient_descent_on_a_trained_model(trained_model, digits):
     images, labels = digits[0][:200], digits[1][:200]
-    classifier = wrap_classifier(trained_model, 10, SHAPE, 200)
+    classifier = wrap_classifier(trained_model, 10, DIGIT_SHAPE, 200)
     accuracies = {"clean": np.mean(np.asarray(trained_model(images)).argmax(axis=1) == labels)}
     attacks = {
         "uniform": UniformNoise(classifier, epsilon=0.15, draws=50),
