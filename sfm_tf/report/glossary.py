@@ -5,13 +5,14 @@ from collections.abc import Mapping
 GLOSSARY: Mapping[str, str] = {
     "black box": "The attacker does not know the model. It attacks a model of its own, trained on "
     "the same kind of images, and hopes that the images it finds break this one too.",
-    "gray box": "The attacker knows the classifier but not the defence in front of it.",
+    "gray box": "The attacker knows the classifier, and the masker if there is one, but not the "
+    "pre-processing T or the other defences in front of it.",
     "white box": "The attacker knows everything: classifier, defence and their weights. Only this "
     "attacker can show that a defence holds.",
-    "adaptive": "A white-box attack made for this defence: it aims at the defence's own parts, "
-    "such as the mask, instead of running a standard attack against the whole.",
+    "adaptive": "A white-box attack made for this defence: it aims at one part of the defence, "
+    "such as the mask, instead of attacking the whole model as any other.",
     "BPDA": "Backward pass differentiable approximation (Athalye et al. 2018). Where a defence has "
-    "no useful gradient, such as rounding, the attack differentiates a smooth stand-in instead.",
+    "no useful gradient, such as rounding, the attack uses the gradient of a stand-in instead.",
     "EOT": "Expectation over transformation (Athalye et al. 2018). Where a defence draws random "
     "numbers, the attack averages the gradient over many draws.",
     "radius ε": "How far an attack may change an image: every pixel value by at most ε (L∞), or "
