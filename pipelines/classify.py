@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 from pipelines import command_line
-from pipelines.stage_execution import ProgressLine
+from pipelines.progress_line import ProgressLine
 from sfm_tf.serving.client.folder_classification import (
     FileRow,
     check_output,

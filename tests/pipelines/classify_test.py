@@ -117,3 +117,9 @@ def test_an_error_is_one_line(images, tmp_path):
         "Servable not found for request: Latest(x)\n"
     )
     assert not (tmp_path / "a.csv").exists()
+
+
+def test_over_rest_no_tensorflow_is_loaded():
+    root = pathlib.Path(classify.__file__).parents[1]
+    code = "import sys, pipelines.classify; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
