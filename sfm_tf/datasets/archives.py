@@ -61,7 +61,7 @@ class ZipArchive:
                 return data
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise SfmError(
-                f"Cannot read {name} of {self._path}: {error}; fetch the archive again."
+                f"Cannot read {name} of {self._path}: {error}; download the archive again."
             ) from error
 
 

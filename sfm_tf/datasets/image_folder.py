@@ -108,7 +108,7 @@ def open_source(config: DataConfig) -> ImageSource:
     """
     source = pathlib.Path(config.source).expanduser()
     if not config.source or not source.is_dir():
-        raise SfmError(f"No folder {config.source!r}; set source to a folder of class folders.")
+        raise SfmError(f"No folder {config.source!r}; give --source a folder of class folders.")
     folders = _split_folders(source)
     images = {split: _images_by_class(folder) for split, folder in folders.items()}
     _check_classes(source, images)

@@ -167,7 +167,7 @@ def _check_record(record: ImageRecord, source: ImageSource) -> None:
     if record.image.shape != expected:
         raise SfmError(
             f"Image {record.key!r} has shape {record.image.shape}; expected {expected} like the "
-            "others, set image_size to resize them all."
+            "others. Give --image_size to resize all images."
         )
     if not 0 <= record.label < len(source.class_names):
         raise SfmError(
@@ -181,5 +181,5 @@ def _check_sizes(sizes: dict[str, int], config: DataConfig) -> None:
         if not size:
             raise SfmError(
                 f"No image of dataset {config.dataset!r} falls into split {split!r} (sizes "
-                f"{sizes}); take more images or set a larger validation_fraction or test_fraction."
+                f"{sizes}); use more images, or a larger --validation_fraction or --test_fraction."
             )

@@ -35,7 +35,7 @@ def prepare(builder: tfds.core.DatasetBuilder, archives: pathlib.Path | None = N
         builder.download_and_prepare(download_config=configuration)
     except tfds.download.download_manager.NonMatchingChecksumError as error:
         raise SfmError(
-            f"An archive of dataset {builder.name!r} is not the original one; fetch it again. "
+            f"An archive of dataset {builder.name!r} is not the original one; download it again. "
             f"{_one_line(error)}"
         ) from error
     except (tfds.download.DownloadError, OSError) as error:

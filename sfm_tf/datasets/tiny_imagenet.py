@@ -159,7 +159,7 @@ def _archive_path(config: DataConfig) -> pathlib.Path:
     path = pathlib.Path(config.source or manual / ARCHIVE_NAME).expanduser()
     if not path.exists():
         raise SfmError(
-            f"No Tiny ImageNet at {path}; set source to {ARCHIVE_NAME} or to its folder, or put "
+            f"No Tiny ImageNet at {path}; give --source {ARCHIVE_NAME} or its folder, or put "
             f"the archive into {manual}."
         )
     return path

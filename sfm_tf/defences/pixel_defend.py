@@ -50,8 +50,8 @@ def _purify(
     found = static_image_shape(images)
     if found != image_shape:
         raise SfmError(
-            f"Invalid images of shape {found}; the PixelCNN was made for {image_shape}. Train one "
-            "on images like these."
+            f"Invalid images of shape {found}; the PixelCNN was made for {image_shape}. Fit the "
+            "defences to images like these."
         )
     # From here to the end the values are integers, so that no tape records the decoding.
     levels = tf.cast(tf.round(tf.clip_by_value(images, 0.0, 1.0) * _HIGHEST), tf.int32)

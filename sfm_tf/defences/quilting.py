@@ -100,7 +100,7 @@ class PatchDatabase:
             return cls(np.load(io.BytesIO(data), allow_pickle=False))
         except _DAMAGES as error:
             raise SfmError(
-                f"Cannot read the patches in {path} ({error}); collect them again."
+                f"Cannot read the patches in {path} ({error}); fit the defences again."
             ) from error
 
 

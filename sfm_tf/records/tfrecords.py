@@ -104,7 +104,7 @@ def _whole_shards(folder: pathlib.Path, split: str, schema: Schema) -> list[path
     if count != schema.split_sizes[split]:
         raise SfmError(
             f"Split {split!r} in {folder} has {count} records; "
-            f"expected {schema.split_sizes[split]} by its schema, run the ingest again."
+            f"expected {schema.split_sizes[split]} by its schema. Run the ingest again."
         )
     return paths
 

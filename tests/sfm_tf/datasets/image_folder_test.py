@@ -172,5 +172,5 @@ def test_other_layouts_are_refused(tmp_path, layout, message):
 
 @pytest.mark.parametrize("source", ["", "/nonexistent/photos"])
 def test_no_folder(source):
-    with pytest.raises(SfmError, match=f"No folder '{source}'; set source"):
+    with pytest.raises(SfmError, match=f"No folder '{source}'; give --source"):
         open_source(DataConfig(dataset="image_folder", source=source))

@@ -322,7 +322,7 @@ def test_empty_split_is_an_error_and_leaves_no_shards(
 def test_wrong_shape_is_named_and_leaves_no_shards(tmp_path, monkeypatch):
     odd = (np.zeros((4, 5, 1), np.uint8), 0)
     _use_source(monkeypatch, [*_random_pairs(1, 50), odd])
-    message = r"Image 'train 50' has shape \(4, 5, 1\); expected \(4, 4, 1\) .* set image_size"
+    message = r"Image 'train 50' has shape \(4, 5, 1\); expected \(4, 4, 1\) .* Give --image_size"
     with pytest.raises(SfmError, match=message):
         ingest(DataConfig(), 0, tmp_path, _no_progress)
     assert list(tmp_path.iterdir()) == []

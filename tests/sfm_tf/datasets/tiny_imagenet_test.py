@@ -177,7 +177,9 @@ def test_member_outside_is_refused(tmp_path):
 
 def test_missing_archive_says_what_to_put_where(tmp_path):
     manual = tmp_path / "data" / "downloads" / "manual"
-    with pytest.raises(SfmError, match=f"No Tiny ImageNet at {manual}/tiny-imagenet-200.zip; set"):
+    with pytest.raises(
+        SfmError, match=f"No Tiny ImageNet at {manual}/tiny-imagenet-200.zip; give --source"
+    ):
         open_source(_config(tmp_path))
 
 

@@ -199,7 +199,7 @@ def test_no_damage_goes_unnoticed(tmp_path):
             # A bit in the archive's dates is no damage.
             assert PatchDatabase.load(path).digest() == database.digest()
         except SfmError as error:
-            assert "collect them again" in str(error)  # noqa: PT017
+            assert "fit the defences again" in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize("length", [0, 10, 500, -1])
@@ -212,7 +212,9 @@ def test_rejects_a_file_cut_short(tmp_path, length):
 
 
 def test_rejects_a_missing_file(tmp_path):
-    with pytest.raises(SfmError, match="Cannot read the patches in .*none.npz.*collect them again"):
+    with pytest.raises(
+        SfmError, match="Cannot read the patches in .*none.npz.*fit the defences again"
+    ):
         PatchDatabase.load(tmp_path / "none.npz")
 
 
