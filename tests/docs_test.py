@@ -24,7 +24,7 @@ PACKAGES = ("sfm_tf", "pipelines", "benchmarks", "tools", "tests")
 FOLDERS = (*PACKAGES, "deployment", "docs", "results", "third_party", ".ci")
 FOREIGN_FLAGS = {"no-deps", "logdir", "version", "help"}
 FOREIGN_NAMES = {"BackupAndRestore", "EvasionAttack"}
-CODE = re.compile(r"```.*?```|`[^`\n]+`|^    .*$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"```.*?```|`[^`\n]+`|^    [^\n]*$", re.DOTALL | re.MULTILINE)
 
 
 def code_of(page: pathlib.Path) -> str:
