@@ -102,14 +102,7 @@ def build(options: argparse.Namespace, policy: str, masker: str) -> DefendedMode
 def compiled_steps(model: DefendedModel, jit_compile: bool) -> CompiledSteps:
     """Returns what trains the model, by the settings that are the default."""
     config = TrainingConfig()
-    trainer = SparseFeatureMaskerTrainer(
-        model,
-        sparsity_weight=config.sparsity_weight,
-        semantic_weight=config.semantic_weight,
-        reconstruction_weight=config.reconstruction_weight,
-        loss_reduction=config.loss_reduction,
-        weight_decay=config.weight_decay,
-    )
+    trainer = SparseFeatureMaskerTrainer(model, config)
     trainer.compile(classifier_optimizer(config, 10_000), masker_optimizer(config))
     return CompiledSteps(trainer, tf.distribute.get_strategy(), jit_compile=jit_compile)
 

@@ -5,7 +5,6 @@ Zhang et al. 2019, "Theoretically principled trade-off between robustness and ac
 both applied to the whole defended pipeline F(T(G(x) * x)).
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -78,46 +77,6 @@ _BALL_SHARE = 2.5
 _CLASSIFIER_DRAWS, _MASKER_DRAWS, _VALIDATION_DRAWS = range(3)
 
 
-@dataclasses.dataclass(frozen=True)
-class AdversarialTraining:
-    """How the adversarial images of a training are made and what is done with them.
-
-    Attributes:
-        method: `pgd`: the cross-entropy of the adversarial images is minimised; `trades`: that of
-            the clean images plus `beta` times the divergence of the answers to adversarial images
-            from those to clean ones.
-        epsilon: Radius in the L-infinity norm, in units of brightness.
-        step_size: Step of the attack, in the same units.
-        iterations: Its steps.
-        beta: `1 / lambda` of Zhang et al., Eq. 5; `trades` alone reads it.
-    """
-
-    method: str
-    epsilon: float
-    step_size: float
-    iterations: int
-    beta: float
-
-    def __post_init__(self) -> None:
-        """Raises `SfmError` for a method that does not exist."""
-        if self.method not in METHODS:
-            raise SfmError(
-                f"Unknown adversarial training {self.method!r}; expected one of "
-                f"{', '.join(METHODS)}."
-            )
-
-    @classmethod
-    def of(cls, config: TrainingConfig) -> "AdversarialTraining":
-        """Returns what the settings ask for, their radii turned into units of brightness."""
-        return cls(
-            method=config.adversarial_training,
-            epsilon=config.adversarial_epsilon / PIXEL_LEVELS,
-            step_size=config.adversarial_step_size / PIXEL_LEVELS,
-            iterations=config.adversarial_iterations,
-            beta=config.trades_beta,
-        )
-
-
 def divergences(logits: tf.Tensor, other_logits: tf.Tensor) -> tf.Tensor:
     """Returns the Kullback-Leibler divergence KL(p || q) of each image's two answers.
 
@@ -144,24 +103,31 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
 
     Args:
         defended: See `SparseFeatureMaskerTrainer`.
-        adversarial: How adversarial images are made and what is done with them.
-        seed: Of the attack's random starts, from 0 to 2^31 - 1; a start depends on it and on the
-            number of steps taken, which checkpoints keep.
-        **options: Further arguments of `SparseFeatureMaskerTrainer`.
+        config: Also the method, its attack and its beta. `pgd` minimises the cross-entropy of the
+            adversarial images; `trades` that of the clean images plus beta, 1 / lambda of Zhang et
+            al., Eq. 5, times the divergence of the answers to adversarial images from those to
+            clean ones.
+        seed: Seed of the attack's random starts, from 0 to 2^31 - 1. A start depends on it and on
+            the number of steps taken, which checkpoints keep.
+        **options: Further arguments of `keras.Model`.
+
+    Raises:
+        SfmError: If the settings name no method.
     """
 
     def __init__(
-        self,
-        defended: DefendedModel,
-        *,
-        adversarial: AdversarialTraining,
-        seed: int,
-        **options: Any,
+        self, defended: DefendedModel, config: TrainingConfig, *, seed: int, **options: Any
     ) -> None:
         """Keeps the parts; they are shared with the caller, not copied."""
-        super().__init__(defended, **options)
-        self.adversarial = adversarial
+        if config.adversarial_training not in METHODS:
+            raise SfmError(
+                f"Unknown adversarial training {config.adversarial_training!r}; expected one of "
+                f"{', '.join(METHODS)}."
+            )
+        super().__init__(defended, config, **options)
         self.seed = seed
+        self.epsilon = config.adversarial_epsilon / PIXEL_LEVELS
+        self.step_size = config.adversarial_step_size / PIXEL_LEVELS
         self.steps = self.add_weight(
             name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
@@ -182,9 +148,8 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         return results
 
     def _train_adversarially(self, images: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        train_classifier = {"pgd": self._train_by_pgd, "trades": self._train_by_trades}[
-            self.adversarial.method
-        ]
+        methods = {"pgd": self._train_by_pgd, "trades": self._train_by_trades}
+        train_classifier = methods[self.config.adversarial_training]
         if self.phase != Phase.MASKER:
             train_classifier(images, labels)
         if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
@@ -211,7 +176,7 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
             logits = classifier(seen, training=True)
             attacked_logits = classifier(seen_attacked, training=True)
             losses = _cross_entropies(labels, logits)
-            losses += self.adversarial.beta * divergences(logits, attacked_logits)
+            losses += self.config.trades_beta * divergences(logits, attacked_logits)
             loss = tf.reduce_mean(losses) + self._kernel_penalty()
             loss = self.optimizer.scale_loss(loss)
         self.trackers["classification_loss"].update_state(losses)
@@ -227,12 +192,11 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         """
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         measured = super().test_step(data)
-        epsilon = self.adversarial.epsilon
         attacked = adversarial_images(
             images,
             self._cross_entropy_of(labels),
-            epsilon,
-            _BALL_SHARE * epsilon / _VALIDATION_ITERATIONS,
+            self.epsilon,
+            _BALL_SHARE * self.epsilon / _VALIDATION_ITERATIONS,
             _VALIDATION_ITERATIONS,
             tf.constant([self.seed, _VALIDATION_DRAWS]),
         )
@@ -240,35 +204,21 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         return {**measured, "adversarial_accuracy": self.trackers["adversarial_accuracy"].result()}
 
     def _attack(self, images: tf.Tensor, measure: Measure, draws: int) -> tf.Tensor:
-        settings = self.adversarial
         seed = tf.random.experimental.stateless_fold_in(
             tf.constant([self.seed, draws]), tf.convert_to_tensor(self.steps)
         )
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             seed = tf.random.experimental.stateless_fold_in(seed, replica)
-        return adversarial_images(
-            images, measure, settings.epsilon, settings.step_size, settings.iterations, seed
-        )
+        iterations = self.config.adversarial_iterations
+        return adversarial_images(images, measure, self.epsilon, self.step_size, iterations, seed)
 
     def _cross_entropy_of(self, labels: tf.Tensor) -> Measure:
         return lambda images: _cross_entropies(labels, self.defended(images))
 
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` rebuilds the trainer from."""
-        return {
-            **super().get_config(),
-            "adversarial": dataclasses.asdict(self.adversarial),
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None
-    ) -> "AdversarialTrainer":
-        """Rebuilds a trainer, without its weights, from what `get_config` returned."""
-        adversarial = AdversarialTraining(**config["adversarial"])
-        return super().from_config({**config, "adversarial": adversarial}, custom_objects)
+        return {**super().get_config(), "seed": self.seed}
 
 
 def _cross_entropies(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,6 @@ from absl import logging
 
 from sfm_tf.artifacts import atomic_files
 from sfm_tf.errors import SfmError
-from sfm_tf.training.trainer import SparseFeatureMaskerTrainer
 
 _DESCRIPTION = "description"
 _BEST_FILE = "best.npz"
@@ -27,14 +26,14 @@ History = list[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """How far a training is. With the state of the trainer it is all that the rest follows from.
+    """How far a training is; the rest of it follows from this and the trainer's state.
 
     Attributes:
-        history: What there is to say of each finished epoch.
-        passes: Finished passes of the epoch that is begun.
-        step: Steps taken of the pass that is begun.
-        training: Means that the finished passes of that epoch measured.
-        seconds: What all its passes took so far, by phase.
+        history: Stage, metrics and seconds of each finished epoch.
+        passes: Finished passes of the current epoch.
+        step: Finished steps of the current pass.
+        training: Mean metrics of the finished passes of the current epoch.
+        seconds: Seconds of the current epoch so far, by phase.
     """
 
     history: History = dataclasses.field(default_factory=list)
@@ -45,13 +44,13 @@ class Position:
 
     @property
     def name(self) -> str:
-        """Name of its file; of two names the later position's is the greater."""
+        """Name of its file; names sort as positions do."""
         begun = f"_{self.passes}_{self.step:08d}" if self.passes or self.step else ""
         return f"epoch_{len(self.history):05d}{begun}.npz"
 
     @property
     def is_best(self) -> bool:
-        """Whether this is the end of the best epoch so far; never where no accuracy is measured."""
+        """Whether this is the end of the best epoch so far, if accuracy is measured at all."""
         if self.passes or self.step or _MEASURE not in self.history[-1]["validation"]:
             return False
         return best_epoch(self.history) == len(self.history) - 1
@@ -77,14 +76,14 @@ def best_epoch(history: History) -> int:
 class Checkpoints:
     """The checkpoints of one training.
 
-    A file is a NumPy archive of the weights of both models, the state of both optimizers, the means
-    measured so far and, as JSON, the position. Its checksums tell a damaged file from a whole one.
+    A file is a NumPy archive of the trainer's state and, as JSON, the position. Its checksums tell
+    a damaged file from a whole one.
 
     Attributes:
-        folder: Where they are; made when the first is saved.
-        settings: What determines the training, as JSON values. A checkpoint of other settings is
-            not resumed from.
-        kept: How many of the newest are kept; and that of the best epoch besides.
+        folder: Their folder, made when the first is saved.
+        settings: All settings that the training depends on, as JSON values. A checkpoint of other
+            settings is refused.
+        kept: Number of newest ones to keep, besides that of the best epoch.
         is_writer: Whether this process writes them; all processes have to call `save`.
     """
 
@@ -93,9 +92,9 @@ class Checkpoints:
     kept: int = 2
     is_writer: bool = True
 
-    def save(self, trainer: SparseFeatureMaskerTrainer, position: Position) -> None:
+    def save(self, state: Sequence[keras.Variable], position: Position) -> None:
         """Saves the state at a position and drops all files but the newest and the best."""
-        arrays = {str(index): value.numpy() for index, value in enumerate(_state(trainer))}
+        arrays = {str(index): value.numpy() for index, value in enumerate(state)}
         if not self.is_writer:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,14 +108,14 @@ class Checkpoints:
         for old in self._paths()[self.kept :]:
             old.unlink()
 
-    def restore(self, trainer: SparseFeatureMaskerTrainer) -> Position:
-        """Sets the trainer to the newest state that is whole.
+    def restore(self, state: Sequence[keras.Variable]) -> Position:
+        """Sets the variables to the newest state that is whole.
 
         Args:
-            trainer: Compiled, of the same models as when the state was saved.
+            state: The same variables as when it was saved.
 
         Returns:
-            Its position; the beginning, the trainer unchanged, where there is none.
+            Its position. Where there is none, the beginning; the variables stay unchanged.
 
         Raises:
             SfmError: If it belongs to a training with other settings.
@@ -129,12 +128,12 @@ class Checkpoints:
                     "Checkpoint %s is damaged (%s); trying an earlier one.", path, error
                 )
                 continue
-            self._assign(path, trainer, arrays, description)
+            self._assign(path, state, arrays, description)
             return Position(**description["position"])
         return Position()
 
-    def restore_best(self, trainer: SparseFeatureMaskerTrainer) -> None:
-        """Sets the trainer to the state after the best epoch.
+    def restore_best(self, state: Sequence[keras.Variable]) -> None:
+        """Sets the variables to the state after the best epoch.
 
         Raises:
             SfmError: If its file is missing, damaged or of a training with other settings.
@@ -146,24 +145,23 @@ class Checkpoints:
             raise SfmError(
                 f"Cannot read {path} ({error}); train again, or set kept_epoch to last."
             ) from error
-        self._assign(path, trainer, arrays, description)
+        self._assign(path, state, arrays, description)
 
     def _assign(
         self,
         path: pathlib.Path,
-        trainer: SparseFeatureMaskerTrainer,
+        state: Sequence[keras.Variable],
         arrays: Sequence[np.ndarray],
         description: Mapping[str, Any],
     ) -> None:
         self._check_settings(path, description["settings"])
-        variables = _state(trainer)
-        shapes = [tuple(variable.shape) for variable in variables]
+        shapes = [tuple(variable.shape) for variable in state]
         if shapes != [array.shape for array in arrays]:
             raise SfmError(
                 f"Checkpoint {path} holds other models than those to be trained; train into "
                 "another folder."
             )
-        for variable, array in zip(variables, arrays, strict=True):
+        for variable, array in zip(state, arrays, strict=True):
             variable.assign(array)
 
     def _paths(self) -> list[pathlib.Path]:
@@ -178,13 +176,6 @@ class Checkpoints:
                 f"Checkpoint {path} was made with other settings ({', '.join(differing)}); resume "
                 "with those or train into another folder."
             )
-
-
-def _state(trainer: SparseFeatureMaskerTrainer) -> list[keras.Variable]:
-    optimizers = [trainer.optimizer, trainer.masker_optimizer]
-    variables = [optimizer.variables for optimizer in optimizers if optimizer is not None]
-    means = [metric.variables for metric in trainer.trackers.values()]
-    return [*trainer.weights, *sum(variables + means, [])]
 
 
 def _read(path: pathlib.Path) -> tuple[list[np.ndarray], dict[str, Any]]:

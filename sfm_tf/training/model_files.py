@@ -1,4 +1,4 @@
-"""The files that training leaves: their names, and the writing of the models among them."""
+"""The files that training leaves: their names, and saving and loading the models."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def save_models(
     source: keras.Model,
     class_names: Sequence[str],
 ) -> None:
-    """Writes the parts of a defended model, the source model and what joins them.
+    """Writes the parts of a defended model, the source model and `defence.json`.
 
     Args:
         folder: Folder to write into.
@@ -60,14 +60,14 @@ def save_adversarial_models(
     class_names: Sequence[str],
     training: Mapping[str, Any],
 ) -> None:
-    """Writes the models that were trained on adversarial images, and how that was.
+    """Writes the models that were trained on adversarial images, and how they were trained.
 
     Args:
         folder: Folder to write into.
         bare: The classifier that was trained alone, from images to logits.
         defended: The one that was trained with a masker.
         class_names: Name of class `i` at position `i`.
-        training: Method, radius and what else there is to say, as JSON values.
+        training: Method and settings of the adversarial training, as JSON values.
     """
     save_model(folder / ADVERSARIAL_CLASSIFIER_FILE, bare)
     save_model(folder / ADVERSARIAL_SFM_CLASSIFIER_FILE, defended.classifier)
@@ -100,34 +100,26 @@ def save_model(path: pathlib.Path, model: keras.Model) -> None:
 _REMEDY = "expected what training wrote, train again"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Defence:
-    preprocessor: Preprocessor
-    input_shape: tuple[int, int, int]
-    class_count: int
-
-
 def load_defended_model(folder: pathlib.Path) -> DefendedModel:
     """Reads classifier, masker and pre-processing.
 
     Args:
-        folder: Where `training.train_defence` wrote them.
+        folder: Folder that `train_defence` wrote.
 
     Raises:
         SfmError: If a file is missing, damaged, or does not fit the others.
     """
-    defence = _read_defence(folder / DEFENCE_FILE)
-    height, width, _ = defence.input_shape
-    classifier = _read_model(folder / CLASSIFIER_FILE, defence, (defence.class_count,))
-    masker = _read_model(folder / MASKER_FILE, defence, (height, width, 1))
-    return DefendedModel(classifier, masker, defence.preprocessor)
+    files = _ModelFiles.open(folder)
+    return DefendedModel(
+        files.classifier(CLASSIFIER_FILE), files.masker(MASKER_FILE), files.preprocessor
+    )
 
 
 def load_source_model(folder: pathlib.Path) -> keras.Model:
-    """Reads the independent model that black-box attacks start from.
+    """Reads the independent model of the black-box attacks.
 
     Args:
-        folder: Where `training.train_defence` wrote it.
+        folder: Folder that `train_defence` wrote.
 
     Returns:
         Model from float32 images in [0, 1] to float32 logits.
@@ -135,59 +127,64 @@ def load_source_model(folder: pathlib.Path) -> keras.Model:
     Raises:
         SfmError: If the file is missing, damaged, or does not fit the defended model.
     """
-    defence = _read_defence(folder / DEFENCE_FILE)
-    return _read_model(folder / SOURCE_FILE, defence, (defence.class_count,))
+    return _ModelFiles.open(folder).classifier(SOURCE_FILE)
 
 
 def load_adversarial_models(folder: pathlib.Path) -> dict[str, DefendedModel]:
     """Reads the models that were trained on adversarial images.
 
     Args:
-        folder: Where `adversarial_training.train_on_adversarial_images` wrote them.
+        folder: Folder that `train_on_adversarial_images` wrote.
 
     Returns:
-        `adversarial_training`, a classifier with nothing in front of it, and
-        `sfm_adversarial_training`, one behind its masker and the experiment's pre-processing.
+        `adversarial_training`, a classifier alone, and `sfm_adversarial_training`, a classifier
+        behind its masker and the experiment's pre-processing.
 
     Raises:
         SfmError: If a file is missing, damaged, or does not fit the others.
     """
-    defence = _read_defence(folder / DEFENCE_FILE)
-    height, width, _ = defence.input_shape
-    bare, classifier, masker = (
-        _read_model(folder / name, defence, shape)
-        for name, shape in (
-            (ADVERSARIAL_CLASSIFIER_FILE, (defence.class_count,)),
-            (ADVERSARIAL_SFM_CLASSIFIER_FILE, (defence.class_count,)),
-            (ADVERSARIAL_SFM_MASKER_FILE, (height, width, 1)),
-        )
-    )
+    files = _ModelFiles.open(folder)
     return {
-        ADVERSARIAL_TRAINING: DefendedModel(bare),
-        SFM_ADVERSARIAL_TRAINING: DefendedModel(classifier, masker, defence.preprocessor),
+        ADVERSARIAL_TRAINING: DefendedModel(files.classifier(ADVERSARIAL_CLASSIFIER_FILE)),
+        SFM_ADVERSARIAL_TRAINING: DefendedModel(
+            files.classifier(ADVERSARIAL_SFM_CLASSIFIER_FILE),
+            files.masker(ADVERSARIAL_SFM_MASKER_FILE),
+            files.preprocessor,
+        ),
     }
 
 
-def _read_defence(path: pathlib.Path) -> _Defence:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return _Defence(
-            parse_preprocessor(value["preprocessor"], value["surrogate"]),
-            tuple(value["input_shape"]),
-            len(value["class_names"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SfmError(f"Cannot read {path} ({error}); {_REMEDY}.") from error
+@dataclasses.dataclass(frozen=True)
+class _ModelFiles:
+    """A folder of models that fit its `defence.json`."""
 
+    folder: pathlib.Path
+    preprocessor: Preprocessor
+    input_shape: tuple[int, int, int]
+    class_count: int
 
-def _read_model(
-    path: pathlib.Path, defence: _Defence, output_shape: tuple[int, ...]
-) -> keras.Model:
-    model = load_keras_file(path, _REMEDY)
-    found = model.input_shape[1:], model.output_shape[1:]
-    if found != (defence.input_shape, output_shape):
-        raise SfmError(
-            f"Model {path} maps {found[0]} to {found[1]}; expected {defence.input_shape} to "
-            f"{output_shape} by {DEFENCE_FILE} beside it, train again."
-        )
-    return model
+    @classmethod
+    def open(cls, folder: pathlib.Path) -> "_ModelFiles":
+        path = folder / DEFENCE_FILE
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            preprocessor = parse_preprocessor(value["preprocessor"], value["surrogate"])
+            return cls(folder, preprocessor, tuple(value["input_shape"]), len(value["class_names"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SfmError(f"Cannot read {path} ({error}); {_REMEDY}.") from error
+
+    def classifier(self, name: str) -> keras.Model:
+        return self._read(name, (self.class_count,))
+
+    def masker(self, name: str) -> keras.Model:
+        return self._read(name, (*self.input_shape[:2], 1))
+
+    def _read(self, name: str, output_shape: tuple[int, ...]) -> keras.Model:
+        model = load_keras_file(self.folder / name, _REMEDY)
+        found = model.input_shape[1:], model.output_shape[1:]
+        if found != (self.input_shape, output_shape):
+            raise SfmError(
+                f"Model {self.folder / name} maps {found[0]} to {found[1]}; expected "
+                f"{self.input_shape} to {output_shape} by {DEFENCE_FILE} beside it, train again."
+            )
+        return model

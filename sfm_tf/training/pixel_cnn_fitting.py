@@ -1,6 +1,5 @@
 """Fits a PixelCNN to images by maximum likelihood (Salimans et al. 2017), deterministically."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -59,14 +58,14 @@ def fit_pixel_cnn(
     trainer = _compile(model, learning_rate, total)
     images, validation_images = _round(images), _round(validation_images)
     validation = evaluation_batches(validation_images, validation_images, batch_size)
-    state = _State(trainer.weights, trainer.optimizer)
+    state = [*trainer.weights, *trainer.optimizer.variables]
     history = checkpoints.restore(state).history if checkpoints else []
     for epoch in range(len(history), epochs):
         batches = training_batches(
             images, images, batch_size=batch_size, augmentation="none", seed=seed, epoch=epoch
         )
-        watch = _StepWatch(progress, epoch, total // epochs, total)
-        fitted = trainer.fit(batches, callbacks=[watch], verbose=0, shuffle=False)
+        reporter = _StepReporter(progress, epoch, total // epochs, total)
+        fitted = trainer.fit(batches, callbacks=[reporter], verbose=0, shuffle=False)
         measured = trainer.evaluate(validation, return_dict=True, verbose=0)
         history.append(_describe(fitted.history["loss"][0], measured["loss"]))
         if checkpoints:
@@ -74,17 +73,7 @@ def fit_pixel_cnn(
     return history
 
 
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """What `Checkpoints` saves of a trainer: here there is one optimizer."""
-
-    weights: list[keras.Variable]
-    optimizer: keras.optimizers.Optimizer
-    masker_optimizer: None = None
-    trackers: dict[str, keras.metrics.Metric] = dataclasses.field(default_factory=dict)
-
-
-class _StepWatch(keras.callbacks.Callback):
+class _StepReporter(keras.callbacks.Callback):
     """Reports each step, and stops at the first loss that is no number."""
 
     def __init__(self, progress: Progress, epoch: int, steps: int, total: int) -> None:

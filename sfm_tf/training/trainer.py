@@ -1,5 +1,6 @@
 """Algorithm 1 of Yu et al. 2022 as a Keras training step with two optimizers."""
 
+import dataclasses
 import enum
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.training.losses import SEMANTIC_LOSSES, LossWeights, MaskerLoss, masker_loss
+from sfm_tf.training.settings import TrainingConfig
 
 
 class Phase(enum.IntEnum):
@@ -39,17 +41,6 @@ TRAINING_METRICS = {
 }
 """Metrics that a training step updates in each phase; the others stay 0."""
 
-_SETTINGS = (
-    "sparsity_weight",
-    "semantic_weight",
-    "reconstruction_weight",
-    "loss_reduction",
-    "weight_decay",
-    "semantic_loss",
-    "target_statistics",
-    "preprocess_training",
-)
-
 
 @keras.saving.register_keras_serializable(package="sfm_tf")
 class SparseFeatureMaskerTrainer(keras.Model):
@@ -65,44 +56,15 @@ class SparseFeatureMaskerTrainer(keras.Model):
     Args:
         defended: Holds classifier F, masker G and pre-processing T. Without a masker only the
             classifier can be trained, as for an independent source model.
-        sparsity_weight: w1 of Eq. 2.
-        semantic_weight: w2 of Eq. 2.
-        reconstruction_weight: w3 of Eq. 2.
-        loss_reduction: `per_image` or `batch`, see `losses`.
-        weight_decay: Factor of the penalty on the classifier's kernels, half their squared L2
-            norm; biases and normalisation are not penalised.
-        semantic_loss: `cosine` or `cross_entropy`, see `losses.SEMANTIC_LOSSES`.
-        target_statistics: Statistics of the frozen classifier's batch normalisation while the
-            masker learns: its averages (`moving`), as in inference, or those of the `batch`.
-        preprocess_training: Whether both parts learn from T(x), as in Algorithm 1, or from x.
+        config: Weights of the losses, and what they are computed from.
         **options: Further arguments of `keras.Model`.
     """
 
-    def __init__(
-        self,
-        defended: DefendedModel,
-        *,
-        sparsity_weight: float,
-        semantic_weight: float,
-        reconstruction_weight: float,
-        loss_reduction: str,
-        weight_decay: float,
-        semantic_loss: str = "cosine",
-        target_statistics: str = "moving",
-        preprocess_training: bool = True,
-        **options: Any,
-    ) -> None:
+    def __init__(self, defended: DefendedModel, config: TrainingConfig, **options: Any) -> None:
         """Keeps the parts; they are shared with the caller, not copied."""
         super().__init__(**{**options, "dtype": "float32"})
         self.defended = defended
-        self.sparsity_weight = sparsity_weight
-        self.semantic_weight = semantic_weight
-        self.reconstruction_weight = reconstruction_weight
-        self.loss_reduction = loss_reduction
-        self.weight_decay = weight_decay
-        self.semantic_loss = semantic_loss
-        self.target_statistics = target_statistics
-        self.preprocess_training = preprocess_training
+        self.config = config
         self.is_pretraining = False
         self._phase = Phase.CLASSIFIER
         self.sparsity_share = self.add_weight(
@@ -161,6 +123,14 @@ class SparseFeatureMaskerTrainer(keras.Model):
             return optimizer
         return keras.optimizers.LossScaleOptimizer(optimizer)
 
+    @property
+    def state(self) -> list[keras.Variable]:
+        """Everything that training changes: weights, state of the optimizers, means so far."""
+        optimizers = [self.optimizer, self.masker_optimizer]
+        variables = [optimizer.variables for optimizer in optimizers if optimizer is not None]
+        means = [metric.variables for metric in self.trackers.values()]
+        return [*self.weights, *sum(variables + means, [])]
+
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Takes one step of Algorithm 1 on a batch of `(images, labels)`.
 
@@ -209,13 +179,13 @@ class SparseFeatureMaskerTrainer(keras.Model):
         losses = masker_loss(
             images,
             masked_images,
-            SEMANTIC_LOSSES[self.semantic_loss](target_logits, masked_logits, labels),
+            SEMANTIC_LOSSES[self.config.semantic_loss](target_logits, masked_logits, labels),
             LossWeights(
-                self.sparsity_weight * tf.convert_to_tensor(self.sparsity_share),
-                self.semantic_weight,
-                self.reconstruction_weight,
+                self.config.sparsity_weight * tf.convert_to_tensor(self.sparsity_share),
+                self.config.semantic_weight,
+                self.config.reconstruction_weight,
             ),
-            self.loss_reduction,
+            self.config.loss_reduction,
         )
         measured = (*losses, tf.reduce_mean(mask), tf.math.reduce_std(mask))
         for name, value in zip(MASKER_METRICS, measured, strict=True):
@@ -225,7 +195,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
     def _frozen_logits(self, images: tf.Tensor) -> tf.Tensor:
         """Returns F(x) without changing the averages of its batch statistics."""
         classifier = self.defended.classifier
-        if self.target_statistics == "moving":
+        if self.config.target_statistics == "moving":
             return classifier(images, training=False)
         parameters = (classifier.trainable_variables, classifier.non_trainable_variables)
         logits, _ = classifier.stateless_call(*parameters, images, training=True)
@@ -250,7 +220,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
         optimizer.apply(gradients, variables)
 
     def _preprocessed(self, images: tf.Tensor) -> tf.Tensor:
-        return self.defended.preprocessor(images) if self.preprocess_training else images
+        return self.defended.preprocessor(images) if self.config.preprocess_training else images
 
     def _measured(self) -> dict[str, tf.Tensor]:
         return {name: self.trackers[name].result() for name in TRAINING_METRICS[self.phase]}
@@ -285,7 +255,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
     def _kernel_penalty(self) -> tf.Tensor:
         variables = self.defended.classifier.trainable_variables
         kernels = [variable for variable in variables if variable.name == "kernel"]
-        return self.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+        return self.config.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
     def _track_accuracy(self, name: str, logits: tf.Tensor, labels: tf.Tensor) -> None:
         correct = keras.metrics.sparse_categorical_accuracy(labels, logits)
@@ -296,7 +266,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
         return {
             "name": self.name,
             "defended": keras.saving.serialize_keras_object(self.defended),
-            **{name: getattr(self, name) for name in _SETTINGS},
+            "config": dataclasses.asdict(self.config),
         }
 
     @classmethod
@@ -305,7 +275,8 @@ class SparseFeatureMaskerTrainer(keras.Model):
     ) -> "SparseFeatureMaskerTrainer":
         """Rebuilds a trainer, without its weights, from what `get_config` returned."""
         defended = keras.saving.deserialize_keras_object(config["defended"], custom_objects)
-        return cls(**{**config, "defended": defended})
+        settings = TrainingConfig(**config["config"])
+        return cls(**{**config, "defended": defended, "config": settings})
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns both optimizers, which Keras would not save for a `compile` of our own."""

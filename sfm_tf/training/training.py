@@ -15,8 +15,9 @@ from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import Schema, read_schema
 from sfm_tf.records.tfrecords import load_split
+from sfm_tf.settings import PIXEL_LEVELS
 from sfm_tf.training import model_files
-from sfm_tf.training.adversarial_trainer import AdversarialTrainer, AdversarialTraining
+from sfm_tf.training.adversarial_trainer import AdversarialTrainer
 from sfm_tf.training.batches import training_steps
 from sfm_tf.training.checkpoints import Checkpoints, History, best_epoch
 from sfm_tf.training.devices import check_devices, is_chief, open_strategy, synchronise_statistics
@@ -56,8 +57,7 @@ _LOST_WORKER = (
     tf.errors.CancelledError,
 )
 
-MakeTrainer = Callable[..., SparseFeatureMaskerTrainer]
-"""From a model and the keyword arguments of `SparseFeatureMaskerTrainer` to its trainer."""
+MakeTrainer = Callable[[DefendedModel, TrainingConfig], SparseFeatureMaskerTrainer]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,17 +179,7 @@ class TrainingSession:
         self, model: DefendedModel, schedule: Sequence[Epoch], make_trainer: MakeTrainer
     ) -> SparseFeatureMaskerTrainer:
         config = self.config
-        trainer = make_trainer(
-            model,
-            sparsity_weight=config.sparsity_weight,
-            semantic_weight=config.semantic_weight,
-            reconstruction_weight=config.reconstruction_weight,
-            loss_reduction=config.loss_reduction,
-            weight_decay=config.weight_decay,
-            semantic_loss=config.semantic_loss,
-            target_statistics=config.target_statistics,
-            preprocess_training=config.preprocess_training,
-        )
+        trainer = make_trainer(model, config)
         replicas = self.strategy.num_replicas_in_sync
         if replicas > 1:
             synchronise_statistics(model)
@@ -300,8 +290,7 @@ def train_on_adversarial_images(session: TrainingSession) -> TrainingResult:
             the folder, or a loss is not finite.
     """
     config, factory, seeds = session.config, session.factory, session.factory.seeds
-    adversarial = AdversarialTraining.of(config)
-    make_trainer = functools.partial(AdversarialTrainer, adversarial=adversarial, seed=seeds.attack)
+    make_trainer = functools.partial(AdversarialTrainer, seed=seeds.attack)
     schedules = [adversarial_schedule(config, has_masker=masked) for masked in (False, True)]
     bare, bare_history = session.train(
         ADVERSARIAL_TRAINING, factory.bare, schedules[0], seeds.order, make_trainer
@@ -313,7 +302,14 @@ def train_on_adversarial_images(session: TrainingSession) -> TrainingResult:
         {ADVERSARIAL_TRAINING: bare_history, SFM_ADVERSARIAL_TRAINING: history}
     )
     if session.is_writer:
-        described = {**dataclasses.asdict(adversarial), "epochs": config.adversarial_epochs}
+        described = {
+            "method": config.adversarial_training,
+            "epsilon": config.adversarial_epsilon / PIXEL_LEVELS,
+            "step_size": config.adversarial_step_size / PIXEL_LEVELS,
+            "iterations": config.adversarial_iterations,
+            "beta": config.trades_beta,
+            "epochs": config.adversarial_epochs,
+        }
         model_files.save_adversarial_models(
             session.folder, bare.classifier, defended, factory.schema.class_names, described
         )

@@ -134,13 +134,13 @@ class TrainingLoop:
             SfmError: If a loss is not finite, the mask collapses and `fail_on_collapse` is set, or
                 the checkpoints belong to another training.
         """
-        position = self.checkpoints.restore(self.steps.trainer)
+        position = self.checkpoints.restore(self.steps.trainer.state)
         self._check_agreement(position)
         with self.logs:
             while len(position.history) < len(self.schedule):
                 position = self._run_epoch(position)
         if self.config.kept_epoch == "best":
-            self.checkpoints.restore_best(self.steps.trainer)
+            self.checkpoints.restore_best(self.steps.trainer.state)
         return position.history
 
     def _run_epoch(self, position: Position) -> Position:
@@ -158,7 +158,7 @@ class TrainingLoop:
         self.logs.write_epoch(number, finished)
         shown = self.validation.images[: self.execution.mask_images]
         self.logs.write_masks(number, self.steps.trainer.defended, shown)
-        self.checkpoints.save(self.steps.trainer, position)
+        self.checkpoints.save(self.steps.trainer.state, position)
         return position
 
     def _run_pass(self, position: Position) -> Position:
@@ -181,7 +181,7 @@ class TrainingLoop:
             self.logs.profile_step(len(position.history) + 1)
             if self._is_checkpoint_due(step):
                 reporter.flush()
-                self.checkpoints.save(trainer, at(step))
+                self.checkpoints.save(trainer.state, at(step))
         reporter.flush()
         means = self.steps.means()
         training = {name: means[name] for name in TRAINING_METRICS[phase]}

@@ -1,5 +1,6 @@
 """Tests of adversarial training against NumPy, on a linear model, whose worst case is known."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -13,7 +14,6 @@ from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.training.adversarial_trainer import (
     AdversarialTrainer,
-    AdversarialTraining,
     adversarial_images,
     divergences,
 )
@@ -109,13 +109,16 @@ def test_no_gradient_flows_back_through_the_attack():
 _SHAPE = (2, 2, 1)
 _TRAINER_EPSILON = 0.05
 _WEIGHT_DECAY = 0.1
-_SETTINGS = {
-    "sparsity_weight": 0.4,
-    "semantic_weight": 3.0,
-    "reconstruction_weight": 1.0,
-    "loss_reduction": "per_image",
-    "weight_decay": _WEIGHT_DECAY,
-}
+_CONFIG = TrainingConfig(
+    sparsity_weight=0.4,
+    semantic_weight=3.0,
+    reconstruction_weight=1.0,
+    weight_decay=_WEIGHT_DECAY,
+    adversarial_training="pgd",
+    adversarial_epsilon=_TRAINER_EPSILON * 255,
+    adversarial_step_size=0.03 * 255,
+    adversarial_iterations=5,
+)
 
 
 def _data(count=6, seed=0):
@@ -140,16 +143,11 @@ def _masker():
     return mask
 
 
-def _training(method="pgd", beta=6.0, **changes):
-    values = {"epsilon": _TRAINER_EPSILON, "step_size": 0.03, "iterations": 5, **changes}
-    return AdversarialTraining(method=method, beta=beta, **values)
-
-
-def _trainer(adversarial=None, *, masked=True, normalised=False, rate=0.5, **options):
+def _trainer(method="pgd", *, masked=True, normalised=False, rate=0.5, **changes):
     preprocessor = parse_preprocessor("bit_depth_4" if masked else "none")
     model = DefendedModel(_classifier(normalised), _masker() if masked else None, preprocessor)
-    adversarial = _training() if adversarial is None else adversarial
-    trainer = AdversarialTrainer(model, adversarial=adversarial, seed=3, **_SETTINGS, **options)
+    config = dataclasses.replace(_CONFIG, adversarial_training=method, **changes)
+    trainer = AdversarialTrainer(model, config, seed=3)
     trainer.compile(keras.optimizers.SGD(rate), keras.optimizers.SGD(rate) if masked else None)
     return trainer
 
@@ -239,7 +237,7 @@ def _masker_objective(parameters, worst, target_logits, kernel, bias):
 
 @pytest.mark.parametrize("method", ["pgd", "trades"])
 def test_masker_descends_equation_2_on_the_worst_images(method):
-    trainer = _trainer(_training(method))
+    trainer = _trainer(method)
     kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
     images, labels = _data()
     target_logits = (np.round(images * 15) / 15).reshape(len(images), -1) @ kernel + bias
@@ -266,7 +264,7 @@ def _trades_objective(kernel, bias, images, attacked, labels, beta):
 
 
 def test_trades_descends_cross_entropy_and_divergence_to_a_worst_image():
-    trainer = _trainer(_training("trades", beta=20.0), masked=False)
+    trainer = _trainer("trades", trades_beta=20.0, masked=False)
     kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
     images, labels = _data(count=3)
     metrics = _step(trainer, Phase.CLASSIFIER, (images, labels))
@@ -287,8 +285,8 @@ def test_trades_descends_cross_entropy_and_divergence_to_a_worst_image():
 
 
 def test_trades_without_beta_is_plain_training_through_the_pipeline():
-    trades = _trainer(_training("trades", beta=0.0))
-    plain = SparseFeatureMaskerTrainer(DefendedModel(_classifier()), **_SETTINGS)
+    trades = _trainer("trades", trades_beta=0.0)
+    plain = SparseFeatureMaskerTrainer(DefendedModel(_classifier()), _CONFIG)
     plain.compile(keras.optimizers.SGD(0.5))
     images, labels = _data()
     seen = trades.defended.defended(images)
@@ -304,13 +302,13 @@ def test_trades_without_beta_is_plain_training_through_the_pipeline():
 
 @pytest.mark.parametrize("method", ["pgd", "trades"])
 def test_steps_decrease_the_adversarial_loss(method):
-    trainer = _trainer(_training(method), rate=0.2)
+    trainer = _trainer(method, rate=0.2)
     losses = [_step(trainer, Phase.CLASSIFIER)["classification_loss"] for _ in range(8)]
     assert losses[-1] < 0.97 * losses[0]
 
 
 def test_graph_takes_the_same_steps_in_every_phase():
-    eager, graph = (_trainer(_training("trades")) for _ in range(2))
+    eager, graph = (_trainer("trades") for _ in range(2))
     for phase in (Phase.CLASSIFIER, Phase.MASKER, Phase.BOTH):
         measured = _step(eager, phase), _fit(graph, phase)
         assert measured[1] == pytest.approx(measured[0], rel=1e-4)
@@ -322,7 +320,7 @@ def test_graph_takes_the_same_steps_in_every_phase():
 def test_pre_training_is_that_of_algorithm_1_until_it_ends(phase):
     trainer = _trainer()
     plain = SparseFeatureMaskerTrainer(
-        DefendedModel(_classifier(), _masker(), parse_preprocessor("bit_depth_4")), **_SETTINGS
+        DefendedModel(_classifier(), _masker(), parse_preprocessor("bit_depth_4")), _CONFIG
     )
     plain.compile(keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.5))
     name = "mask_loss" if phase == Phase.MASKER else "classification_loss"
@@ -337,7 +335,7 @@ def test_pre_training_is_that_of_algorithm_1_until_it_ends(phase):
 
 @pytest.mark.parametrize("method", ["pgd", "trades"])
 def test_attack_and_masker_phase_leave_the_classifier_s_statistics_alone(method):
-    trainer = _trainer(_training(method), normalised=True)
+    trainer = _trainer(method, normalised=True)
     classifier, masker = trainer.defended.classifier, trainer.defended.masker
     before = [np.copy(weight) for weight in classifier.get_weights()]
     _step(trainer, Phase.MASKER)
@@ -350,8 +348,8 @@ def test_attack_and_masker_phase_leave_the_classifier_s_statistics_alone(method)
 
 
 def test_each_step_starts_elsewhere_and_again_in_the_same_place():
-    short = _training(iterations=1, step_size=0.001)
-    first, again = (_trainer(short, rate=0.0) for _ in range(2))
+    short = {"adversarial_iterations": 1, "adversarial_step_size": 0.255}
+    first, again = (_trainer(rate=0.0, **short) for _ in range(2))
     losses = [
         [_step(each, Phase.CLASSIFIER)["classification_loss"] for _ in range(2)]
         for each in (first, again)
@@ -398,28 +396,21 @@ def test_divergence_is_that_of_scipy_and_finite_where_answers_are_certain():
 
 
 def test_saving_keeps_what_the_training_is(tmp_path):
-    trainer = _trainer(_training("trades"))
+    trainer = _trainer("trades")
     _step(trainer, Phase.BOTH)
     trainer.save(tmp_path / "trainer.keras")
     loaded = keras.saving.load_model(tmp_path / "trainer.keras", safe_mode=True)
-    assert (loaded.adversarial, loaded.seed) == (trainer.adversarial, 3)
+    assert (loaded.config, loaded.seed) == (trainer.config, 3)
     metrics = [_step(each, Phase.BOTH) for each in (trainer, loaded)]
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
 
 
 def test_settings_are_in_steps_of_an_8_bit_image():
-    config = TrainingConfig(
-        adversarial_training="trades",
-        adversarial_epsilon=51.0,
-        adversarial_step_size=25.5,
-        adversarial_iterations=4,
-        trades_beta=3.0,
-    )
-    assert AdversarialTraining.of(config) == AdversarialTraining("trades", 0.2, 0.1, 4, 3.0)
+    trainer = _trainer(adversarial_epsilon=51.0, adversarial_step_size=25.5)
+    assert (trainer.epsilon, trainer.step_size) == (0.2, 0.1)
 
 
-@pytest.mark.parametrize("method", ["none", "mart"])
-def test_method_that_does_not_exist_is_refused(method):
-    message = rf"Unknown adversarial training '{method}'; expected one of pgd, trades\."
+def test_training_without_a_method_is_refused():
+    message = r"Unknown adversarial training 'none'; expected one of pgd, trades\."
     with pytest.raises(SfmError, match=message):
-        _training(method)
+        _trainer("none")

@@ -10,6 +10,7 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.training.checkpoints import Checkpoints, Position, best_epoch
+from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
 
 _SHAPE = (2, 2, 1)
@@ -22,12 +23,7 @@ def _trainer(units=3):
     inputs = keras.Input(_SHAPE)
     masker = keras.Model(inputs, keras.layers.Conv2D(1, 1, activation="sigmoid")(inputs))
     trainer = SparseFeatureMaskerTrainer(
-        DefendedModel(classifier, masker),
-        sparsity_weight=0.1,
-        semantic_weight=1.0,
-        reconstruction_weight=1.0,
-        loss_reduction="per_image",
-        weight_decay=0.0,
+        DefendedModel(classifier, masker), TrainingConfig(semantic_weight=1.0)
     )
     trainer.compile(keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.Adam(0.01))
     return trainer
@@ -58,14 +54,14 @@ def _save_epochs(folder, count):
     checkpoints, trainer, states = Checkpoints(folder, _SETTINGS), _trainer(), []
     for epoch in range(count):
         trainer.defended.classifier.layers[-1].bias.assign([epoch, 0.0, 0.0])
-        checkpoints.save(trainer, _epochs(epoch + 1))
+        checkpoints.save(trainer.state, _epochs(epoch + 1))
         states.append(_state(trainer))
     return states
 
 
 def _assert_restores(folder, state, epochs):
     trainer = _trainer()
-    assert Checkpoints(folder, _SETTINGS).restore(trainer) == _epochs(epochs)
+    assert Checkpoints(folder, _SETTINGS).restore(trainer.state) == _epochs(epochs)
     for pair in zip(_state(trainer), state, strict=True):
         np.testing.assert_array_equal(*pair)
 
@@ -74,8 +70,8 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path):
     uninterrupted, resumed = _trainer(), _trainer()
     _step(uninterrupted)
     checkpoints = Checkpoints(tmp_path / "new" / "folder", _SETTINGS)
-    checkpoints.save(uninterrupted, _epochs(1))
-    assert checkpoints.restore(resumed) == _epochs(1)
+    checkpoints.save(uninterrupted.state, _epochs(1))
+    assert checkpoints.restore(resumed.state) == _epochs(1)
     for trainer in (uninterrupted, resumed):
         _step(trainer)
     # Weights, momentum, both of Adam's moments, step counts and phase.
@@ -104,17 +100,17 @@ def test_position_within_an_epoch_comes_after_that_epoch_s_begin_and_before_its_
     ]
     checkpoints = Checkpoints(tmp_path, _SETTINGS, kept=9)
     for position in positions[::-1]:
-        checkpoints.save(_trainer(), position)
+        checkpoints.save(_trainer().state, position)
     for position in positions[::-1]:
-        assert checkpoints.restore(_trainer()) == position
+        assert checkpoints.restore(_trainer().state) == position
         (tmp_path / position.name).unlink()
 
 
 def test_means_that_were_measured_so_far_are_kept(tmp_path):
     trainer, resumed = _trainer(), _trainer()
     trainer.trackers["accuracy"].update_state([0.0, 1.0, 1.0])
-    Checkpoints(tmp_path, _SETTINGS).save(trainer, Position([], step=3))
-    Checkpoints(tmp_path, _SETTINGS).restore(resumed)
+    Checkpoints(tmp_path, _SETTINGS).save(trainer.state, Position([], step=3))
+    Checkpoints(tmp_path, _SETTINGS).restore(resumed.state)
     resumed.trackers["accuracy"].update_state([0.0])
     assert float(resumed.trackers["accuracy"].result()) == 0.5
 
@@ -135,18 +131,18 @@ def test_best_epoch_is_kept_when_others_go_and_can_be_gone_back_to(tmp_path):
         trainer.defended.classifier.layers[-1].bias.assign([accuracy, 0.0, 0.0])
         entry = {"stage": "alternation", "validation": {"defended_accuracy": accuracy}}
         history = [*history, entry]
-        checkpoints.save(trainer, Position(history))
-    checkpoints.restore_best(trainer)
+        checkpoints.save(trainer.state, Position(history))
+    checkpoints.restore_best(trainer.state)
     assert trainer.defended.classifier.layers[-1].bias.numpy()[0] == np.float32(0.8)
 
 
 def test_best_epoch_that_is_missing_is_told(tmp_path):
     with pytest.raises(SfmError, match=r"best.npz .*; train again, or set kept_epoch"):
-        Checkpoints(tmp_path, _SETTINGS).restore_best(_trainer())
+        Checkpoints(tmp_path, _SETTINGS).restore_best(_trainer().state)
 
 
 def test_process_that_is_no_writer_writes_nothing(tmp_path):
-    Checkpoints(tmp_path / "new", _SETTINGS, is_writer=False).save(_trainer(), _epochs(1))
+    Checkpoints(tmp_path / "new", _SETTINGS, is_writer=False).save(_trainer().state, _epochs(1))
     assert not (tmp_path / "new").exists()
 
 
@@ -187,14 +183,14 @@ def test_fall_back_is_logged(tmp_path, caplog):
     _empty(tmp_path / "epoch_00001.npz")
     standard_logging.getLogger("absl").propagate = True
     with caplog.at_level("WARNING", logger="absl"):
-        assert Checkpoints(tmp_path, _SETTINGS).restore(_trainer()) == Position()
+        assert Checkpoints(tmp_path, _SETTINGS).restore(_trainer().state) == Position()
     assert "epoch_00001.npz is damaged" in caplog.text
 
 
 def test_without_checkpoints_nothing_changes(tmp_path):
     trainer = _trainer()
     before = _state(trainer)
-    assert Checkpoints(tmp_path / "absent", _SETTINGS).restore(trainer) == Position()
+    assert Checkpoints(tmp_path / "absent", _SETTINGS).restore(trainer.state) == Position()
     for pair in zip(_state(trainer), before, strict=True):
         np.testing.assert_array_equal(*pair)
 
@@ -208,7 +204,7 @@ def test_write_that_fails_leaves_the_earlier_ones_and_no_debris(tmp_path, monkey
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        Checkpoints(tmp_path, _SETTINGS).save(_trainer(), _epochs(3))
+        Checkpoints(tmp_path, _SETTINGS).save(_trainer().state, _epochs(3))
     assert sorted(tmp_path.iterdir()) == before
     _assert_restores(tmp_path, states[-1], 2)
 
@@ -217,10 +213,10 @@ def test_other_settings_are_refused_by_name(tmp_path):
     _save_epochs(tmp_path, 1)
     checkpoints = Checkpoints(tmp_path, {**_SETTINGS, "epochs": 9})
     with pytest.raises(SfmError, match=r"other settings \(epochs\); resume with those"):
-        checkpoints.restore(_trainer())
+        checkpoints.restore(_trainer().state)
 
 
 def test_other_models_are_refused(tmp_path):
     _save_epochs(tmp_path, 1)
     with pytest.raises(SfmError, match="holds other models"):
-        Checkpoints(tmp_path, _SETTINGS).restore(_trainer(units=4))
+        Checkpoints(tmp_path, _SETTINGS).restore(_trainer(units=4).state)

@@ -1,5 +1,7 @@
 """Tests of the training step against NumPy: analytic gradients and finite differences."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.training.trainer import TRAINING_METRICS, Phase, SparseFeatureMaskerTrainer
 
 
@@ -19,13 +22,12 @@ def test_both_measures_what_either_phase_does():
 
 _SHAPE = (2, 2, 1)
 _WEIGHT_DECAY = 0.1
-_SETTINGS = {
-    "sparsity_weight": 0.4,
-    "semantic_weight": 3.0,
-    "reconstruction_weight": 1.0,
-    "loss_reduction": "per_image",
-    "weight_decay": _WEIGHT_DECAY,
-}
+_CONFIG = TrainingConfig(
+    sparsity_weight=0.4,
+    semantic_weight=3.0,
+    reconstruction_weight=1.0,
+    weight_decay=_WEIGHT_DECAY,
+)
 
 
 def _data(count=6, seed=0):
@@ -63,7 +65,7 @@ def _masker(normalised=False):
 def _trainer(normalised=False, rate=0.5, **changes):
     preprocessor = parse_preprocessor("bit_depth_2")
     model = DefendedModel(_classifier(normalised), _masker(normalised), preprocessor)
-    trainer = SparseFeatureMaskerTrainer(model, **{**_SETTINGS, **changes})
+    trainer = SparseFeatureMaskerTrainer(model, dataclasses.replace(_CONFIG, **changes))
     trainer.compile(keras.optimizers.SGD(rate), keras.optimizers.SGD(rate))
     return trainer
 
@@ -281,7 +283,7 @@ def test_evaluation_changes_nothing():
 
 
 def _plain_trainer():
-    trainer = SparseFeatureMaskerTrainer(DefendedModel(_classifier()), **_SETTINGS)
+    trainer = SparseFeatureMaskerTrainer(DefendedModel(_classifier()), _CONFIG)
     trainer.compile(keras.optimizers.SGD(0.5))
     return trainer
 
@@ -322,8 +324,7 @@ def test_saving_keeps_weights_settings_and_the_state_of_both_optimizers(tmp_path
     trainer.save(tmp_path / "trainer.keras")
     loaded = keras.saving.load_model(tmp_path / "trainer.keras", safe_mode=True)
     assert loaded.defended.preprocessor == trainer.defended.preprocessor
-    for name, value in _SETTINGS.items():
-        assert getattr(loaded, name) == value
+    assert loaded.config == _CONFIG
     loaded.phase = Phase.BOTH
     for each in (trainer, loaded):
         _fit(each, Phase.BOTH, _data(seed=1))

@@ -152,11 +152,7 @@ def _trainer():
     dense = keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
     trainer = SparseFeatureMaskerTrainer(
         DefendedModel(keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))),
-        sparsity_weight=0.1,
-        semantic_weight=1.0,
-        reconstruction_weight=1.0,
-        loss_reduction="per_image",
-        weight_decay=0.01,
+        TrainingConfig(weight_decay=0.01),
     )
     trainer.compile(keras.optimizers.SGD(0.5))
     return trainer
@@ -219,6 +215,8 @@ _CONFIG = TrainingConfig(
     alternation="epoch",
     augmentation="crop",
     sparsity_weight=0.2,
+    semantic_weight=3.0,
+    weight_decay=0.0,
 )
 
 
@@ -232,7 +230,7 @@ def _split(count, seed):
     return Split(images, labels)
 
 
-def _masked_trainer(rate=0.05):
+def _masked_trainer(config, rate):
     inputs = keras.Input(_SHAPE)
     features = keras.layers.BatchNormalization()(inputs)
     initializer = keras.initializers.GlorotUniform(seed=1)
@@ -244,19 +242,14 @@ def _masked_trainer(rate=0.05):
         1, 3, padding="same", activation="sigmoid", kernel_initializer=initializer
     )
     trainer = SparseFeatureMaskerTrainer(
-        DefendedModel(classifier, keras.Model(inputs, convolution(inputs))),
-        sparsity_weight=0.2,
-        semantic_weight=3.0,
-        reconstruction_weight=1.0,
-        loss_reduction="per_image",
-        weight_decay=0.0,
+        DefendedModel(classifier, keras.Model(inputs, convolution(inputs))), config
     )
     trainer.compile(keras.optimizers.SGD(rate, momentum=0.9), keras.optimizers.Adam(0.01))
     return trainer
 
 
 def _loop(folder, progress=lambda *_: None, rate=0.05, config=_CONFIG, **execution):
-    trainer = _masked_trainer(rate)
+    trainer = _masked_trainer(config, rate)
     return TrainingLoop(
         steps=CompiledSteps(trainer, tf.distribute.get_strategy()),
         schedule=defence_schedule(config),
@@ -470,10 +463,9 @@ def test_best_epoch_can_be_what_is_kept(tmp_path):
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_mask_that_collapses_is_a_warning_or_a_failure(tmp_path, fails):
-    loop = _loop(tmp_path, fail_on_collapse=fails)
-    trainer = loop.steps.trainer
-    trainer.sparsity_weight, trainer.semantic_weight = 10.0, 0.0
-    trainer.masker_optimizer.learning_rate.assign(0.5)
+    config = dataclasses.replace(_CONFIG, sparsity_weight=10.0, semantic_weight=0.0)
+    loop = _loop(tmp_path, config=config, fail_on_collapse=fails)
+    loop.steps.trainer.masker_optimizer.learning_rate.assign(0.5)
     if not fails:
         assert loop.run()[-1]["validation"]["mask_mean"] < 0.02
         return

@@ -140,13 +140,13 @@ def test_trainer_is_the_one_asked_for_with_the_settings(records, tmp_path):
     made = []
 
     class Trainer(SparseFeatureMaskerTrainer):
-        def __init__(self, model, *, extra, **options):
-            super().__init__(model, **options)
-            made.append((extra, options["weight_decay"]))
+        def __init__(self, model, config, *, extra):
+            super().__init__(model, config)
+            made.append((extra, config))
 
     make = functools.partial(Trainer, extra="more")
     _train_bare(_open(records.folder, tmp_path), make_trainer=make)
-    assert made == [("more", _CONFIG.weight_decay)]
+    assert made == [("more", _CONFIG)]
 
 
 def test_xla_compiles_the_steps_if_asked_and_learns_the_same(records, tmp_path, monkeypatch):
