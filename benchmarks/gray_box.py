@@ -27,9 +27,11 @@ import keras
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.audit.probes.stage_gradients import gradient_health
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.metrics import Metrics, summarise
 from sfm_tf.evaluation.results import UNDEFENDED
-from sfm_tf.evaluation.runner import evaluate
+from sfm_tf.evaluation.runner import run_evaluation
 from sfm_tf.evaluation.samples import Samples, check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -102,17 +104,16 @@ def _metrics(
         iterations=options.iterations,
     )
     with tempfile.TemporaryDirectory() as folder:
-        evaluation = evaluate(
-            models,
-            source,
-            samples.images,
-            samples.labels,
-            config,
-            options.seed,
-            pathlib.Path(folder),
-            lambda *_: None,
+        job = EvaluationJob(
+            models=models,
+            source=source,
+            samples=samples,
+            config=config,
+            seed=options.seed,
+            store=AdversarialStore(pathlib.Path(folder)),
+            progress=lambda *_: None,
         )
-    return summarise(evaluation.results)
+        return summarise(run_evaluation(job).results)
 
 
 def _accuracies(metrics: Metrics, defence: str) -> dict[str, float]:

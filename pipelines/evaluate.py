@@ -19,7 +19,7 @@ import dataclasses
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -29,23 +29,18 @@ from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory
 from sfm_tf.audit.audited_evaluation import (
-    ADVERSARIAL_FOLDER,
     evaluation_settings,
     read_metrics,
     write_evaluation,
 )
 from sfm_tf.audit.blessing import checks, decision_sentence, read_blessing
-from sfm_tf.audit.detection import Detector, guarded_model, write_detection
 from sfm_tf.audit.verdict import AUDIT_FILE, open_points, read_audit, tally
 from sfm_tf.defences.catalogue import ALL, expand
-from sfm_tf.evaluation.adversarial_store import AdversarialStore
-from sfm_tf.evaluation.samples import Samples
+from sfm_tf.evaluation.job import load_job
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.subjects import imported_digest, load_subjects, without_the_untrained
+from sfm_tf.evaluation.subjects import imported_digest, without_the_untrained
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
-from sfm_tf.records.schema import read_schema
-from sfm_tf.records.tfrecords import load_split
 from sfm_tf.report.first_screen import threshold_table
 from sfm_tf.report.statements import shown_threat_models
 from sfm_tf.report.tables import accuracy_table, render_text
@@ -71,11 +66,20 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         if force and store.exists():
             shutil.rmtree(store)
-        _write(folder, experiment, inputs, store, progress.update)
+        job = load_job(
+            inputs["ingest"].folder,
+            model_folders(inputs),
+            experiment.evaluation,
+            experiment.compared,
+            experiment.seed,
+            store,
+            progress.update,
+        )
+        write_evaluation(job, folder)
 
     execution = Execution(
         stage="evaluate",
-        module=MODULE,
+        module="sfm_tf.audit.audited_evaluation",
         configs={"evaluation": experiment.evaluation, "compared": experiment.compared},
         seed=experiment.seed,
         inputs=inputs,
@@ -110,35 +114,6 @@ def answer(evaluation: Artifact) -> str:
             f"Results: {evaluation.folder}",
         ]
     )
-
-
-def _write(
-    folder: pathlib.Path,
-    experiment: Experiment,
-    inputs: Mapping[str, Artifact],
-    store: pathlib.Path,
-    progress: Callable[..., None],
-) -> None:
-    records, compared = inputs["ingest"].folder, experiment.compared
-    config, seed = experiment.evaluation, experiment.seed
-    schema = read_schema(records)
-    subjects = load_subjects(config, compared, model_folders(inputs), schema)
-    images, labels = load_split(records, "test", schema, config.num_examples)
-    write_evaluation(
-        subjects.models, subjects.source, images, labels, config, seed, folder, store, progress
-    )
-    if "feature_squeezing" in subjects.models and guarded_model(subjects.models):
-        validation_images, _ = load_split(records, "validation", schema)
-        write_detection(
-            Detector(compared.feature_squeezing, validation_images),
-            subjects.models,
-            Samples(images, labels, len(schema.class_names)),
-            config,
-            seed,
-            AdversarialStore(folder / ADVERSARIAL_FOLDER),
-            folder,
-            progress,
-        )
 
 
 def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> EvaluationConfig:

@@ -24,10 +24,7 @@ def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
     """Returns the records of the experiment's dataset."""
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
-        def show(split: str, done: int) -> None:
-            progress.update(f"{split} images", done, None)
-
-        ingestion.ingest(experiment.data, experiment.seed, folder, show)
+        ingestion.ingest(experiment.data, experiment.seed, folder, progress.update)
 
     execution = Execution(
         stage="ingest",

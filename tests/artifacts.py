@@ -10,11 +10,11 @@ from sfm_tf.audit.audited_evaluation import write_evaluation
 from sfm_tf.datasets.ingestion import ingest, source_version
 from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.defences.settings import ComparedConfig
+from sfm_tf.evaluation.job import load_job
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
+from sfm_tf.evaluation.subjects import ModelFolders
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.records.schema import read_schema
-from sfm_tf.records.tfrecords import load_split
 from sfm_tf.training import model_files
 from sfm_tf.training.model_building import ModelFactory, Seeds, read_channel_statistics
 
@@ -26,7 +26,7 @@ def make_records(run_directory: RunDirectory) -> Artifact:
     config = DataConfig(shards=1, max_train_examples=100, max_test_examples=20)
 
     def produce(folder: pathlib.Path) -> None:
-        ingest(config, 0, folder, lambda split, count: None)
+        ingest(config, 0, folder, lambda *_: None)
 
     execution = Execution(
         stage="ingest",
@@ -82,21 +82,16 @@ def make_evaluation(run_directory: RunDirectory, *, min_accuracy: float = 0.0) -
     )
 
     def produce(folder: pathlib.Path) -> None:
-        schema = read_schema(records.folder)
-        images, labels = load_split(records.folder, "test", schema, config.num_examples)
-        subjects = load_subjects(config, ComparedConfig(), ModelFolders(models.folder), schema)
-        store = run_directory.shared_folder("evaluate", "adversarial")
-        write_evaluation(
-            subjects.models,
-            subjects.source,
-            images,
-            labels,
+        job = load_job(
+            records.folder,
+            ModelFolders(models.folder),
             config,
+            ComparedConfig(),
             0,
-            folder,
-            store,
-            lambda phrase, done, total: None,
+            run_directory.shared_folder("evaluate", "adversarial"),
+            lambda *_: None,
         )
+        write_evaluation(job, folder)
 
     execution = Execution(
         stage="evaluate",

@@ -1,25 +1,21 @@
 """How well a detector tells adversarial images from clean ones, by their scores."""
 
 import dataclasses
-import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from sfm_tf.artifacts.atomic_files import write_json
-from sfm_tf.audit.audited_evaluation import exact_float32
 from sfm_tf.defences.feature_squeezing import check_scores, squeezing_scorer, threshold_at
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.adversarial_store import AdversarialStore, Progress
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
 from sfm_tf.evaluation.attack_catalogue import ATTACKS, AWARE_ATTACK
-from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
+from sfm_tf.evaluation.job import Detector, EvaluationJob, guarded_model
 from sfm_tf.evaluation.runner import ScoredModel, score_clean
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.significance import wilson_interval
-from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor, split_chain
 from sfm_tf.settings import PIXEL_LEVELS
 
@@ -179,92 +175,48 @@ def _thinned(
 DETECTION_FILE = "detection.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Detector:
-    """The detector in front of a bare classifier.
-
-    Attributes:
-        squeezers: A chain, of which each operation is a squeezer.
-        validation_images: Clean images that the threshold is chosen on, float32 in [0, 1].
-    """
-
-    squeezers: str
-    validation_images: np.ndarray
-
-
-def guarded_model(models: Mapping[str, DefendedModel]) -> str | None:
-    """Returns the name of the bare classifier that a detector can guard; None without one."""
-    return next((name for name in (UNDEFENDED, OWN_MODEL) if name in models), None)
-
-
-def write_detection(
-    detector: Detector,
-    models: Mapping[str, DefendedModel],
-    samples: Samples,
-    config: EvaluationConfig,
-    seed: int,
-    store: AdversarialStore,
-    folder: pathlib.Path,
-    progress: Progress,
+def measure_detection(
+    detector: Detector, job: EvaluationJob, store: AdversarialStore
 ) -> dict[str, Any]:
-    """Scores clean and adversarial images of the bare classifier, and writes the summary.
+    """Returns how many clean and adversarial images of the bare classifier the detector flags.
 
     The adversarial images are those that an evaluation stored for the bare classifier, each set
     once, and those of an attacker who knows the detector and its threshold, at the largest radius.
 
     Args:
         detector: Its squeezers and what its threshold is chosen on.
-        models: The models of the evaluation, the bare classifier among them.
-        samples: The evaluated images.
-        config: Settings of the evaluation.
-        seed: Seed of the attack.
+        job: The evaluation, with the bare classifier among its models.
         store: Where the evaluation linked its adversarial images, with their index.
-        folder: Existing folder to write `DETECTION_FILE` into.
-        progress: Told of each step.
 
     Returns:
-        What `detection.detection_summary` returned.
+        What `detection_summary` returned.
 
     Raises:
         SfmError: If there is no bare classifier, or a stored set is damaged.
     """
-    name = guarded_model(models)
+    name = guarded_model(job.models)
     if name is None:
         raise SfmError("The detector needs the bare classifier; add undefended to --defences.")
-    with exact_float32():
-        summary = _summarise(detector, name, models[name], samples, config, seed, store, progress)
-    write_json(folder / DETECTION_FILE, summary)
-    progress("detector", len(samples), len(samples))
-    return summary
-
-
-def _summarise(
-    detector: Detector,
-    name: str,
-    model: DefendedModel,
-    samples: Samples,
-    config: EvaluationConfig,
-    seed: int,
-    store: AdversarialStore,
-    progress: Progress,
-) -> dict[str, Any]:
-    scored = score_clean(model, samples, config.attack_batch_size)
+    samples, config = job.samples, job.config
+    scored = score_clean(job.models[name], samples, config.attack_batch_size)
     squeezers = [parse_preprocessor(spec) for spec in split_chain(detector.squeezers)]
     score = squeezing_scorer(scored.classifier, squeezers, config.attack_batch_size)
-    progress("detector", 0, len(samples))
+    job.progress("detector", 0, len(samples))
     validation_scores = score(detector.validation_images)
     threshold = threshold_at(validation_scores)
     images = {
         **_stored_images(name, samples, config, store),
         ("adaptive", AWARE_ATTACK, max(config.epsilons)): _aware_images(
-            detector, scored, samples, config, seed, threshold
+            detector, scored, job, threshold
         ),
     }
     attacks = [
         AttackedScores(*key, score(attacked), *_correctness(scored, samples, attacked))
         for key, attacked in images.items()
     ]
-    return detection_summary(validation_scores, score(samples.images), attacks)
+    summary = detection_summary(validation_scores, score(samples.images), attacks)
+    job.progress("detector", len(samples), len(samples))
+    return summary
 
 
 def _stored_images(
@@ -290,25 +242,21 @@ def _read(set_name: str, samples: Samples, store: AdversarialStore) -> np.ndarra
 
 
 def _aware_images(
-    detector: Detector,
-    scored: ScoredModel,
-    samples: Samples,
-    config: EvaluationConfig,
-    seed: int,
-    threshold: float,
+    detector: Detector, scored: ScoredModel, job: EvaluationJob, threshold: float
 ) -> np.ndarray:
+    config = job.config
     epsilon = max(config.epsilons)
     attack = build_attack(
         AWARE_ATTACK,
         scored.classifier,
         epsilon / PIXEL_LEVELS,
         config,
-        seed,
+        job.seed,
         step_size=step_size_at(epsilon, config) / PIXEL_LEVELS,
         threshold=threshold,
         squeezers=split_chain(detector.squeezers),
     )
-    return attack.run(samples.images, samples.labels).images
+    return attack.run(job.samples.images, job.samples.labels).images
 
 
 def _correctness(

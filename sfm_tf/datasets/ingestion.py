@@ -5,10 +5,11 @@ import hashlib
 import importlib
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from sfm_tf.artifacts import atomic_files
 from sfm_tf.artifacts.fingerprints import code_version
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.resizing import resize_source
 from sfm_tf.datasets.settings import DATASETS, DataConfig
@@ -20,9 +21,6 @@ from sfm_tf.records.tfrecords import SplitWriter
 
 SPLITS = ("train", "validation", "test")
 _PROGRESS_STEP = 500
-
-Progress = Callable[[str, int], None]
-"""Called with a split and the number of its images that are written."""
 
 
 def ingest(config: DataConfig, seed: int, folder: pathlib.Path, progress: Progress) -> Schema:
@@ -37,7 +35,7 @@ def ingest(config: DataConfig, seed: int, folder: pathlib.Path, progress: Progre
         config: Which dataset, and how to split it.
         seed: Seed of the split.
         folder: Folder to write into, made if it does not exist.
-        progress: Called now and then, and at the end, with a split and its number of images.
+        progress: Called now and then, and at the end, with the images of a split that are written.
 
     Returns:
         The schema written.
@@ -100,11 +98,11 @@ def _write_shards(
             _check_record(record, source)
             writers[split].write(record)
             if writers[split].count % _PROGRESS_STEP == 0:
-                progress(split, writers[split].count)
+                progress(f"{split} images", writers[split].count, None)
         sizes = {split: writer.count for split, writer in writers.items()}
         _check_sizes(sizes, config)
     for split, size in sizes.items():
-        progress(split, size)
+        progress(f"{split} images", size, None)
     return sizes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import keras
 
 from sfm_tf.artifacts.fingerprints import code_version
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.defences import pixel_defend, quilting, sensitivity
 from sfm_tf.defences.quilting import PatchDatabase, collect_patches
 from sfm_tf.defences.settings import ComparedConfig
@@ -17,9 +18,6 @@ from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.training.model_files import save_model
 from sfm_tf.training.pixel_cnn_fitting import fit_pixel_cnn
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the work, how much of it is done, and how much there is."""
 
 PATCHES_FILE = "patches.npz"
 PIXEL_CNN_FILE = "pixel_cnn.keras"

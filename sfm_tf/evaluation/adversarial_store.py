@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from sfm_tf.artifacts.atomic_files import sync_folder, write_bytes, write_json
 from sfm_tf.artifacts.fingerprints import code_version, fingerprint, package_versions
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack, faults, join_outcomes
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.samples import Samples
@@ -223,17 +224,13 @@ def _decode(values: dict[str, tf.Tensor], shape: tuple[int, ...]) -> AttackOutco
     )
 
 
-Progress = Callable[[str, int, int], None]
-"""Called with a phrase, how many images are done and of how many."""
-
-
 @dataclasses.dataclass(frozen=True)
-class Standing:
-    """What earlier attacks left of the images, where only the robust accuracy is wanted.
+class RemainingImages:
+    """The images that earlier attacks did not break, where only the robust accuracy is wanted.
 
     Attributes:
-        name: Name of the set they made; empty before the first.
-        outcome: Their images, one for each sample.
+        name: Name of the set that those attacks made; empty before the first.
+        outcome: What they made, one image for each sample.
         rows: Indices of the samples that are still classified as labelled.
     """
 
@@ -264,20 +261,20 @@ class AttackExecution:
     store: AdversarialStore
     progress: Progress
 
-    def outcome(self, standing: Standing | None = None) -> tuple[str, AttackOutcome]:
+    def outcome(self, remaining: RemainingImages | None = None) -> tuple[str, AttackOutcome]:
         """Returns the set's name and its images, made now or stored earlier.
 
         Args:
-            standing: Images that earlier attacks have fooled the model with; they are kept as they
-                are. None to attack all.
+            remaining: The images to attack; the others stay what earlier attacks made of them. None
+                to attack all.
 
         Raises:
             SfmError: If a stored set is damaged, or memory does not suffice for a single image.
         """
-        name = f"{self.label}-{self._fingerprint(standing)[:16]}"
+        name = f"{self.label}-{self._fingerprint(remaining)[:16]}"
         outcome = self.store.read(name, self.samples.images.shape)
         if outcome is None:
-            outcome = self._attack(name, standing)
+            outcome = self._attack(name, remaining)
             self.store.write(name, outcome)
         else:
             self.progress(self.phrase, len(self.samples), len(self.samples))
@@ -289,7 +286,7 @@ class AttackExecution:
             )
         return name, outcome
 
-    def _fingerprint(self, standing: Standing | None) -> str:
+    def _fingerprint(self, remaining: RemainingImages | None) -> str:
         # The batch size is left out: it changes no image.
         options = [option for option in self.attack.attack_params if option != "batch_size"]
         values: Mapping[str, Any] = {
@@ -301,12 +298,12 @@ class AttackExecution:
             "model": self.model_digest,
             "attack": type(self.attack).__name__,
             "options": {option: str(getattr(self.attack, option)) for option in options},
-            "after": None if standing is None else [standing.name, standing.rows.tolist()],
+            "after": None if remaining is None else [remaining.name, remaining.rows.tolist()],
         }
         return fingerprint(values)
 
-    def _attack(self, name: str, standing: Standing | None) -> AttackOutcome:
-        rows = np.arange(len(self.samples)) if standing is None else standing.rows
+    def _attack(self, name: str, remaining: RemainingImages | None) -> AttackOutcome:
+        rows = np.arange(len(self.samples)) if remaining is None else remaining.rows
         outcomes = self.store.read_batches(name, self.samples.images.shape[1:])
         done = sum(len(outcome.images) for outcome in outcomes)
         self.progress(self.phrase, done, len(rows))
@@ -316,7 +313,7 @@ class AttackExecution:
                 outcomes.append(outcome)
                 done += len(outcome.images)
                 self.progress(self.phrase, done, len(rows))
-        return _merge(outcomes, standing) if standing else join_outcomes(outcomes)
+        return _merge(outcomes, remaining) if remaining else join_outcomes(outcomes)
 
     def _batches(self, rows: np.ndarray) -> Iterator[AttackOutcome]:
         """Yields the outcomes of as many batches as memory allows; halves them where it fails."""
@@ -335,11 +332,11 @@ class AttackExecution:
             self.progress(phrase, 0, len(rows))
 
 
-def _merge(outcomes: list[AttackOutcome], standing: Standing) -> AttackOutcome:
+def _merge(outcomes: list[AttackOutcome], remaining: RemainingImages) -> AttackOutcome:
     if not outcomes:
-        return standing.outcome
+        return remaining.outcome
     made, merged = join_outcomes(outcomes), {}
     for field in dataclasses.fields(AttackOutcome):
-        merged[field.name] = getattr(standing.outcome, field.name).copy()
-        merged[field.name][standing.rows] = getattr(made, field.name)
+        merged[field.name] = getattr(remaining.outcome, field.name).copy()
+        merged[field.name][remaining.rows] = getattr(made, field.name)
     return AttackOutcome(**merged)

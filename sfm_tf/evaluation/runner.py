@@ -1,13 +1,12 @@
 """Runs every attack under every threat model and scores the models on what they make."""
 
+import contextlib
 import dataclasses
 import math
-import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import keras
 import numpy as np
 import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
@@ -15,15 +14,14 @@ from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from sfm_tf.attacks.attack import NOT_FOUND, AttackOutcome, CompiledAttack, perturbation_sizes
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import (
-    AdversarialStore,
     AttackExecution,
-    Progress,
-    Standing,
+    RemainingImages,
     StoredSet,
 )
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
 from sfm_tf.evaluation.attack_catalogue import NORMS
 from sfm_tf.evaluation.attack_plan import PlannedAttack, plan_attacks
+from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.results import (
     CLEAN,
     NO_THREAT,
@@ -33,7 +31,7 @@ from sfm_tf.evaluation.results import (
     join_results,
     results_rows,
 )
-from sfm_tf.evaluation.samples import Samples, check_samples
+from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.art_classifier import classifier_logits
 from sfm_tf.models.defended_model import DefendedModel, in_precision
@@ -261,12 +259,12 @@ def _seconds(model: ScoredModel, images: np.ndarray) -> float:
     return time.perf_counter() - start
 
 
-_StandingKey: TypeAlias = tuple[str, float, frozenset[str]]
+_RemainingKey: TypeAlias = tuple[str, float, frozenset[str]]
 """Digest of the attacked model, radius, and threat models."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class EvaluationOutcome:
     """What an evaluation found.
 
     Attributes:
@@ -274,7 +272,7 @@ class Evaluation:
         sets: Which stored adversarial images were used for what.
         vanished: For attacks in 16 bits, the share of the gradient's entries that float32 shows and
             they do not, by defence and threat model; empty where attacks are in float32.
-        costs: What `costs.measure_costs` returned.
+        costs: What `measure_costs` returned.
     """
 
     results: ResultsTable
@@ -283,73 +281,51 @@ class Evaluation:
     costs: Sequence[Mapping[str, Any]]
 
 
-def evaluate(
-    models: Mapping[str, DefendedModel],
-    source: keras.Model | None,
-    images: np.ndarray,
-    labels: np.ndarray,
-    config: EvaluationConfig,
-    seed: int,
-    folder: pathlib.Path,
-    progress: Progress,
-) -> Evaluation:
+def run_evaluation(job: EvaluationJob) -> EvaluationOutcome:
     """Attacks the models and scores them (Yu et al. 2022, section 6.1).
 
     Adversarial images are made once per attacked model, attack and radius, cheap attacks first,
-    and kept in `folder`. A set that any earlier evaluation finished is used again if its model,
-    images, attack, seed and code are the same; one that it began is gone on with.
-
-    Args:
-        models: The models that are scored, by the names of their defences.
-        source: Independent model that black-box attacks start from; None if they are not asked for.
-        images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
-        labels: Class indices of shape `(batch,)`.
-        config: Attacks, threat models and radii.
-        seed: Seed of the attacks.
-        folder: Where adversarial images are kept.
-        progress: Told of each step.
+    and kept in the job's store. A set that any earlier evaluation finished is used again if its
+    model, images, attack, seed and code are the same; one that it began is gone on with.
 
     Raises:
-        SfmError: If an argument does not fit the others or a stored set is damaged.
+        SfmError: If a model or an attack does not fit the images, or a stored set is damaged.
     """
-    _check_config(config)
-    for name, model in {**models, "source": source}.items():
-        _check_precision(name, model)
-    samples = check_samples(images, labels, next(iter(models.values())).classifier)
-    plan = plan_attacks(models, source, config)
-    _check_plan(plan, source, samples, config, seed)
-    progress("clean images", 0, len(samples))
-    scored = {
-        name: score_clean(model, samples, config.attack_batch_size)
-        for name, model in models.items()
-    }
-    costs = measure_costs(scored, samples.images, config.attack_batch_size)
-    store = AdversarialStore(folder)
-    store.sweep()
-    work = _Work(samples, config, seed, store, scored, progress)
+    samples, batch_size = job.samples, job.config.attack_batch_size
+    plan = plan_attacks(job.models, job.source, job.config)
+    _check_plan(plan, job)
+    job.progress("clean images", 0, len(samples))
+    scored = {name: score_clean(model, samples, batch_size) for name, model in job.models.items()}
+    costs = measure_costs(scored, samples.images, batch_size)
+    job.store.sweep()
+    run = _Run(job, scored)
     tables = [clean_rows(name, model, samples) for name, model in scored.items()]
     sets: list[StoredSet] = []
     for place, planned in enumerate(plan, start=1):
-        for made in _made_sets(planned, f"[{place}/{len(plan)}]", work):
-            tables += _rows(made, planned, work)
+        for made in _made_sets(planned, f"[{place}/{len(plan)}]", run):
+            tables += _rows(made, planned, run)
             sets += _stored_sets(made, planned)
-    return Evaluation(join_results(tables), tuple(sets), work.vanished, costs)
+    return EvaluationOutcome(join_results(tables), tuple(sets), run.vanished, costs)
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Keeps a GPU from computing float32 with the ten bits of TensorFloat-32 meanwhile."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Work:
-    """What every attack of an evaluation shares.
+class _Run:
+    """A job under way: the scored models, what attacks left so far, and what 16 bits lost."""
 
-    `standings` holds what the attacks so far left standing, and `vanished` what `Evaluation` says.
-    """
-
-    samples: Samples
-    config: EvaluationConfig
-    seed: int
-    store: AdversarialStore
+    job: EvaluationJob
     scored: Mapping[str, ScoredModel]
-    progress: Progress
-    standings: dict[_StandingKey, Standing] = dataclasses.field(default_factory=dict)
+    remaining: dict[_RemainingKey, RemainingImages] = dataclasses.field(default_factory=dict)
     vanished: dict[Scenario, float] = dataclasses.field(default_factory=dict)
 
 
@@ -364,68 +340,46 @@ class _MadeSet:
     classifier: TensorFlowV2Classifier
 
 
-def _check_config(config: EvaluationConfig) -> None:
-    for name in ("attacks", "threat_models", "epsilons"):
-        if not getattr(config, name):
-            raise SfmError(f"Invalid {name} (); expected one or more.")
-
-
-def _check_precision(name: str, model: keras.Model | None) -> None:
-    layers = [] if model is None else list(model.layers)
-    while layers:
-        layer = layers.pop()
-        layers += layer.layers if isinstance(layer, keras.Model) else []
-        if layer.compute_dtype != "float32":
-            raise SfmError(
-                f"Model {name} computes layer {layer.name!r} in {layer.compute_dtype}; expected "
-                "float32. Build it anew under the float32 dtype policy with the same weights."
-            )
-
-
-def _check_plan(
-    plan: list[PlannedAttack],
-    source: keras.Model | None,
-    samples: Samples,
-    config: EvaluationConfig,
-    seed: int,
-) -> None:
+def _check_plan(plan: list[PlannedAttack], job: EvaluationJob) -> None:
     """Raises now what would else be raised hours later."""
+    config, samples = job.config, job.samples
     if not plan:
         raise SfmError(
             f"None of the threat models {', '.join(config.threat_models)} applies to these models; "
             "add white_box."
         )
     first = samples.first(config.attack_batch_size)
-    if source is not None:
-        check_logits(first.wrap(source, len(first)).predict(first.images), samples.class_count)
+    if job.source is not None:
+        logits = first.wrap(job.source, len(first)).predict(first.images)
+        check_logits(logits, samples.class_count)
     for planned in plan:
         precision = _precision(planned, config)
         model = planned.model if precision == "float32" else in_precision(planned.model, precision)
         radius = config.epsilons[0] / PIXEL_LEVELS
-        build_attack(planned.attack_name, samples.wrap(model, len(first)), radius, config, seed)
+        build_attack(planned.attack_name, samples.wrap(model, len(first)), radius, config, job.seed)
 
 
-def _made_sets(planned: PlannedAttack, place: str, work: _Work) -> Iterator[_MadeSet]:
+def _made_sets(planned: PlannedAttack, place: str, run: _Run) -> Iterator[_MadeSet]:
     """Yields what one attack makes at each radius; it is compiled once for all."""
     # An image that stops once it fools the attacked model fools others less often: other models,
     # and the same one in float32.
-    precision = _precision(planned, work.config)
-    only = work.config.robust_accuracy_only and planned.is_scored and precision == "float32"
-    config = dataclasses.replace(work.config, robust_accuracy_only=only)
-    samples = work.samples.first(planned.examples or len(work.samples))
-    classifier = _attacked(planned, samples, work)
+    precision = _precision(planned, run.job.config)
+    only = run.job.config.robust_accuracy_only and planned.is_scored and precision == "float32"
+    config = dataclasses.replace(run.job.config, robust_accuracy_only=only)
+    samples = run.job.samples.first(planned.examples or len(run.job.samples))
+    classifier = _attacked(planned, samples, run)
     first_radius = config.epsilons[0] / PIXEL_LEVELS
-    attack = build_attack(planned.attack_name, classifier, first_radius, config, work.seed)
+    attack = build_attack(planned.attack_name, classifier, first_radius, config, run.job.seed)
     for epsilon in config.epsilons if planned.is_bounded else (math.inf,):
         if planned.is_bounded:
             attack.set_params(**_at_radius(attack, epsilon, config))
-        execution = _execution(planned, place, epsilon, attack, samples, work)
-        standing = _standing(planned, epsilon, samples, classifier, work)
-        made = _MadeSet(epsilon, *execution.outcome(standing), samples, classifier)
-        if standing is not None:
-            rows = _still_right(planned, made.outcome.images, work)
-            standing = Standing(made.name, made.outcome, rows)
-            work.standings[_standing_key(planned, epsilon)] = standing
+        execution = _execution(planned, place, epsilon, attack, samples, run)
+        remaining = _remaining(planned, epsilon, samples, classifier, run)
+        made = _MadeSet(epsilon, *execution.outcome(remaining), samples, classifier)
+        if remaining is not None:
+            rows = _still_right(planned, made.outcome.images, run)
+            remaining = RemainingImages(made.name, made.outcome, rows)
+            run.remaining[_remaining_key(planned, epsilon)] = remaining
         yield made
 
 
@@ -435,7 +389,7 @@ def _execution(
     epsilon: float,
     attack: CompiledAttack,
     samples: Samples,
-    work: _Work,
+    run: _Run,
 ) -> AttackExecution:
     radius = "" if math.isinf(epsilon) else f" {epsilon:g}/255"
     scenarios = ", ".join(map(str, planned.scenarios))
@@ -443,10 +397,10 @@ def _execution(
         attack=attack,
         label=f"{planned.attack_name}-{epsilon:g}",  # "inf" where the attack finds its own.
         phrase=f"{place} {planned.attack_name}{radius} ({scenarios})",
-        model_digest=f"{planned.digest} {_precision(planned, work.config)}",
+        model_digest=f"{planned.digest} {_precision(planned, run.job.config)}",
         samples=samples,
-        store=work.store,
-        progress=work.progress,
+        store=run.job.store,
+        progress=run.job.progress,
     )
 
 
@@ -466,56 +420,58 @@ def _precision(planned: PlannedAttack, config: EvaluationConfig) -> str:
     return config.attack_precision if planned.is_bounded else "float32"
 
 
-def _attacked(planned: PlannedAttack, samples: Samples, work: _Work) -> TensorFlowV2Classifier:
+def _attacked(planned: PlannedAttack, samples: Samples, run: _Run) -> TensorFlowV2Classifier:
     """Returns the attacked model in the arithmetic that attacks are asked to use."""
-    precision, batch_size = _precision(planned, work.config), work.config.attack_batch_size
+    precision, batch_size = _precision(planned, run.job.config), run.job.config.attack_batch_size
     exact = samples.wrap(planned.model, batch_size)
     if precision == "float32":
         return exact
     rounded = samples.wrap(in_precision(planned.model, precision), batch_size)
-    missing = [scenario for scenario in planned.scenarios if scenario not in work.vanished]
+    missing = [scenario for scenario in planned.scenarios if scenario not in run.vanished]
     if missing:
         share = vanished_share(exact, rounded, samples, batch_size)
-        work.vanished.update(dict.fromkeys(missing, share))
+        run.vanished.update(dict.fromkeys(missing, share))
     return rounded
 
 
-def _standing(
+def _remaining(
     planned: PlannedAttack,
     epsilon: float,
     samples: Samples,
     classifier: TensorFlowV2Classifier,
-    work: _Work,
-) -> Standing | None:
+    run: _Run,
+) -> RemainingImages | None:
     """Returns the images that need no further attack, or None where all are to be attacked."""
     whole = planned.is_bounded and planned.examples is None
-    if not (work.config.robust_accuracy_only and planned.is_scored and whole):
+    if not (run.job.config.robust_accuracy_only and planned.is_scored and whole):
         return None
-    key = _standing_key(planned, epsilon)
-    if key not in work.standings:
-        rows = _still_right(planned, samples.images, work)
-        return Standing("", clean_outcome(classifier, samples), rows)
-    return work.standings[key]
+    key = _remaining_key(planned, epsilon)
+    if key not in run.remaining:
+        rows = _still_right(planned, samples.images, run)
+        return RemainingImages("", clean_outcome(classifier, samples), rows)
+    return run.remaining[key]
 
 
-def _standing_key(planned: PlannedAttack, epsilon: float) -> _StandingKey:
+def _remaining_key(planned: PlannedAttack, epsilon: float) -> _RemainingKey:
     # A weaker attacker does not inherit what a stronger one broke.
     return planned.digest, epsilon, frozenset(each.threat_model for each in planned.scenarios)
 
 
-def _still_right(planned: PlannedAttack, images: np.ndarray, work: _Work) -> np.ndarray:
-    scored = work.scored[planned.scenarios[0].defence]
-    return np.flatnonzero(scored.predictions(images) == work.samples.labels)
+def _still_right(planned: PlannedAttack, images: np.ndarray, run: _Run) -> np.ndarray:
+    scored = run.scored[planned.scenarios[0].defence]
+    return np.flatnonzero(scored.predictions(images) == run.job.samples.labels)
 
 
-def _rows(made: _MadeSet, planned: PlannedAttack, work: _Work) -> Iterator[ResultsTable]:
+def _rows(made: _MadeSet, planned: PlannedAttack, run: _Run) -> Iterator[ResultsTable]:
     outcomes = [(made.epsilon, made.outcome)]
     if not planned.is_bounded:
         clean = clean_outcome(made.classifier, made.samples)
-        norm = NORMS[work.config.norm]
-        outcomes = list(within_radii(made.outcome, clean, made.samples, work.config.epsilons, norm))
+        norm = NORMS[run.job.config.norm]
+        outcomes = list(
+            within_radii(made.outcome, clean, made.samples, run.job.config.epsilons, norm)
+        )
     for scenario in planned.scenarios:
-        model = work.scored[scenario.defence]
+        model = run.scored[scenario.defence]
         for epsilon, outcome in outcomes:
             yield attack_rows(scenario, planned.attack_name, epsilon, outcome, model, made.samples)
 

@@ -1,20 +1,17 @@
 """Fits a PixelCNN to images by maximum likelihood (Salimans et al. 2017), deterministically."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.errors import SfmError
 from sfm_tf.models.pixel_cnn import bits_per_dimension
 from sfm_tf.training.batches import evaluation_batches, training_batches, training_steps
 from sfm_tf.training.checkpoints import Checkpoints, History, Position
-
-Progress = Callable[[str, int, int], None]
-"""Called with a phrase, steps done and steps in all."""
 
 _FINAL_RATE = 0.1
 """Share of the learning rate that is left at the end, after its exponential decay."""

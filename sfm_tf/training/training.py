@@ -10,6 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.settings import ModelConfig
@@ -38,7 +39,6 @@ from sfm_tf.training.training_logs import TrainingLogs
 from sfm_tf.training.training_loop import (
     CompiledSteps,
     Epoch,
-    Progress,
     Split,
     TrainingLoop,
     adversarial_schedule,

@@ -16,15 +16,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.errors import SfmError
 from sfm_tf.training.batches import evaluation_batches, training_batches, training_steps
 from sfm_tf.training.checkpoints import Checkpoints, History, Position
 from sfm_tf.training.settings import TrainingConfig, TrainingExecutionConfig
 from sfm_tf.training.trainer import TRAINING_METRICS, Phase, SparseFeatureMaskerTrainer
 from sfm_tf.training.training_logs import TrainingLogs
-
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with stage, steps done, steps in all and the latest metrics."""
 
 _ALTERNATIONS = {
     "epoch": (Phase.CLASSIFIER, Phase.MASKER),

@@ -13,11 +13,14 @@ import keras
 import numpy as np
 
 from sfm_tf.artifacts.atomic_files import read_json, write_json
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.adversarial_store import Progress
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.results import DEFENDED, UNDEFENDED
-from sfm_tf.evaluation.runner import evaluate
+from sfm_tf.evaluation.runner import run_evaluation
+from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.imported_model import load_classifier
@@ -26,7 +29,6 @@ from sfm_tf.training import model_files
 from sfm_tf.training.losses import measure_ratios
 from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.training.training import TrainingSession, collapse_warning, kept_validation
-from sfm_tf.training.training_loop import Progress as TrainingProgress
 from sfm_tf.training.training_loop import defence_schedule, source_schedule
 from sfm_tf.tuning.settings import WEIGHTS
 
@@ -123,17 +125,16 @@ class Scorer:
         self, name: str, model: DefendedModel, threat_model: str, folder: pathlib.Path
     ) -> tuple[float, float]:
         """Returns the accuracy on clean images, and on those of one threat model."""
-        evaluation = evaluate(
-            {name: model},
-            self.source if threat_model == _BLACK_BOX else None,
-            self.images,
-            self.labels,
-            dataclasses.replace(self.config, threat_models=(threat_model,)),
-            self.seed,
-            folder,
-            self.progress,
+        job = EvaluationJob(
+            models={name: model},
+            source=self.source if threat_model == _BLACK_BOX else None,
+            samples=check_samples(self.images, self.labels, model.classifier),
+            config=dataclasses.replace(self.config, threat_models=(threat_model,)),
+            seed=self.seed,
+            store=AdversarialStore(folder),
+            progress=self.progress,
         )
-        metrics = summarise(evaluation.results)
+        metrics = summarise(run_evaluation(job).results)
         (clean,), (attacked,) = metrics.clean, metrics.under_attack
         return clean.accuracy, attacked.accuracy
 
@@ -158,7 +159,7 @@ class Trial:
     seed: int
     scorer: Scorer
     folder: pathlib.Path
-    progress: TrainingProgress
+    progress: Progress
 
     def run(self, *, keep_models: bool = False) -> dict[str, Any]:
         """Trains and scores, or returns the result of an earlier run.

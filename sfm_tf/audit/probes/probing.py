@@ -11,10 +11,10 @@ import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 from scipy.special import gammaln
 
+from sfm_tf.artifacts.progress import Progress
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.audit.probes.probed_models import Setup, SwitchedModel, Variant
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.adversarial_store import Progress
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
 from sfm_tf.evaluation.attack_catalogue import NORMS
 from sfm_tf.evaluation.samples import Samples

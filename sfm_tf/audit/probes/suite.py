@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from sfm_tf.audit.probes.attack_strength import (
@@ -21,41 +20,30 @@ from sfm_tf.audit.probes.parts import probe_draws, probe_known_breaks, probe_par
 from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
 from sfm_tf.audit.probes.probing import Bench, right_images
 from sfm_tf.audit.probes.stage_gradients import gradient_health
-from sfm_tf.evaluation.adversarial_store import Progress
+from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.samples import Samples
-from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 
 SCHEMA_VERSION = 1
 
 
-def run_probes(
-    subject: DefendedModel,
-    source: keras.Model | None,
-    samples: Samples,
-    config: EvaluationConfig,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
+def run_probes(defence: str, job: EvaluationJob) -> dict[str, Any]:
     """Returns what shows whether the attacks on a model were as strong as they could be.
 
     Unless said otherwise it is attacked in the white box, by the evaluation's PGD at its largest
     radius: with one random start, and whatever arithmetic other attacks use, in float32.
 
     Args:
-        subject: The model that the evaluation is about.
-        source: Independent model that images are transferred from; None where there is none.
-        samples: The images that are attacked; about a hundred do.
-        config: Settings of the evaluation.
-        seed: Seed of everything random.
-        progress: Told of each probe.
+        defence: Name of the model that the evaluation is about.
+        job: The evaluation; its first `audit_examples` images are attacked.
 
     Returns:
         Values that JSON can hold, the same for the same arguments: `schema_version`, `subject`,
         `settings`, and under its own name what each of the functions `probe_*` returns; `gradients`
         is what `gradient_health` does. `draws` is there only for a random pre-processing.
     """
-    bench = Bench(SwitchedModel(subject), samples, config, seed, progress)
+    subject, samples = job.models[defence], job.samples.first(job.config.audit_examples)
+    bench = Bench(SwitchedModel(subject), samples, job.config, job.seed, job.progress)
     variants = make_variants(subject)
     whole = variants.whole
     convergence = probe_convergence(bench, whole)
@@ -73,13 +61,13 @@ def run_probes(
         "known_breaks": probe_known_breaks(bench, variants.bare),
         "noise": probe_noise(bench, whole),
         "square": probe_square(bench, whole, _left(convergence, surrogates)),
-        "transfer": probe_transfer(bench, variants, source),
+        "transfer": probe_transfer(bench, variants, job.source),
         "targeted": probe_targeted(bench, whole),
         "other_norm": probe_other_norm(bench, whole),
     }
     if subject.preprocessor.is_random:
         found["draws"] = probe_draws(bench, subject, whole)
-    progress("audit: finished", len(samples), len(samples))
+    job.progress("audit: finished", len(samples), len(samples))
     return found
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,23 +7,20 @@ from scipy.stats import mannwhitneyu
 from sklearn import metrics
 
 from sfm_tf.audit.detection import (
-    AWARE_ATTACK,
-    DETECTION_FILE,
     AttackedScores,
-    Detector,
     area_under_curve,
     detection_summary,
-    guarded_model,
+    measure_detection,
     roc_curve,
-    write_detection,
 )
 from sfm_tf.defences.settings import ComparedConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
-from sfm_tf.evaluation.samples import Samples
+from sfm_tf.evaluation.attack_catalogue import AWARE_ATTACK
+from sfm_tf.evaluation.job import Detector, guarded_model, load_job
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.significance import wilson_interval
-from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
+from sfm_tf.evaluation.subjects import ModelFolders
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
 
@@ -176,51 +174,44 @@ CONFIG = EvaluationConfig(num_examples=12, attacks=("fgsm",), epsilons=(16.0,), 
 
 @pytest.fixture(name="evaluated", scope="module")
 def _evaluated(records, models, new_run):
-    schema = read_schema(records.folder)
-    images, labels = load_split(records.folder, "test", schema, 12)
-    validation_images, _ = load_split(records.folder, "validation", schema)
-    subjects = load_subjects(CONFIG, ComparedConfig(), ModelFolders(models.folder), schema)
-    store = AdversarialStore(new_run("evaluate").latest("evaluate").folder / "adversarial")
-    return subjects.models, Samples(images, labels, 10), validation_images, store
+    store = new_run("evaluate").latest("evaluate").folder / "adversarial"
+    folders = ModelFolders(models.folder)
+    return load_job(records.folder, folders, CONFIG, ComparedConfig(), 0, store, lambda *_: None)
 
 
-def _detect(evaluated, folder, models=None):
-    own, samples, validation_images, store = evaluated
-    detector = Detector("bit_depth_3+median_2", validation_images)
-    return write_detection(
-        detector, models or own, samples, CONFIG, 0, store, folder, lambda *_: None
-    )
+@pytest.fixture(name="detector", scope="module")
+def _detector(records):
+    validation_images, _ = load_split(records.folder, "validation", read_schema(records.folder))
+    return Detector("bit_depth_3+median_2", validation_images)
 
 
 def test_each_stored_set_of_the_bare_classifier_is_scored_once_and_the_aware_attack(
-    evaluated, tmp_path
+    evaluated, detector
 ):
-    summary = _detect(evaluated, tmp_path)
+    summary = measure_detection(detector, evaluated, evaluated.store)
     attacked = [(entry["threat_model"], entry["attack"]) for entry in summary["attacked"]]
     # Gray and white box of a bare classifier share their images.
     assert attacked == [("black_box", "fgsm"), ("gray_box", "fgsm"), ("adaptive", AWARE_ATTACK)]
     assert {entry["all"]["examples"] for entry in summary["attacked"]} == {12}
     assert summary["clean"]["examples"] == 12
-    assert summary["validation"]["examples"] == len(evaluated[2])
+    assert summary["validation"]["examples"] == len(detector.validation_images)
     assert summary["validation"]["rate"] <= 0.05
-    assert json.loads((tmp_path / DETECTION_FILE).read_text()) == summary
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_the_bare_classifier_is_what_is_guarded(evaluated, tmp_path):
-    models = evaluated[0]
+def test_the_bare_classifier_is_what_is_guarded(evaluated, detector):
+    models = evaluated.models
     assert guarded_model(models) == "undefended"
     assert guarded_model({"model": models["undefended"]}) == "model"
     only_masked = {"sfm": models["sfm"]}
     assert guarded_model(only_masked) is None
+    job = dataclasses.replace(evaluated, models=only_masked)
     with pytest.raises(SfmError, match="add undefended to --defences"):
-        _detect(evaluated, tmp_path, only_masked)
+        measure_detection(detector, job, job.store)
 
 
-def test_a_set_that_is_gone_is_told(evaluated, tmp_path):
-    models, samples, validation_images, store = evaluated
-    empty = AdversarialStore(tmp_path / "empty")
-    empty.folder.mkdir()
-    empty.write_index(store.read_index())
+def test_a_set_that_is_gone_is_told(evaluated, detector, tmp_path):
+    empty = AdversarialStore(tmp_path)
+    empty.write_index(evaluated.store.read_index())
     with pytest.raises(SfmError, match="is gone; run the evaluation with --force"):
-        _detect((models, samples, validation_images, empty), tmp_path)
-    assert not np.any([path.name == DETECTION_FILE for path in tmp_path.iterdir()])
+        measure_detection(detector, evaluated, empty)

@@ -8,8 +8,10 @@ from sfm_tf.audit.evidence import Evidence, count_classes
 from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.audit.rules import RULES, audit
 from sfm_tf.audit.verdict import verdict
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.evaluation.runner import evaluate
+from sfm_tf.evaluation.runner import run_evaluation
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -54,16 +56,20 @@ def trained():
 
 def _findings(subject, trained, folder):
     classifier, images, labels = trained
-    models = {"undefended": DefendedModel(classifier), "sfm": subject}
-    evaluation = evaluate(
-        models, None, images, labels, CONFIG, 0, folder, lambda phrase, done, total: None
+    job = EvaluationJob(
+        models={"undefended": DefendedModel(classifier), "sfm": subject},
+        source=None,
+        samples=check_samples(images, labels, classifier),
+        config=CONFIG,
+        seed=0,
+        store=AdversarialStore(folder),
+        progress=lambda *_: None,
     )
-    samples = check_samples(images, labels, classifier)
-    probes = run_probes(subject, None, samples, CONFIG, 0, lambda phrase, done, total: None)
+    evaluation = run_evaluation(job)
     evidence = Evidence(
         metrics=summarise(evaluation.results, evaluation.vanished),
         results=evaluation.results,
-        probes=probes,
+        probes=run_probes("sfm", job),
         config=CONFIG,
         class_counts=count_classes(labels, 10),
         packages=package_versions(),

@@ -139,7 +139,7 @@ def test_missing_data_is_one_line(tmp_path, dataset):
     assert "\n" not in str(info.value)
 
 
-def _no_progress(split, count):
+def _no_progress(phase, done, total):
     pass
 
 
@@ -296,9 +296,9 @@ def test_reading_stops_at_the_limit(tmp_path, monkeypatch):
 def test_progress_ends_with_the_sizes(tmp_path, monkeypatch):
     _use_source(monkeypatch, _random_pairs(1, 1200))
     calls = []
-    schema = ingest(DataConfig(), 0, tmp_path, lambda split, count: calls.append((split, count)))
-    assert dict(calls) == schema.split_sizes
-    assert ("train", 500) in calls
+    schema = ingest(DataConfig(), 0, tmp_path, lambda *call: calls.append(call[:2]))
+    assert dict(calls) == {f"{split} images": size for split, size in schema.split_sizes.items()}
+    assert ("train images", 500) in calls
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import (
     AdversarialStore,
     AttackExecution,
-    Standing,
+    RemainingImages,
     StoredSet,
 )
 from sfm_tf.evaluation.runner import clean_outcome
@@ -292,7 +292,7 @@ def test_images_that_do_not_stand_are_left_as_they_are(tmp_path):
     clean = clean_outcome(wrap_classifier(MODEL, 3, ATTACK_EXECUTION_SHAPE, 4), SAMPLES)
     rows = np.array([1, 2, 5, 7, 9])
     attack = _attack()
-    _, outcome = _execution(tmp_path, attack).outcome(Standing("", clean, rows))
+    _, outcome = _execution(tmp_path, attack).outcome(RemainingImages("", clean, rows))
     assert attack.sizes == [4, 4]
     others = np.setdiff1d(np.arange(COUNT), rows)
     np.testing.assert_array_equal(outcome.images[others], SAMPLES.images[others])
@@ -303,7 +303,7 @@ def test_images_that_do_not_stand_are_left_as_they_are(tmp_path):
 def test_nothing_is_attacked_where_nothing_stands(tmp_path):
     clean = clean_outcome(wrap_classifier(MODEL, 3, ATTACK_EXECUTION_SHAPE, 4), SAMPLES)
     attack = _attack()
-    _, outcome = _execution(tmp_path, attack).outcome(Standing("", clean, np.array([], int)))
+    _, outcome = _execution(tmp_path, attack).outcome(RemainingImages("", clean, np.array([], int)))
     assert not hasattr(attack, "sizes")
     np.testing.assert_array_equal(outcome.images, SAMPLES.images)
 

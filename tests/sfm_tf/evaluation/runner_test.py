@@ -10,13 +10,14 @@ from scipy.special import log_softmax
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.results import Scenario
 from sfm_tf.evaluation.runner import (
     attack_rows,
     clean_outcome,
     clean_rows,
-    evaluate,
     measure_costs,
+    run_evaluation,
     score_clean,
     vanished_share,
     within_radii,
@@ -218,11 +219,14 @@ def _evaluate(models, folder, config=CONFIG, seed=0, progress=lambda *_: None, *
     parts = {
         "models": {"undefended": models.undefended, "sfm": models.defended},
         "source": models.source,
-        "images": images,
-        "labels": labels,
+        "samples": check_samples(
+            changes.pop("images", images), changes.pop("labels", labels), models.classifier
+        ),
         **changes,
     }
-    return evaluate(**parts, config=config, seed=seed, folder=folder, progress=progress)
+    store = AdversarialStore(folder)
+    job = EvaluationJob(**parts, config=config, seed=seed, store=store, progress=progress)
+    return run_evaluation(job)
 
 
 @pytest.fixture(scope="module")
@@ -544,7 +548,7 @@ def test_what_16_bits_lose_is_measured_for_each_use(models, tmp_path):
         (
             EvaluationConfig(attacks=("fgsm", "autoattack"), threat_models=("white_box",)),
             {},
-            "of 3 classes",
+            "needs at least 4 classes",
         ),
         (
             EvaluationConfig(attacks=("fgsm",)),

@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from sfm_tf.audit.probes.suite import run_probes
+from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -36,11 +39,21 @@ def _trained(seed):
     return classifier, samples
 
 
+def _job(model, source, samples, seed):
+    return EvaluationJob(
+        models={"sfm": model},
+        source=source,
+        samples=samples,
+        config=CONFIG,
+        seed=seed,
+        store=AdversarialStore(pathlib.Path("not_written")),
+        progress=lambda *_: None,
+    )
+
+
 def _probes(models, **parts):
     classifier, source, samples = models
-    return run_probes(
-        DefendedModel(classifier, **parts), source, samples, CONFIG, 3, lambda *_: None
-    )
+    return run_probes("sfm", _job(DefendedModel(classifier, **parts), source, samples, 3))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +137,7 @@ def test_square_is_run_on_what_every_gradient_attack_left(probes):
 def test_the_same_arguments_give_the_same_figures(models):
     classifier, _, samples = models
     found, again = (
-        run_probes(DefendedModel(classifier), None, samples.first(8), CONFIG, 0, lambda *_: None)
+        run_probes("sfm", _job(DefendedModel(classifier), None, samples.first(8), 0))
         for _ in range(2)
     )
     assert found == again
