@@ -181,6 +181,7 @@ def _shrink(u: tf.Tensor, b: Pair, weight: float) -> tuple[Pair, tf.Tensor]:
     Returns:
         The new b, and the transposed gradient of d - b.
     """
+    # How far the norm is rounded, PENALTY / L; zero would be the exact shrinkage.
     rounding = PENALTY * weight / 2.0
     down, right = (gradient + each for gradient, each in zip(_differences(u), b, strict=True))
     length = PENALTY * tf.sqrt(down * down + right * right)

@@ -1,5 +1,6 @@
 """Tests of the classifiers against published parameter counts and closed forms."""
 
+import dataclasses
 import random
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.resnet import build_classifier
+from sfm_tf.models.settings import ModelConfig
 
 
 def _trainable_parameters(model):
@@ -113,6 +115,8 @@ def test_survives_saving_and_loading(tmp_path):
     np.testing.assert_allclose(loaded(images).numpy(), model(images).numpy(), atol=1e-6)
 
 
-def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(SfmError, match=r"'resnet34'; .* resnet18, resnet20, resnet50\."):
+def test_unknown_name_lists_those_of_the_settings():
+    (field,) = (field for field in dataclasses.fields(ModelConfig) if field.name == "classifier")
+    known = ", ".join(field.metadata["choices"])
+    with pytest.raises(SfmError, match=rf"'resnet34'; .* {known}\."):
         build_classifier("resnet34", (8, 8, 1), 10)
