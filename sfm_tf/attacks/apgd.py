@@ -176,7 +176,7 @@ class RunState(NamedTuple):
         x_max: The iterate of the highest f so far, f_max.
         sizes: The step sizes.
         best: The most damaging images.
-        is_stuck: Bool `(batch,)`: which images had a gradient of zero to begin with.
+        is_stuck: Bool `(batch,)`: which images had a first gradient of zero.
     """
 
     x: tf.Tensor
@@ -195,10 +195,10 @@ def run_apgd(
     evaluate: Callable[[tf.Tensor], tuple[Iterate, Scores]],
     first_iteration: tf.Tensor,
 ) -> RunState:
-    """Runs Algorithm 1, with eta = 2 * epsilon to begin with.
+    """Runs Algorithm 1, which starts with eta = 2 * epsilon.
 
     Args:
-        x_0: Images of the ball to begin with.
+        x_0: Images of the ball to start from.
         batch: The attacked images.
         ball: The ball around each of them.
         settings: Its radius, and how many steps to take between which checkpoints.
@@ -281,18 +281,17 @@ class _Run(NamedTuple):
 class AutoProjectedGradientDescent(CompiledAttack):
     """Projected gradient ascent with momentum that halves its own step sizes: Auto-PGD, APGD.
 
-    Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-    parameter-free attacks", 2020, Algorithm 1. Each image has its own step, twice the radius to
-    begin with. A checkpoint that halves it also takes the image back to its best iterate.
+    Each image has its own step size, at first twice the radius. A checkpoint that halves it also
+    takes the image back to x_max.
 
-    Every run starts at a random point of the ball. The first one takes all its steps for all
-    images; further ones only see those that the model still classifies as labelled. Returned is,
-    per image, the iterate that the model gets most wrong by the margin of its logits, or least
-    right; the image itself is one of them.
+    Every run starts at a random point of the ball. The first run takes all its steps for all
+    images; the next ones only for those that the model still classifies as labelled. Per image, the
+    result is the iterate of all runs with the smallest margin of the label's logit, or the image
+    itself if it has none smaller.
 
     Each gradient is the mean over `gradient_samples` samples of every image, side by side in one
     batch, as in `GradientAttack`: the expectation over transformation, for a model that draws anew
-    for each image of a batch. An image is then done with when the model is wrong in every sample.
+    for each image of a batch. An image is finished when the model is wrong in every sample.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.

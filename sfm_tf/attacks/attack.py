@@ -507,8 +507,8 @@ def bucket_size(count: int, batch_size: int) -> int:
     """Returns the smallest bucket that holds `count` images.
 
     The buckets are the batch size and its half, quarter and eighth, rounded up: an attack that
-    drops images compiles for four shapes at most, and fills less than half of a bucket in vain
-    unless it is the smallest.
+    drops images compiles for four shapes at most, and computes at most half of a bucket for
+    nothing unless it is the smallest.
 
     Args:
         count: Number of images, at least 1; more than the batch size take several batches.

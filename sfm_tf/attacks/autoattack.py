@@ -120,14 +120,14 @@ class AutoAttack(CompiledAttack):
     Iterations, target classes and queries are the published ones unless set otherwise. ART's class
     of this name is another attack: it has DeepFool for FAB, nothing targeted, and five restarts.
 
-    An image that the model gets wrong to begin with stays as it is. For one that no attack breaks,
-    the most damaging image found is returned, where the authors' code returns the image itself.
-    FAB, which has no radius, counts where it ends within `epsilon`. In `rand`, the model is shown
-    each image 20 times again to judge it, and leaves it alone only once it is wrong in all of them.
+    An image that the model gets wrong without an attack stays as it is. If no attack breaks an
+    image, the most damaging one found is returned, where the authors' code returns the image
+    itself. FAB, which has no radius, counts if it ends within `epsilon`. In `rand`, the model is
+    shown each image 20 more times to judge it; the image is finished once all of them are wrong.
 
     An outcome's iterations are those of the attack that found the image, and its zero gradients are
-    APGD's. `run_named` tells the attacks. What few images are left of several batches are attacked
-    together, so that `batches` yields several of them at a time.
+    APGD's. `run_named` tells the attacks. The few images that are left of several batches are
+    attacked together, so `batches` yields several of them at a time.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits, of at least four classes for

@@ -133,10 +133,10 @@ class _Descent(NamedTuple):
         w: The images in the tanh space.
         moments: Those of Adam.
         checked_objective: The objective at the last check of progress.
-        is_moving: Who has not stopped early.
+        is_moving: Whether the image has not stopped early.
         has_succeeded: Whether an adversarial image was met.
         best: Of all minimisations so far.
-        is_stuck: Whose first gradient was zero.
+        is_stuck: Whether the first gradient was zero.
     """
 
     w: tf.Tensor
@@ -238,8 +238,8 @@ class CarliniWagner(CompiledAttack):
         settings: _Settings,
     ) -> _Descent:
         w = tf.atanh((2.0 * batch.images - 1.0) * _SHRINKAGE)
-        nobody, infinite = tf.zeros_like(is_stuck), tf.fill(tf.shape(c), math.inf)
-        start = _Descent(w, initial_moments(w), infinite, ~nobody, nobody, best, is_stuck)
+        false, infinite = tf.zeros_like(is_stuck), tf.fill(tf.shape(c), math.inf)
+        start = _Descent(w, initial_moments(w), infinite, ~false, false, best, is_stuck)
         # One turn more than steps: the last iterate is evaluated, too.
         _, end = tf.while_loop(
             lambda done, state: (done <= settings.iterations) & tf.reduce_any(state.is_moving),

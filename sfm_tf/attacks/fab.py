@@ -254,24 +254,24 @@ class _End(NamedTuple):
 class FastAdaptiveBoundary(CompiledAttack):
     """Follows the decision boundary to where it is closest to the image: FAB and FAB-T.
 
-    Each step takes the difference of two logits for a linear function, projects
-    the iterate and the image onto its zeros within [0, 1], and moves to a point between the two
-    projections, beyond the boundary by the factor `eta`. An adversarial iterate is kept if it is
-    the closest so far, and goes back towards the image by the factor `beta`. The targeted form, of
-    Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-    parameter-free attacks", 2020, goes for one wrong class after another and takes one gradient per
-    step; the untargeted one takes one per class, to go for the class whose hyperplane is nearest.
-    The defaults are those of AutoAttack.
+    Each step linearises the difference of two logits, projects the iterate and the image onto the
+    hyperplane where it is zero, within [0, 1], and moves to a point between the two projections,
+    beyond the boundary by the factor `eta`. An adversarial iterate is kept if it is the closest so
+    far, and moves back towards the image by the factor `beta`. The untargeted form takes one
+    gradient per class and goes for the class whose hyperplane is nearest. The targeted form, FAB-T
+    (Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", 2020), goes for one wrong class after another and takes one gradient
+    per step. The defaults are those of AutoAttack.
 
-    There is no radius: an image for which no adversarial one was found comes back unchanged, with
-    `NOT_FOUND` iterations; one that the model gets wrong to begin with, with 0 of them.
+    There is no radius. If no adversarial image was found, the image comes back unchanged with
+    `NOT_FOUND` iterations; if the model gets it wrong without an attack, with 0 iterations.
 
-    Unlike the authors' code, each run continues from the best of all before, whatever its target;
-    and restarts begin inside the ball of half its norm or, where nothing was found yet, of half 0.3
-    (L-infinity) or 1 (L2), by image. The search on the line to the image that ends the attack in
-    the paper, and that AutoAttack leaves out, is always made: in three steps, which go beyond the
-    estimated boundary by a tenth of what is left, but never so close to it that rounding, which
-    differs between batch sizes and devices, could bring an image back to its label.
+    There are two differences to the authors' code. Each run continues from the best image of all
+    runs before, whatever their targets; a restart begins inside the ball of half its norm or, if
+    nothing was found yet, of half 0.3 (L-infinity) or 1 (L2). And the final search on the line to
+    the image, which the paper has and AutoAttack leaves out, is always made. Its three steps go
+    beyond the estimated boundary by a tenth of the rest, and never so close to it that rounding,
+    which differs between batch sizes and devices, could bring an image back to its label.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.

@@ -28,7 +28,7 @@ _MOST_FAILURES = 100
 
 
 class _StalledError(Exception):
-    """The search stands at an image that is not adversarial, and would stay there for ever."""
+    """The search is at an image that is not adversarial, and would never leave it."""
 
 
 class _Decisions(ClassifierMixin, BaseEstimator):
@@ -90,26 +90,26 @@ class HopSkipJump(CompiledAttack):
     """Walks along the boundary of the label's region to its closest point: HopSkipJump.
 
     Chen, Jordan and Wainwright, "HopSkipJumpAttack: a query-efficient decision-based attack", 2020,
-    Algorithm 2, as ART implements it. It looks for the smallest perturbation and asks the model for
-    nothing but classes, so it succeeds where gradients or logits are hidden. With the standard
-    options it asks about 25,000 times about each image, one image after another: for small samples.
+    Algorithm 2, as ART implements it. It searches for the smallest perturbation and sees only the
+    predicted classes, so it succeeds where gradients or logits are hidden. With the default options
+    it takes about 25,000 queries for each image, one image after another: use few images.
 
-    ART's search is run with a few differences:
+    ART's search runs with these differences:
 
     - An image is adversarial if the model does not give it the label. ART compares with the
-      prediction for the clean image; so an image that is misclassified to begin with comes back
-      unchanged, after 0 iterations, and ART is only run on the others, where both are the same.
-    - It begins at the first of `init_size` uniformly random images that is adversarial, which is
-      drawn here, because ART draws it from a generator that cannot be seeded.
-    - ART's other draws are from NumPy's global generator. It is seeded for each image, by the seed
-      and the image's position, and then set back: no image depends on its batch.
-    - The result is the closest adversarial image that was asked about on its own. ART returns its
-      last one, which has just stepped away from the boundary.
-    - Where rounding leaves ART on the wrong side of the boundary, it halves a step for ever. Here
+      prediction for the clean image. So an image that the model gets wrong without an attack comes
+      back unchanged, after 0 iterations; for all others both are the same.
+    - The first adversarial image is drawn here, from up to `init_size` uniformly random images,
+      because ART draws it from a generator that cannot be seeded.
+    - ART's other draws come from NumPy's global generator. It is seeded for each image, by the seed
+      and the image's position, and restored afterwards: no image depends on its batch.
+    - The result is the closest adversarial image that was queried by itself. ART returns its last
+      one, which has just stepped away from the boundary.
+    - If rounding leaves ART on the wrong side of the boundary, it halves a step without end. Here
       the next iteration starts, from the closest image.
 
-    An image without an adversarial one comes back unchanged, with `NOT_FOUND` iterations. For the
-    others `iterations` counts the questions before the one that found the image.
+    If no adversarial image was found, the image comes back unchanged with `NOT_FOUND` iterations.
+    Otherwise `iterations` counts the queries before the one that found the image.
 
     Args:
         estimator: This library's TensorFlow classifier, which returns logits.
@@ -163,7 +163,7 @@ class HopSkipJump(CompiledAttack):
     def _attack_image(
         self, image: np.ndarray, label: int, mask: np.ndarray, seeds: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        """Returns the closest adversarial image and how many questions came before it."""
+        """Returns the closest adversarial image and how many queries came before it."""
         decisions = _Decisions(self.estimator, image, label, mask != 0.0, float(self.norm))
         decisions.predict(image[None])
         random = np.random.default_rng(seeds)

@@ -21,7 +21,7 @@ def numbered(seeds: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
 def uniforms_by_step(
     seeds: tf.Tensor, iterations: tf.Tensor, samples: int, count: int
 ) -> tf.Tensor:
-    """Returns a row of `count` numbers for each step and each of an image's looks.
+    """Returns a row of `count` numbers for each step and each sample of an image.
 
     All are drawn at once, because drawing for one image after another takes long enough not to be
     done in every step.
@@ -29,16 +29,16 @@ def uniforms_by_step(
     Args:
         seeds: Integers of shape `(batch, 2)`, the second one from 0 to 2^29 - 1.
         iterations: Int32 scalar: number of steps.
-        samples: Looks at each image in a step.
-        count: Numbers per look.
+        samples: How often the model is shown each image in a step.
+        count: Numbers per sample.
 
     Returns:
-        Float32 in [0, 1) of shape `(iterations, batch * samples, count)`, the looks at one image
+        Float32 in [0, 1) of shape `(iterations, batch * samples, count)`, the samples of one image
         next to each other.
     """
-    looks = tf.shape(seeds)[0] * samples
+    rows = tf.shape(seeds)[0] * samples
     if count == 0:
-        return tf.zeros((iterations, looks, 0))
+        return tf.zeros((iterations, rows, 0))
     # Apart from the seeds of the random start.
     seeds = seeds + tf.constant([0, 1 << 29], seeds.dtype)
     numbers = tf.map_fn(
@@ -46,4 +46,4 @@ def uniforms_by_step(
         seeds,
         fn_output_signature=tf.float32,
     )
-    return tf.reshape(tf.transpose(numbers, (1, 0, 2, 3)), (iterations, looks, count))
+    return tf.reshape(tf.transpose(numbers, (1, 0, 2, 3)), (iterations, rows, count))

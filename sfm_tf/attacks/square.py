@@ -255,22 +255,22 @@ class _Best(NamedTuple):
 class SquareAttack(CompiledAttack):
     """Proposes changes of squares at random places and keeps those that help.
 
-    In the L-infinity norm it begins with vertical
-    stripes of plus or minus the radius; a square then moves its pixels to either end of the ball.
-    In the L2 norm it begins with a grid of bumps; one window then gives its share of
-    the norm to another, which a bump is added to. What lowers the margin stays; squares shrink with
-    time. Because it takes no gradient, it succeeds where a model only hides its gradients.
+    In the L-infinity norm the search begins with vertical stripes of plus or minus the radius; a
+    square then moves its pixels to either end of the ball. In the L2 norm it begins with a grid of
+    bumps; one window then gives its share of the norm to another window, which a bump is added to.
+    A proposal that lowers the margin is kept; squares shrink with time. The attack takes no
+    gradient, so it succeeds where a model only hides its gradients.
 
-    An image stops changing once the model is wrong about it, and is left alone if it was wrong to
-    begin with; from time to time such images leave the batch, so that the model need not see them.
-    Unlike the authors' code, each image has its own squares, so that none depends on its batch;
+    An image stops changing once the model is wrong about it, and never changes if the model is
+    wrong without an attack; from time to time such images leave the batch, to spare the model.
+    Unlike in the authors' code, each image has its own squares, so that none depends on its batch;
     squares reach the last row and column; and the first proposal counts as a query.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.
         norm: Order of the norm that bounds the perturbation: `math.inf`, "inf" or 2.
         epsilon: Radius of the ball, in the units of the pixels.
-        queries: How often the model may be asked about each image.
+        queries: How often the model may be shown a change of each image.
         p_init: Share of the image that the first squares cover.
         stretch_schedule: Whether squares shrink to their smallest within `queries`, as in the
             paper; otherwise as in the first of 10 000 queries, which AutoAttack does.

@@ -119,7 +119,7 @@ class SqueezingAwareGradientDescent(GradientAttack):
         passes = tf.cast(distances <= memory.threshold, tf.float32)
         # Before it is fooled, a prediction that squeezing agrees with is the right one.
         penalties = memory.distance_weight * mean_of_samples(distances, samples) * scores.fooled
-        # A success that is flagged is half of one: better than none, and not yet done with.
+        # A success that is flagged is half of one: better than none, and the search goes on.
         successes = scores.fooled * (1.0 + mean_of_samples(passes, samples)) / 2.0
         return Scores(scores.objective - penalties, successes)
 

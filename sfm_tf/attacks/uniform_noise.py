@@ -26,10 +26,10 @@ from sfm_tf.models.logit_losses import stable_cross_entropy
 class UniformNoise(CompiledAttack):
     """Draws points of the ball and keeps the most damaging of each image.
 
-    The weakest attack there is, asked for as a check of the others: a gradient attack that fools
-    less often than many random draws follows gradients that lead nowhere (Athalye et al.,
-    "Obfuscated gradients give a false sense of security", 2018, section 3.1). In an outcome,
-    `iterations` is the number of the draw that was kept, from 1.
+    This is the weakest attack, and a check of the others: a gradient attack that fools less often
+    than many random draws follows useless gradients (Athalye et al., "Obfuscated gradients give a
+    false sense of security", 2018, section 3.1). In an outcome, `iterations` is the number of the
+    draw that was kept, from 1.
 
     Args:
         estimator: TensorFlow classifier of ART that returns logits.
