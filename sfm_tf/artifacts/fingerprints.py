@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -90,7 +91,7 @@ def _code_files(module_name: str) -> set[pathlib.Path]:
         seen.add(name)
         files.add(origin)
         files.update(_data_files(origin))
-        waiting.extend(_library_imports(origin))
+        waiting.extend(_library_imports(origin.read_text(encoding="utf-8"), _LIBRARY_FOLDER.name))
     return files
 
 
@@ -108,9 +109,10 @@ def _data_files(origin: pathlib.Path) -> list[pathlib.Path]:
     return list((origin.parent / "templates").glob("*.j2"))
 
 
-def _library_imports(path: pathlib.Path) -> list[str]:
+@functools.cache  # An evaluation asks for every attack; parsing takes most of a second each time.
+def _library_imports(source: str, library: str) -> list[str]:
     names = []
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(source)
     # What only a type checker imports does not run.
     tree.body = [node for node in tree.body if not _is_for_type_checkers(node)]
     for node in ast.walk(tree):
@@ -119,7 +121,7 @@ def _library_imports(path: pathlib.Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return [name for name in names if name.split(".")[0] == _LIBRARY_FOLDER.name]
+    return [name for name in names if name.split(".")[0] == library]
 
 
 def _is_for_type_checkers(node: ast.stmt) -> bool:
