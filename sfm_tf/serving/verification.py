@@ -134,14 +134,15 @@ def read_performance(value: Mapping[str, Any]) -> Performance:
 def describe_performance(performance: Performance) -> str:
     """Returns one line on latency and memory at each batch size."""
     batches = "; ".join(_describe_batch(batch) for batch in performance.batches)
-    return f"on {performance.cpu_count} CPUs, median, p95 and peak memory: {batches}"
+    return f"on {performance.cpu_count} CPUs: {batches}"
 
 
 def _describe_batch(batch: BatchPerformance) -> str:
     peak = batch.peak_memory_bytes
     memory = "not measured" if peak is None else f"{peak / _MEGABYTE:,.0f} MB"
     median, p95 = (1000.0 * seconds for seconds in (batch.median_seconds, batch.p95_seconds))
-    return f"batch {batch.batch_size} {median:,.1f} ms, {p95:,.1f} ms, {memory}"
+    latency = f"median {median:,.1f} ms, p95 {p95:,.1f} ms"
+    return f"batch {batch.batch_size}: {latency}, peak memory {memory}"
 
 
 @dataclasses.dataclass(frozen=True)

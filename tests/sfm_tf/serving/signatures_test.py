@@ -370,19 +370,17 @@ def test_explanations_are_the_images_between_the_parts(loaded, count):
     np.testing.assert_array_equal(answer["class_id"], expected_logits(images).argmax(axis=-1))
 
 
-@pytest.mark.parametrize("name", ["serving_default", "predict_bytes", "explain"])
-def test_no_image_has_no_answer_whatever_the_layers(tmp_path, name):
+def test_no_image_has_no_answer_whatever_the_layers(tmp_path):
     # Convolutions that change the number of channels are what oneDNN gets wrong without images.
     inputs = keras.Input((8, 8, 1))
     features = keras.layers.BatchNormalization()(keras.layers.Conv2D(5, 3)(inputs))
     features = keras.layers.BatchNormalization()(keras.layers.Conv2D(3, 3)(features))
     logits = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(features))
-    signature = exported(DefendedModel(keras.Model(inputs, logits)), tmp_path / "m").signatures[
-        name
-    ]
-    ((key, spec),) = signature.structured_input_signature[1].items()
-    answer = signature(**{key: tf.zeros([0, *spec.shape[1:]], spec.dtype)})
-    assert {key: values.shape[0] for key, values in answer.items()} == dict.fromkeys(answer, 0)
+    loaded = exported(DefendedModel(keras.Model(inputs, logits)), tmp_path / "model")
+    for name, signature in loaded.signatures.items():
+        ((key, spec),) = signature.structured_input_signature[1].items()
+        answer = signature(**{key: tf.zeros([0, *spec.shape[1:]], spec.dtype)})
+        assert {len(values) for values in answer.values()} == {0}, name
 
 
 IMAGES = (tf.float32, [None, 8, 8, 3])

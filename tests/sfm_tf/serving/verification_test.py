@@ -159,15 +159,15 @@ PERFORMANCE = Performance(
 
 def test_the_line_has_latency_and_memory_of_each_batch_size():
     assert describe_performance(PERFORMANCE) == (
-        "on 2 CPUs, median, p95 and peak memory: batch 1 5.3 ms, 10.5 ms, 830 MB; "
-        "batch 64 462.5 ms, 1,500.0 ms, 1,034 MB"
+        "on 2 CPUs: batch 1: median 5.3 ms, p95 10.5 ms, peak memory 830 MB; "
+        "batch 64: median 462.5 ms, p95 1,500.0 ms, peak memory 1,034 MB"
     )
 
 
 def test_memory_that_the_system_does_not_tell_is_not_made_up():
     unknown = (dataclasses.replace(PERFORMANCE.batches[0], peak_memory_bytes=None),)
     line = describe_performance(dataclasses.replace(PERFORMANCE, batches=unknown))
-    assert line.endswith("batch 1 5.3 ms, 10.5 ms, not measured")
+    assert line.endswith("batch 1: median 5.3 ms, p95 10.5 ms, peak memory not measured")
 
 
 def test_what_is_written_as_json_is_read_again():
