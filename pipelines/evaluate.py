@@ -41,9 +41,8 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import imported_digest, without_the_untrained
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
-from sfm_tf.report.first_screen import threshold_table
 from sfm_tf.report.statements import shown_threat_models
-from sfm_tf.report.tables import accuracy_table, render_text
+from sfm_tf.report.tables import accuracy_table, render_text, threshold_table
 
 MODULE = "pipelines.evaluate"
 command_line.define_flags(["evaluation", "compared"], MODULE)

@@ -230,8 +230,23 @@ def _panels(layers: Any, rows: list[dict[str, Any]], chosen: alt.Parameter) -> a
     return inner.facet(facet=facet, data=data, columns=2).add_params(chosen)
 
 
-def _radius_axis(places: Sequence[float], *, is_logarithmic: bool = False) -> alt.X:
-    return _number_axis("radius ε in 1/255", places, is_logarithmic=is_logarithmic)
+_RADIUS = "radius ε in 1/255"
+
+
+def _accuracy_lines(
+    name: str,
+    caption: str,
+    points: Sequence[Point],
+    title: str,
+    symbol: str,
+    *,
+    value: str = "accuracy",
+    is_logarithmic: bool = False,
+) -> ReportFigure:
+    """Returns a figure of shares along a numeric axis of this title, spoken of by its symbol."""
+    axis = _number_axis(title, [point.place for point in points], is_logarithmic=is_logarithmic)
+    chart = line_chart(points, axis, _share_axis(alt.Y, value))
+    return report_figure(name, caption, spoken(points, f"at {symbol}"), chart)
 
 
 def _number_axis(title: str, places: Iterable[float], *, is_logarithmic: bool) -> alt.X:
@@ -258,8 +273,7 @@ def decision_chart(name: str, curve: Sequence[RadiusAccuracy]) -> ReportFigure:
         "attacked. At each radius an image counts as right only if the model is right on it after "
         "every attack of every threat model up to that radius."
     )
-    chart = line_chart(points, _radius_axis([p.place for p in points]), _share_axis(alt.Y))
-    return report_figure(name, caption, spoken(points, "at ε"), chart)
+    return _accuracy_lines(name, caption, points, _RADIUS, "ε")
 
 
 def accuracy_chart(name: str, title: str, points: Sequence[Point]) -> ReportFigure:
@@ -327,8 +341,7 @@ def epsilon_curves(
         "Accuracy of the evaluated model against the radius ε, for each attack and for the worst "
         "case per image, with 95% Wilson bands."
     )
-    chart = line_chart(points, _radius_axis([p.place for p in points]), _share_axis(alt.Y))
-    return report_figure(name, caption, spoken(points, "at ε"), chart)
+    return _accuracy_lines(name, caption, points, _RADIUS, "ε")
 
 
 def _attack_points(metrics: Metrics, threat_model: str, panel: str) -> list[Point]:
@@ -363,10 +376,7 @@ def ladder_curve(name: str, ladder: Sequence[Mapping[str, Any]]) -> ReportFigure
         "none to one at which every image may become grey: accuracy with its 95% Wilson band; the "
         "radius on a logarithmic scale."
     )
-    axis = _radius_axis([point.place for point in points], is_logarithmic=True)
-    return report_figure(
-        name, caption, spoken(points, "at ε"), line_chart(points, axis, _share_axis(alt.Y))
-    )
+    return _accuracy_lines(name, caption, points, _RADIUS, "ε", is_logarithmic=True)
 
 
 def loss_curve(name: str, curve: Sequence[Mapping[str, Any]]) -> ReportFigure | None:
@@ -390,7 +400,8 @@ def loss_curve(name: str, curve: Sequence[Mapping[str, Any]]) -> ReportFigure | 
         "Cross-entropy on the attacked model after more and more steps of white-box PGD; steps on "
         "a logarithmic scale."
     )
-    chart = line_chart(points, _step_axis(curve), alt.Y("value:Q", title="loss"), form=".3~g")
+    axis = _number_axis("steps", [entry["steps"] for entry in curve], is_logarithmic=True)
+    chart = line_chart(points, axis, alt.Y("value:Q", title="loss"), form=".3~g")
     median = ", ".join(f"{e['median_loss']:.3g} at {e['steps']:g}" for e in curve)
     return report_figure(name, caption, f"Median loss: {median}.", chart)
 
@@ -421,12 +432,8 @@ def success_curve(
         f"white-box PGD{', with its 95% Wilson band' if examples else ''}; steps on a logarithmic "
         "scale."
     )
-    chart = line_chart(points, _step_axis(curve), _share_axis(alt.Y, "wrong images"))
-    return report_figure(name, caption, spoken(points, "at steps"), chart)
-
-
-def _step_axis(curve: Sequence[Mapping[str, Any]]) -> alt.X:
-    return _number_axis("steps", [entry["steps"] for entry in curve], is_logarithmic=True)
+    look = {"value": "wrong images", "is_logarithmic": True}
+    return _accuracy_lines(name, caption, points, "steps", "steps", **look)
 
 
 def tuning_curves(name: str, tuning: Sequence[Mapping[str, Any]]) -> ReportFigure:
@@ -450,10 +457,7 @@ def tuning_curves(name: str, tuning: Sequence[Mapping[str, Any]]) -> ReportFigur
     )
     if missing:
         caption = f"{caption} Not measured: {', '.join(missing)}."
-    axis = _number_axis("w₁", [t["sparsity_weight"] for t in trials], is_logarithmic=True)
-    return report_figure(
-        name, caption, spoken(points, "at w₁"), line_chart(points, axis, _share_axis(alt.Y))
-    )
+    return _accuracy_lines(name, caption, points, "w₁", "w₁", is_logarithmic=True)
 
 
 def _tuned(trial: Mapping[str, Any], key: str) -> Point:

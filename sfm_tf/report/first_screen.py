@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from sfm_tf.audit.blessing import Check, checks, decision_sentence
+from sfm_tf.audit.blessing import checks, decision_sentence
 from sfm_tf.audit.verdict import tally
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.report.charts import ReportFigure, decision_chart
 from sfm_tf.report.inputs import Audit, ReportInputs
-from sfm_tf.report.tables import Cell, Row, Table, plain_table
+from sfm_tf.report.tables import Cell, Row, Table, threshold_table
 
 NO_WHITE_BOX = (
     "The white box was not run, so nothing here shows that the defence holds against an attacker "
@@ -53,15 +53,6 @@ def first_screen(inputs: ReportInputs) -> FirstScreen:
         doubts=None if audit is None else _doubts(audit),
         chart=decision_chart("decision", curve) if any(e.epsilon for e in curve) else None,
     )
-
-
-def threshold_table(made: tuple[Check, ...]) -> Table:
-    """Returns what was required of a model and what was measured."""
-    rows = (
-        (check.name, "pass" if check.passed else "fail", check.measured, check.required)
-        for check in made
-    )
-    return plain_table("Thresholds", ("Threshold", "result", "measured", "required"), rows)
 
 
 def audit_sentence(audit: Audit | None) -> str:

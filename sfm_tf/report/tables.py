@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.audit.blessing import Check
 from sfm_tf.defences.catalogue import DEFENCES
 from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.metrics import Accuracy, Metrics, MinimumNorm, WorstCase
@@ -270,6 +271,15 @@ def defences(metrics: Metrics) -> Iterator[tuple[str, str]]:
     """Yields the name of each defence in the metrics and in the report's words."""
     for entry in metrics.clean:
         yield entry.defence, defence_name(entry.defence)
+
+
+def threshold_table(checks: Iterable[Check]) -> Table:
+    """Returns what was required of a model and what was measured."""
+    rows = (
+        (check.name, "pass" if check.passed else "fail", check.measured, check.required)
+        for check in checks
+    )
+    return plain_table("Thresholds", ("Threshold", "result", "measured", "required"), rows)
 
 
 def class_count_table(statistics: Mapping[str, Any], class_counts: Mapping[str, int]) -> Table:
