@@ -29,7 +29,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from sfm_tf.artifacts.atomic_files import read_json, write_json, write_text
 from sfm_tf.artifacts.manifest import Manifest
@@ -52,7 +51,7 @@ from sfm_tf.evaluation.paired_answers import (
     right_answers,
     worst_answers,
 )
-from sfm_tf.evaluation.results import CLEAN, UNDEFENDED, ResultsTable, read_results
+from sfm_tf.evaluation.results import UNDEFENDED, ResultsTable, read_results
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.significance import exact_mcnemar, holm
 from sfm_tf.records.schema import read_schema
@@ -191,7 +190,7 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
                 f"Cannot compare {first.name} with {other.name}: they evaluated {counts[0]:,} and "
                 f"{counts[1]:,} images; evaluate both with the same --num_examples."
             )
-        if first.images_digest != other.images_digest or not _same_labels(first, other):
+        if first.images_digest != other.images_digest:
             raise SfmError(
                 f"Cannot compare {first.name} with {other.name}: they evaluated different images; "
                 "evaluate both on the same dataset, with the same settings and seed of ingest."
@@ -204,17 +203,6 @@ def check_runs(runs: Sequence[ComparedRun]) -> None:
                 f"Cannot compare {first.name} with {other.name}: their radii are of the norms "
                 f"{norms[0]} and {norms[1]}; evaluate both with the same --norm."
             )
-
-
-def _same_labels(first: ComparedRun, second: ComparedRun) -> bool:
-    tables = (_clean(run) for run in (first, second))
-    labels = (table.sort_by("image_index")["label"].to_numpy() for table in tables)
-    return np.array_equal(*labels)
-
-
-def _clean(run: ComparedRun) -> ResultsTable:
-    of_subject = pc.equal(run.results["defence"], run.subject)
-    return run.results.filter(pc.and_(of_subject, pc.equal(run.results["attack"], CLEAN)))
 
 
 def compare_runs(runs: Sequence[ComparedRun]) -> tuple[Pair, ...]:
