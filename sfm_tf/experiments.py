@@ -38,17 +38,9 @@ class Experiment(Settings):
 
 
 SECTIONS: Mapping[str, type[Settings]] = {
-    "data": DataConfig,
-    "validation": ValidationConfig,
-    "model": ModelConfig,
-    "training": TrainingConfig,
-    "training_execution": TrainingExecutionConfig,
-    "tuning": TuningConfig,
-    "ablation": AblationConfig,
-    "compared": ComparedConfig,
-    "evaluation": EvaluationConfig,
-    "report": ReportConfig,
-    "export": ExportConfig,
+    field.name: type(field.default)
+    for field in dataclasses.fields(Experiment)
+    if isinstance(field.default, Settings)
 }
 """The sections of an experiment. No two share a field name, so a field names its flag."""
 

@@ -28,17 +28,17 @@ def _images(low=0.2, high=0.8, count=5):
     return tf.constant(generator.uniform(low, high, (count, 4, 3, 2)), tf.float32)
 
 
-def _weights():
+def _slopes():
     return tf.constant(np.random.default_rng(1).normal(size=(4, 3, 2)), tf.float32)
 
 
 def _linear(images):
-    return tf.reduce_sum(_weights() * images, axis=(1, 2, 3))
+    return tf.reduce_sum(_slopes() * images, axis=(1, 2, 3))
 
 
 def _bent(images):
     """A measure whose gradient turns inside the ball: steps overshoot its maximum."""
-    return tf.reduce_sum(tf.sin(12.0 * _weights() * images), axis=(1, 2, 3))
+    return tf.reduce_sum(tf.sin(12.0 * _slopes() * images), axis=(1, 2, 3))
 
 
 def _attack(images, measure=_linear, step_size=0.05, iterations=5, seed=(3, 4)):
@@ -47,7 +47,7 @@ def _attack(images, measure=_linear, step_size=0.05, iterations=5, seed=(3, 4)):
 
 def test_reaches_the_corner_that_is_worst_for_a_linear_model():
     images = _images()
-    expected = images + _EPSILON * np.sign(_weights())
+    expected = images + _EPSILON * np.sign(_slopes())
     np.testing.assert_allclose(_attack(images), expected, atol=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_no_gradient_flows_back_through_the_attack():
 
 
 _SHAPE = (2, 2, 1)
-_TRAINER_EPSILON = 0.05
+_RADIUS = 0.05
 _WEIGHT_DECAY = 0.1
 _CONFIG = TrainingConfig(
     sparsity_weight=0.4,
@@ -115,7 +115,7 @@ _CONFIG = TrainingConfig(
     reconstruction_weight=1.0,
     weight_decay=_WEIGHT_DECAY,
     adversarial_training="pgd",
-    adversarial_epsilon=_TRAINER_EPSILON * 255,
+    adversarial_epsilon=_RADIUS * 255,
     adversarial_step_size=0.03 * 255,
     adversarial_iterations=5,
 )
@@ -184,7 +184,7 @@ def _worst(images, labels, kernel):
     """The corner of each ball at which a linear model of two classes is worst."""
     directions = (kernel[:, 1] - kernel[:, 0]).reshape(_SHAPE)
     towards_the_other = np.where(labels == 0, 1, -1)[:, None, None, None]
-    return images + _TRAINER_EPSILON * np.sign(directions) * towards_the_other
+    return images + _RADIUS * np.sign(directions) * towards_the_other
 
 
 def _gradient(objective, values, step=1e-5):
@@ -198,14 +198,14 @@ def _gradient(objective, values, step=1e-5):
     return gradient
 
 
-def _adversarial_trainer_weights(model):
+def _weights(model):
     return [weight.astype(np.float64) for weight in model.get_weights()]
 
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_pgd_descends_the_cross_entropy_of_the_worst_images_through_the_pipeline(masked):
     trainer = _trainer(masked=masked)
-    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
+    kernel, bias = _weights(trainer.defended.classifier)
     images, labels = _data()
     worst = _worst(images, labels, kernel)
     seen = _seen(worst) if masked else worst
@@ -238,7 +238,7 @@ def _masker_objective(parameters, worst, target_logits, kernel, bias):
 @pytest.mark.parametrize("method", ["pgd", "trades"])
 def test_masker_descends_equation_2_on_the_worst_images(method):
     trainer = _trainer(method)
-    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
+    kernel, bias = _weights(trainer.defended.classifier)
     images, labels = _data()
     target_logits = (np.round(images * 15) / 15).reshape(len(images), -1) @ kernel + bias
     worst = _worst(images, labels, kernel)
@@ -265,7 +265,7 @@ def _trades_objective(kernel, bias, images, attacked, labels, beta):
 
 def test_trades_descends_cross_entropy_and_divergence_to_a_worst_image():
     trainer = _trainer("trades", trades_beta=20.0, masked=False)
-    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
+    kernel, bias = _weights(trainer.defended.classifier)
     images, labels = _data(count=3)
     metrics = _step(trainer, Phase.CLASSIFIER, (images, labels))
     decay = _WEIGHT_DECAY / 2 * np.sum(kernel**2)
@@ -369,7 +369,7 @@ def test_evaluation_measures_the_accuracy_on_worst_images():
     images, labels = _data(count=60)
     # Most images near the border between the classes.
     trainer.defended.classifier.layers[-1].bias.assign(_balance(trainer.defended, images))
-    kernel, bias = _adversarial_trainer_weights(trainer.defended.classifier)
+    kernel, bias = _weights(trainer.defended.classifier)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(25)
     # Keras before 3.13 gives tensors.
     measured = trainer.evaluate(dataset, return_dict=True, verbose=0)

@@ -1,4 +1,4 @@
-"""Tests of the files that training leaves."""
+"""Tests of the models that training leaves: they are read as they were, or refused."""
 
 import json
 
@@ -18,125 +18,68 @@ from sfm_tf.training.model_files import (
 )
 
 _SHAPE = (4, 4, 1)
+_IMAGES = np.random.default_rng(0).uniform(size=(3, *_SHAPE)).astype(np.float32)
+_NAMES = ("cat", "dog")
 
 
-def _model(last_layer):
-    inputs = keras.Input(_SHAPE)
+def _model(last_layer, shape=_SHAPE):
+    inputs = keras.Input(shape)
     return keras.Model(inputs, last_layer(inputs))
 
 
-def _classifier():
-    return _model(keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)]))
+def _classifier(classes=2, shape=_SHAPE):
+    return _model(keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(classes)]), shape)
 
 
 def _defended():
     masker = _model(keras.layers.Conv2D(1, 1, activation="sigmoid"))
-    return DefendedModel(_classifier(), masker, parse_preprocessor("median_2", "smooth"))
+    return DefendedModel(_classifier(), masker, parse_preprocessor("bit_depth_2", "smooth"))
 
 
-def test_each_part_is_in_its_own_file(tmp_path):
+def _assert_same(model, expected):
+    np.testing.assert_allclose(model(_IMAGES), expected(_IMAGES), atol=1e-6)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with a defended model and a source model, and the two of them."""
     defended, source = _defended(), _classifier()
-    save_models(tmp_path, defended, source, ("cat", "dog"))
-    images = np.random.default_rng(0).uniform(size=(3, *_SHAPE)).astype(np.float32)
+    save_models(tmp_path, defended, source, _NAMES)
+    return tmp_path, defended, source
+
+
+@pytest.fixture
+def saved_adversarial(tmp_path):
+    """A folder with models trained on adversarial images, and the two of them."""
+    bare, defended = _classifier(), _defended()
+    save_adversarial_models(tmp_path, bare, defended, _NAMES, {"method": "pgd"})
+    return tmp_path, bare, defended
+
+
+def test_each_part_is_in_its_own_file_and_its_description_beside_it(saved):
+    folder, defended, source = saved
     expected = {
         "classifier.keras": defended.classifier,
         "masker.keras": defended.masker,
         "source.keras": source,
     }
+    assert {path.name for path in folder.iterdir()} == {*expected, "defence.json"}
     for name, model in expected.items():
-        loaded = keras.saving.load_model(tmp_path / name, safe_mode=True)
-        np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
-
-
-def test_description_holds_what_the_models_do_not(tmp_path):
-    save_models(tmp_path, _defended(), _classifier(), ("cat", "dog"))
-    assert json.loads((tmp_path / "defence.json").read_text()) == {
-        "preprocessor": "median_2",
+        _assert_same(keras.saving.load_model(folder / name, safe_mode=True), model)
+    assert json.loads((folder / "defence.json").read_text()) == {
+        "preprocessor": "bit_depth_2",
         "surrogate": "smooth",
         "class_names": ["cat", "dog"],
         "input_shape": [4, 4, 1],
     }
 
 
-def test_adversarially_trained_models_are_beside_what_made_them(tmp_path):
-    bare, defended = _classifier(), _defended()
-    save_adversarial_models(tmp_path, bare, defended, ("cat", "dog"), {"method": "pgd"})
-    images = np.random.default_rng(0).uniform(size=(3, *_SHAPE)).astype(np.float32)
-    expected = {
-        "adversarial_classifier.keras": bare,
-        "adversarial_sfm_classifier.keras": defended.classifier,
-        "adversarial_sfm_masker.keras": defended.masker,
-    }
-    for name, model in expected.items():
-        loaded = keras.saving.load_model(tmp_path / name, safe_mode=True)
-        np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
-    description = json.loads((tmp_path / "defence.json").read_text())
-    assert description["adversarial_training"] == {"method": "pgd"}
-    assert description["preprocessor"] == "median_2"
-
-
-def test_no_temporary_files_remain_even_when_the_rename_fails(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_models(tmp_path, _defended(), _classifier(), ("cat", "dog"))
-    assert list(tmp_path.iterdir()) == []
-
-
-_LOADED_SHAPE = (4, 4, 1)
-
-
-def _loading_model(last_layer, shape=_LOADED_SHAPE):
-    inputs = keras.Input(shape)
-    return keras.Model(inputs, last_layer(inputs))
-
-
-def _loading_classifier(classes=2, shape=_LOADED_SHAPE):
-    return _loading_model(
-        keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(classes)]), shape
-    )
-
-
-def _images():
-    return np.random.default_rng(0).uniform(size=(3, *_LOADED_SHAPE)).astype(np.float32)
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """A folder with a defended model and a source model, and the two of them."""
-    masker = _loading_model(keras.layers.Conv2D(1, 1, activation="sigmoid"))
-    defended = DefendedModel(
-        _loading_classifier(), masker, parse_preprocessor("bit_depth_2", "smooth")
-    )
-    source = _loading_classifier()
-    save_models(tmp_path, defended, source, ("cat", "dog"))
-    return tmp_path, defended, source
-
-
-def test_defended_model_answers_as_before(saved):
-    folder, defended, _ = saved
+def test_models_answer_as_before(saved):
+    folder, defended, source = saved
     loaded = load_defended_model(folder)
     assert loaded.preprocessor == defended.preprocessor
-    np.testing.assert_allclose(loaded(_images()), defended(_images()), atol=1e-6)
-
-
-def test_source_model_answers_as_before(saved):
-    folder, _, source = saved
-    np.testing.assert_allclose(load_source_model(folder)(_images()), source(_images()), atol=1e-6)
-
-
-@pytest.fixture
-def saved_adversarial(tmp_path):
-    """A folder with models trained on adversarial images, and the two of them."""
-    masker = _loading_model(keras.layers.Conv2D(1, 1, activation="sigmoid"))
-    defended = DefendedModel(
-        _loading_classifier(), masker, parse_preprocessor("bit_depth_2", "smooth")
-    )
-    bare = _loading_classifier()
-    save_adversarial_models(tmp_path, bare, defended, ("cat", "dog"), {"method": "pgd"})
-    return tmp_path, bare, defended
+    _assert_same(loaded, defended)
+    _assert_same(load_source_model(folder), source)
 
 
 def test_adversarially_trained_models_answer_as_before(saved_adversarial):
@@ -146,8 +89,41 @@ def test_adversarially_trained_models_answer_as_before(saved_adversarial):
     alone, masked = models.values()
     assert (alone.masker, alone.preprocessor.spec) == (None, "none")
     assert masked.preprocessor == defended.preprocessor
-    np.testing.assert_allclose(alone(_images()), bare(_images()), atol=1e-6)
-    np.testing.assert_allclose(masked(_images()), defended(_images()), atol=1e-6)
+    _assert_same(alone, bare)
+    _assert_same(masked, defended)
+    description = json.loads((folder / "defence.json").read_text())
+    assert description["adversarial_training"] == {"method": "pgd"}
+    assert description["preprocessor"] == "bit_depth_2"
+
+
+def test_no_temporary_files_remain_even_when_the_rename_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_models(tmp_path, _defended(), _classifier(), _NAMES)
+    assert list(tmp_path.iterdir()) == []
+
+
+_LOADERS = {
+    "classifier.keras": load_defended_model,
+    "masker.keras": load_defended_model,
+    "defence.json": load_defended_model,
+    "source.keras": load_source_model,
+}
+
+
+@pytest.mark.parametrize("name", _LOADERS)
+@pytest.mark.parametrize("keep", [None, 0, 30, -100])
+def test_file_that_is_missing_or_cut_short_is_named(saved, name, keep):
+    path = saved[0] / name
+    content = path.read_bytes()
+    path.unlink()
+    if keep is not None:
+        path.write_bytes(content[:keep])
+    with pytest.raises(SfmError, match=rf"Cannot read .*{name} .*train again"):
+        _LOADERS[name](saved[0])
 
 
 @pytest.mark.parametrize(
@@ -163,30 +139,6 @@ def test_missing_file_of_adversarial_training_is_named(saved_adversarial, name):
     (saved_adversarial[0] / name).unlink()
     with pytest.raises(SfmError, match=rf"Cannot read .*{name} .*train again"):
         load_adversarial_models(saved_adversarial[0])
-
-
-_LOADERS = {
-    "classifier.keras": load_defended_model,
-    "masker.keras": load_defended_model,
-    "defence.json": load_defended_model,
-    "source.keras": load_source_model,
-}
-
-
-@pytest.mark.parametrize("name", _LOADERS)
-def test_missing_file_is_named(saved, name):
-    (saved[0] / name).unlink()
-    with pytest.raises(SfmError, match=rf"Cannot read .*{name} .*train again"):
-        _LOADERS[name](saved[0])
-
-
-@pytest.mark.parametrize("name", _LOADERS)
-@pytest.mark.parametrize("keep", [0, 30, -100])
-def test_file_cut_short_is_named(saved, name, keep):
-    path = saved[0] / name
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(SfmError, match=rf"Cannot read .*{name} .*train again"):
-        _LOADERS[name](saved[0])
 
 
 def test_file_with_a_flipped_bit_is_named(saved):
@@ -209,17 +161,15 @@ def test_description_without_a_field_is_refused(saved, field):
         load_defended_model(saved[0])
 
 
-@pytest.mark.parametrize(
-    "wrong", [_loading_classifier(classes=5), _loading_classifier(shape=(8, 8, 1))]
-)
-def test_model_that_does_not_fit_the_description_is_refused(saved, wrong):
-    wrong.save(saved[0] / "source.keras")
+@pytest.mark.parametrize("options", [{"classes": 5}, {"shape": (8, 8, 1)}])
+def test_model_that_does_not_fit_the_description_is_refused(saved, options):
+    _classifier(**options).save(saved[0] / "source.keras")
     with pytest.raises(SfmError, match=r"source.keras maps .* expected \(4, 4, 1\) to \(2,\)"):
         load_source_model(saved[0])
 
 
 def test_model_with_code_in_it_is_refused(saved):
     lambda_layer = keras.layers.Lambda(lambda values: values[:, 0, 0, :1] * [1.0, 2.0])
-    _loading_model(lambda_layer).save(saved[0] / "source.keras")
+    _model(lambda_layer).save(saved[0] / "source.keras")
     with pytest.raises(SfmError, match=r"Cannot read .*source.keras"):
         load_source_model(saved[0])

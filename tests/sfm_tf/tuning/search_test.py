@@ -127,51 +127,52 @@ def test_half_an_address_is_refused(changes, message):
         role_of({**PLACE, "KERASTUNER_TUNER_ID": "chief", **changes})
 
 
-SPARSITY, SEMANTIC = (0.1, 0.2, 0.3), (5.0, 20.0)
 EPOCHS = 9
 
 
-def config(**changes):
-    return TuningConfig(tried_sparsity_weights=SPARSITY, tried_semantic_weights=SEMANTIC, **changes)
+def run_search(trials, seed=0, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    return search(config, EPOCHS, seed, Role.ALONE, trials.run)
 
 
-class Bench:
+class FakeTrials:
     """Stands in for trials: answers at once, best at (0.2, 20), and remembers what it was asked."""
 
     def __init__(self, fails=(), stops_at=None):
         self.asked, self._fails, self._stops_at = [], fails, stops_at
 
-    def run(self, assignment):
+    def run(self, hyperparameters):
         if len(self.asked) == self._stops_at:
             raise KeyboardInterrupt
-        self.asked.append(assignment)
+        self.asked.append(hyperparameters)
         sparsity, semantic = (
-            assignment.weights[name] for name in ("sparsity_weight", "semantic_weight")
+            hyperparameters.weights[name] for name in ("sparsity_weight", "semantic_weight")
         )
         failure = "mask_loss became nan." if sparsity in self._fails else ""
         clean = 1.0 - abs(sparsity - 0.2) - abs(semantic - 20.0) / 100.0
         return {"clean": clean, "black_box": clean / 2, "failure": failure}
 
 
-def pairs(assignments):
-    return [(a.weights["sparsity_weight"], a.weights["semantic_weight"]) for a in assignments]
+def pairs(tried):
+    weights = [hyperparameters.weights for hyperparameters in tried]
+    return [(each["sparsity_weight"], each["semantic_weight"]) for each in weights]
 
 
 def test_the_grid_is_traversed_once_the_sparsity_weight_first():
-    bench = Bench()
-    tried = search(config(), EPOCHS, 0, Role.ALONE, bench.run)
-    expected = [(sparsity, semantic) for semantic in SEMANTIC for sparsity in SPARSITY]
+    trials = FakeTrials()
+    tried = run_search(trials)
+    expected = [(sparsity, semantic) for semantic in (5.0, 20.0) for sparsity in (0.1, 0.2, 0.3)]
     assert pairs(tried) == expected
-    assert bench.asked == tried
-    assert {assignment.epochs for assignment in tried} == {EPOCHS}
+    assert trials.asked == tried
+    assert {hyperparameters.epochs for hyperparameters in tried} == {EPOCHS}
 
 
 def test_a_search_that_is_stopped_and_called_again_asks_the_same():
-    stopped, again = Bench(stops_at=2), Bench()
+    stopped, again = FakeTrials(stops_at=2), FakeTrials()
     for tuner in ("random", "bayesian"):
         with pytest.raises(KeyboardInterrupt):
-            search(config(tuner=tuner), EPOCHS, 3, Role.ALONE, stopped.run)
-        search(config(tuner=tuner), EPOCHS, 3, Role.ALONE, again.run)
+            run_search(stopped, 3, tuner=tuner)
+        run_search(again, 3, tuner=tuner)
         assert again.asked[:2] == stopped.asked
         stopped.asked.clear()
         again.asked.clear()
@@ -179,34 +180,34 @@ def test_a_search_that_is_stopped_and_called_again_asks_the_same():
 
 @pytest.mark.parametrize("tuner", ["random", "bayesian"])
 def test_a_limit_holds_and_nothing_is_listed_twice(tuner):
-    tried = search(config(tuner=tuner, max_trials=4), EPOCHS, 0, Role.ALONE, Bench().run)
+    tried = run_search(FakeTrials(), tuner=tuner, max_trials=4)
     assert 1 < len(tried) <= 4
     assert len(set(pairs(tried))) == len(tried)
 
 
 def test_hyperband_trains_the_better_ones_for_longer():
-    bench = Bench()
-    tried = search(config(tuner="hyperband"), EPOCHS, 0, Role.ALONE, bench.run)
+    trials = FakeTrials()
+    tried = run_search(trials, tuner="hyperband")
     # Its first bracket: nine trials of one epoch, three of three, one of nine.
-    rounds = [[a for a in bench.asked[:13] if a.epochs == epochs] for epochs in (1, 3, 9)]
+    rounds = [[a for a in trials.asked[:13] if a.epochs == epochs] for epochs in (1, 3, 9)]
     assert [len(each) for each in rounds] == [9, 3, 1]
-    scores = [[bench.run(each)["clean"] for each in each_round] for each_round in rounds]
+    scores = [[trials.run(each)["clean"] for each in each_round] for each_round in rounds]
     assert sorted(scores[0])[-3:] == sorted(scores[1])
     assert scores[2] == [max(scores[1])]
     assert {each.epochs for each in tried} == {1, 3, 9}
 
 
 def test_a_trial_that_fails_does_not_end_the_search():
-    bench = Bench(fails=SPARSITY[:2])
-    assert len(search(config(), EPOCHS, 0, Role.ALONE, bench.run)) == 6
+    trials = FakeTrials(fails=(0.1, 0.2))
+    assert len(run_search(trials)) == 6
 
 
 def test_a_defect_ends_the_search_as_it_is():
-    def run(assignment):
+    def run(hyperparameters):
         raise SfmError("Split 'train' has 3 records; expected 4.")
 
     with pytest.raises(SfmError, match="^Split 'train' has 3 records"):
-        search(config(), EPOCHS, 0, Role.ALONE, run)
+        search(CONFIG, EPOCHS, 0, Role.ALONE, run)
 
 
 _CHIEF = """
@@ -215,7 +216,7 @@ from sfm_tf.tuning.search import Role
 from sfm_tf.tuning.search import search
 from sfm_tf.tuning.settings import TuningConfig
 
-def run(assignment):
+def run(hyperparameters):
     raise AssertionError("a chief does no trial")
 
 config = TuningConfig(tried_sparsity_weights=(0.1, 0.3), tried_semantic_weights=(20.0,))
@@ -236,17 +237,17 @@ def test_a_worker_does_what_a_chief_in_another_process_hands_out(monkeypatch):
     command = [sys.executable, "-c", _CHIEF]
     environment["KERASTUNER_TUNER_ID"] = "chief"
     two = TuningConfig(tried_sparsity_weights=(0.1, 0.3), tried_semantic_weights=(20.0,))
-    bench = Bench()
+    trials = FakeTrials()
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as chief:
         try:
             for name, value in {**address, "KERASTUNER_TUNER_ID": "worker0"}.items():
                 monkeypatch.setenv(name, value)
-            assert search(two, 9, 0, Role.WORKER, bench.run) == []
+            assert search(two, 9, 0, Role.WORKER, trials.run) == []
             answer, _ = chief.communicate(timeout=50)
         finally:
             chief.kill()
     weights = {"semantic_weight": 20.0, "reconstruction_weight": 1.0}
-    assert bench.asked == [
+    assert trials.asked == [
         Hyperparameters({**weights, "sparsity_weight": sparsity}, 9) for sparsity in (0.1, 0.3)
     ]
     assert (chief.returncode, answer) == (0, "[0.1, 0.3]\n")
@@ -260,4 +261,4 @@ def test_an_address_in_use_is_said_in_words(monkeypatch):
         monkeypatch.setenv("KERASTUNER_ORACLE_PORT", str(other.getsockname()[1]))
         monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
         with pytest.raises(SfmError, match="The chief cannot serve the search .*free the port"):
-            search(config(), EPOCHS, 0, Role.CHIEF, Bench().run)
+            search(CONFIG, EPOCHS, 0, Role.CHIEF, FakeTrials().run)
