@@ -235,32 +235,20 @@ def test_a_push_gets_the_number_after_the_largest(tmp_path, staged, present, exp
     assert versions.publish(staged, tmp_path / "model") == expected
 
 
-def test_an_absent_addresshas_no_versions(address):
+def test_an_absent_folder_has_no_versions(address):
     assert versions.latest_version(address) is None
     assert versions.list_versions(address) == []
 
 
-def test_pushed_versions_are_whole_copies_that_count_up(staged, tmp_path):
-    serving = tmp_path / "new" / "serving"
-    pushed = [push(staged, serving, "model") for _ in range(3)]
-    assert [path.relative_to(serving).as_posix() for path in pushed] == [
-        "model/1",
-        "model/2",
-        "model/3",
-    ]
-    assert seen_by_a_server(serving / "model") == ["1", "2", "3"]
-    for path in pushed:
-        assert contents(path) == dict.fromkeys(FILES, b"graph")
-
-
-def test_an_object_store_gets_the_same_files(staged):
-    address = next(_MEMORY_ROOTS)
-    assert [versions.publish(staged, address) for _ in range(2)] == [1, 2]
-    store, root = fsspec.url_to_fs(address)
-    for number in (1, 2):
-        for part in FILES:
-            assert store.cat_file(f"{root}/{number}/{part}") == b"graph"
-    assert not [path for path in store.find(root) if ".incoming" in path]
+def test_pushed_versions_are_whole_copies_that_count_up(staged, address, folder):
+    assert [versions.publish(staged, address) for _ in range(3)] == [1, 2, 3]
+    names = [name for name in folder.names() if not name.startswith(".")]
+    assert sorted(names) == ["1", "2", "3"]
+    assert not [name for name in folder.names() if name.startswith(".incoming")]
+    for name in names:
+        assert {part: folder.read(f"{name}/{part}") for part in folder.files(name)} == (
+            dict.fromkeys(FILES, b"graph")
+        )
 
 
 def test_a_number_is_never_given_again(staged, address):
@@ -301,12 +289,8 @@ def test_rolling_back_makes_a_copy_the_highest_version(tmp_path, address):
     for part in FILES:
         assert target.read(f"4/{part}") == b"model 1"
         assert target.read(f"1/{part}") == b"model 1"
-    assert [version.copy_of for version in versions.list_versions(address)] == [
-        None,
-        None,
-        None,
-        1,
-    ]
+    copies = [version.copy_of for version in versions.list_versions(address)]
+    assert copies == [None, None, None, 1]
     # Asked again, there is nothing left to do.
     assert versions.rollback(address, 1) == 4
     assert versions.rollback(address, 4) == 4
@@ -424,22 +408,13 @@ def test_a_full_disk_leaves_no_half_copy(staged, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        (
-            lambda address: versions.rollback(address, 3),
-            "No version 3 in .*; expected one of 1, 2",
-        ),
-        (
-            lambda address: versions.keep_newest(address, 0),
-            "Cannot keep 0 versions; expected at",
-        ),
+        (lambda address: versions.rollback(address, 3), "No version 3 in .*; expected one of 1, 2"),
+        (lambda address: versions.keep_newest(address, 0), "Cannot keep 0 versions; expected at"),
         (
             lambda address: versions.rollback(address + "s", 1),
             "No model versions in .*models; export",
         ),
-        (
-            lambda address: versions.keep_newest(address + "s", 1),
-            "No model versions in .*models",
-        ),
+        (lambda address: versions.keep_newest(address + "s", 1), "No model versions in .*models"),
         (
             lambda address: versions.publish(pathlib.Path("absent"), address),
             "Cannot push absent: it has no saved_model.pb",
