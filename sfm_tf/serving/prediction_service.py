@@ -1,6 +1,7 @@
-"""What a server does with a request once it is read: checks its tensors and runs the model.
+"""The models that a server holds, and what it does with a request once it is read.
 
-Nothing here knows HTTP, JSON or gRPC; `rest_api` and `grpc_api` both end here.
+A repository loads the newest version of each model. A request's tensors are checked, merged with
+those of others, and run. Nothing here knows HTTP, JSON or gRPC; `rest_api` and `grpc_api` end here.
 """
 
 import dataclasses
