@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from sklearn import metrics
 
 from sfm_tf.defences.feature_squeezing import check_scores, squeezing_scorer, threshold_at
 from sfm_tf.errors import SfmError
@@ -73,19 +74,12 @@ def roc_curve(
     Raises:
         SfmError: If there are none of either, or a score is not finite.
     """
-    clean, adversarial = (np.sort(check_scores(s)) for s in (clean_scores, adversarial_scores))
-    levels = np.unique(np.concatenate([clean, adversarial]))[::-1]
-    thresholds = np.append(levels, -np.inf)
-    return _share_above(clean, thresholds), _share_above(adversarial, thresholds)
-
-
-def area_under_curve(false_positive_rates: np.ndarray, true_positive_rates: np.ndarray) -> float:
-    """Returns the area under a curve of `roc_curve`, in [0, 1].
-
-    It is the chance that an adversarial image has a higher score than a clean one, ties by half.
-    """
-    widths = np.diff(false_positive_rates)
-    return float(np.sum(widths * (true_positive_rates[1:] + true_positive_rates[:-1]) / 2.0))
+    scores = [check_scores(kind) for kind in (clean_scores, adversarial_scores)]
+    is_adversarial = np.repeat([False, True], [len(kind) for kind in scores])
+    false_positive_rates, true_positive_rates, _ = metrics.roc_curve(
+        is_adversarial, np.concatenate(scores), drop_intermediate=False
+    )
+    return false_positive_rates, true_positive_rates
 
 
 def detection_summary(
@@ -128,11 +122,6 @@ def detection_summary(
     }
 
 
-def _share_above(ascending: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    not_above = np.searchsorted(ascending, thresholds, side="right")
-    return (len(ascending) - not_above) / len(ascending)
-
-
 def _flagged(scores: np.ndarray, threshold: float) -> dict[str, Any]:
     count, flagged = len(scores), int(np.count_nonzero(np.asarray(scores) > threshold))
     low, high = wilson_interval(flagged, count) if count else (None, None)
@@ -156,7 +145,7 @@ def _attack_entry(
         "epsilon": attack.epsilon,
         "all": _flagged(check_scores(attack.scores), threshold),
         "successful": _flagged(successful, threshold),
-        "auc": None if rates is None else area_under_curve(*rates),
+        "auc": None if rates is None else float(metrics.auc(*rates)),
         "curve": None if rates is None else _thinned(*rates),
     }
 
