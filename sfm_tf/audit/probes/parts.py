@@ -4,42 +4,42 @@ from typing import Any
 
 import numpy as np
 
-from sfm_tf.audit.probes.probed_models import BROKEN, Setup, Variant, Variants
-from sfm_tf.audit.probes.probing import Bench, answer
+from sfm_tf.audit.probes.probed_models import BROKEN, Ablation, Ablations, Switches
+from sfm_tf.audit.probes.probing import Prober, answer
 from sfm_tf.audit.probes.stage_gradients import PLAIN, STABLE, logit_blindness
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import SURROGATES
 
 
-def probe_surrogates(bench: Bench, variants: Variants, used: str) -> list[dict[str, Any]]:
+def probe_surrogates(prober: Prober, ablations: Ablations, used: str) -> list[dict[str, Any]]:
     """Returns the model's answers under PGD by each way to get past the pre-processing T.
 
     Args:
-        bench: Where it is measured.
-        variants: The model under test.
+        prober: Where it is measured.
+        ablations: The model under test.
         used: T's surrogate in the evaluation's white box.
 
     Returns:
         Entries of `surrogate`, `identity`, `smooth` or `ignored` for an attacker who leaves T out,
         whether it is `used` by the evaluation's white box, and the answers. Empty without T.
     """
-    whole, other = variants.whole, variants.other_surrogate
+    whole, other = ablations.whole, ablations.other_surrogate
     if other is None:
         return []
-    bench.report("PGD by each surrogate of the pre-processing")
+    prober.report("PGD by each surrogate of the pre-processing")
     (unused,) = set(SURROGATES) - {used}
     attackers = {
         used: whole,
         unused: other,
-        "ignored": Variant(whole.scored, variants.masker_only.attacked),
+        "ignored": Ablation(whole.scored, ablations.masker_only.attacked),
     }
     return [
-        {"surrogate": name, "used": name == used, **answer(bench.right_under_pgd(attacker))}
+        {"surrogate": name, "used": name == used, **answer(prober.right_under_pgd(attacker))}
         for name, attacker in attackers.items()
     ]
 
 
-def probe_parts(bench: Bench, variants: Variants) -> list[dict[str, Any]]:
+def probe_parts(prober: Prober, ablations: Ablations) -> list[dict[str, Any]]:
     """Returns the answers of the bare classifier, with each part alone, and of the whole.
 
     Each is attacked in the white box.
@@ -48,22 +48,22 @@ def probe_parts(bench: Bench, variants: Variants) -> list[dict[str, Any]]:
         Entries of `masker` and `preprocessor`, whether that part is there, and the answers `clean`
         and `attacked`. A part that the model does not have is not listed.
     """
-    bench.report("ablation of the parts")
+    prober.report("ablation of the parts")
     rows = {
-        (False, False): variants.bare,
-        (True, False): variants.masker_only,
-        (False, True): variants.preprocessor_only,
-        (True, True): variants.whole,
+        (False, False): ablations.bare,
+        (True, False): ablations.masker_only,
+        (False, True): ablations.preprocessor_only,
+        (True, True): ablations.whole,
     }
     return [
         {
             "masker": masker,
             "preprocessor": preprocessor,
-            "clean": answer(bench.right(variant.scored, bench.samples.images)),
-            "attacked": answer(bench.right_under_pgd(variant)),
+            "clean": answer(prober.right(ablation.scored, prober.samples.images)),
+            "attacked": answer(prober.right_under_pgd(ablation)),
         }
-        for (masker, preprocessor), variant in rows.items()
-        if masker <= variants.has_masker and preprocessor <= variants.has_preprocessor
+        for (masker, preprocessor), ablation in rows.items()
+        if masker <= ablations.has_masker and preprocessor <= ablations.has_preprocessor
     ]
 
 
@@ -75,7 +75,7 @@ SATURATION = 1000.0
 """By how much more logits are scaled for no gradient to be left."""
 
 
-def probe_known_breaks(bench: Bench, bare: Variant) -> dict[str, Any]:
+def probe_known_breaks(prober: Prober, bare: Ablation) -> dict[str, Any]:
     """Returns how the attack fares on defences that it has to break, in the same run.
 
     Carlini et al. 2019 ask for attack code that is shown to work where it should. A bit depth of 3
@@ -84,7 +84,7 @@ def probe_known_breaks(bench: Bench, bare: Variant) -> dict[str, Any]:
     no gradient, and that is to be noticed.
 
     Args:
-        bench: Where it is measured.
+        prober: Where it is measured.
         bare: The classifier without any defence.
 
     Returns:
@@ -94,21 +94,21 @@ def probe_known_breaks(bench: Bench, bare: Variant) -> dict[str, Any]:
         `saturated_zero_share`, of the images that the attack itself calls without a gradient where
         the factor is larger.
     """
-    bench.report("PGD on broken defences")
-    logits = bench.logits(bare.scored, bench.samples.images)
+    prober.report("PGD on broken defences")
+    logits = prober.logits(bare.scored, prober.samples.images)
     factor = _factor(logits)
     squeezed = bare.scored._replace(preprocessor=BROKEN)
     scaled = bare.scored._replace(factor=factor)
-    labels = bench.samples.labels
+    labels = prober.samples.labels
     return {
-        "bare_clean": answer(bench.right(bare.scored, bench.samples.images)),
-        "bare": answer(bench.right_under_pgd(bare)),
-        "bit_depth": answer(bench.right_under_pgd(Variant(squeezed, squeezed))),
-        "scaled": answer(bench.right_under_pgd(Variant(scaled, scaled))),
+        "bare_clean": answer(prober.right(bare.scored, prober.samples.images)),
+        "bare": answer(prober.right_under_pgd(bare)),
+        "bit_depth": answer(prober.right_under_pgd(Ablation(squeezed, squeezed))),
+        "scaled": answer(prober.right_under_pgd(Ablation(scaled, scaled))),
         "factor": factor,
         "plain_blind_share": logit_blindness(factor * logits, labels, PLAIN),
         "stable_blind_share": logit_blindness(factor * logits, labels, STABLE),
-        "saturated_zero_share": _zero_share(bench, scaled._replace(factor=SATURATION * factor)),
+        "saturated_zero_share": _zero_share(prober, scaled._replace(factor=SATURATION * factor)),
     }
 
 
@@ -119,9 +119,9 @@ def _factor(logits: np.ndarray) -> float:
     return LARGEST_MARGIN / largest if largest > 0.0 else 1.0
 
 
-def _zero_share(bench: Bench, setup: Setup) -> float:
+def _zero_share(prober: Prober, switches: Switches) -> float:
     # From the image itself: a random start can be wrong already, and then has a gradient.
-    outcome = bench.pgd(setup, iterations=1, random_start=False)
+    outcome = prober.pgd(switches, iterations=1, random_start=False)
     return outcome.zero_gradient_share
 
 
@@ -129,29 +129,29 @@ DRAWS = 5
 """How often each image is shown."""
 
 
-def probe_draws(bench: Bench, subject: DefendedModel, whole: Variant) -> dict[str, Any]:
+def probe_draws(prober: Prober, subject: DefendedModel, whole: Ablation) -> dict[str, Any]:
     """Returns the answers of a random defence when it draws anew.
 
     The attacker's copy of the model draws anew for equal images that stand side by side in a batch.
 
     Args:
-        bench: Where it is measured.
+        prober: Where it is measured.
         subject: The model under test.
-        whole: The same as a variant.
+        whole: The same with all its parts.
 
     Returns:
         `clean` and `attacked`, without and under PGD: the answers for each of the draws.
     """
-    bench.report("repeated draws")
-    images = {"clean": bench.samples.images, "attacked": bench.pgd(whole.attacked).images}
-    return {name: _answers(bench, subject, shown) for name, shown in images.items()}
+    prober.report("repeated draws")
+    images = {"clean": prober.samples.images, "attacked": prober.pgd(whole.attacked).images}
+    return {name: _answers(prober, subject, shown) for name, shown in images.items()}
 
 
-def _answers(bench: Bench, subject: DefendedModel, images: np.ndarray) -> list[dict[str, Any]]:
+def _answers(prober: Prober, subject: DefendedModel, images: np.ndarray) -> list[dict[str, Any]]:
     # All looks at an image have to be in one batch.
-    size = DRAWS * max(1, bench.batch_size // DRAWS)
-    classifier = bench.samples.wrap(subject.for_attacker(), size)
+    size = DRAWS * max(1, prober.batch_size // DRAWS)
+    classifier = prober.samples.wrap(subject.for_attacker(), size)
     logits = classifier.predict(np.repeat(images, DRAWS, axis=0), size)
     predictions = np.argmax(logits, axis=1).reshape(len(images), DRAWS)
-    right = predictions == bench.samples.labels[:, None]
+    right = predictions == prober.samples.labels[:, None]
     return [answer(column) for column in right.T]

@@ -1,4 +1,4 @@
-"""All setups of a model in one that is compiled once: switches say which parts take part."""
+"""One compiled model for all ablations: switches say which parts take part."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ OTHER_SURROGATE = "other_surrogate"
 BROKEN = "broken"
 
 
-class Setup(NamedTuple):
+class Switches(NamedTuple):
     """Which parts stand before the classifier.
 
     Attributes:
@@ -32,7 +32,7 @@ class Setup(NamedTuple):
     factor: float = 1.0
 
 
-class Variant(NamedTuple):
+class Ablation(NamedTuple):
     """A model and what an attacker who knows everything of it can differentiate.
 
     Attributes:
@@ -40,11 +40,11 @@ class Variant(NamedTuple):
         attacked: The same, but with other draws where its pre-processing is random.
     """
 
-    scored: Setup
-    attacked: Setup
+    scored: Switches
+    attacked: Switches
 
 
-class Variants(NamedTuple):
+class Ablations(NamedTuple):
     """The model under test and what is left of it without a part; equal ones compare equal.
 
     Attributes:
@@ -55,11 +55,11 @@ class Variants(NamedTuple):
         other_surrogate: The whole with the gradient of T's other surrogate; None without T.
     """
 
-    whole: Variant
-    masker_only: Variant
-    preprocessor_only: Variant
-    bare: Variant
-    other_surrogate: Variant | None
+    whole: Ablation
+    masker_only: Ablation
+    preprocessor_only: Ablation
+    bare: Ablation
+    other_surrogate: Ablation | None
 
     @property
     def has_masker(self) -> bool:
@@ -72,24 +72,24 @@ class Variants(NamedTuple):
         return self.other_surrogate is not None
 
 
-def make_variants(subject: DefendedModel) -> Variants:
+def make_ablations(subject: DefendedModel) -> Ablations:
     """Returns the model and what is left of it without a part."""
     has_masker = subject.masker is not None
     has_preprocessor = subject.preprocessor.spec != "none"
-    whole = _variant(has_masker, has_preprocessor)
-    other = Setup(has_masker, OTHER_SURROGATE)
-    return Variants(
+    whole = _ablation(has_masker, has_preprocessor)
+    other = Switches(has_masker, OTHER_SURROGATE)
+    return Ablations(
         whole=whole,
-        masker_only=_variant(has_masker, False),
-        preprocessor_only=_variant(False, has_preprocessor),
-        bare=_variant(False, False),
-        other_surrogate=Variant(whole.scored, other) if has_preprocessor else None,
+        masker_only=_ablation(has_masker, False),
+        preprocessor_only=_ablation(False, has_preprocessor),
+        bare=_ablation(False, False),
+        other_surrogate=Ablation(whole.scored, other) if has_preprocessor else None,
     )
 
 
-def _variant(masker: bool, preprocessor: bool) -> Variant:
+def _ablation(masker: bool, preprocessor: bool) -> Ablation:
     names = (SERVED, ATTACKER) if preprocessor else (NO_PREPROCESSOR, NO_PREPROCESSOR)
-    return Variant(*(Setup(masker, name) for name in names))
+    return Ablation(*(Switches(masker, name) for name in names))
 
 
 BROKEN_DEFENCE = "bit_depth_3"
@@ -119,12 +119,12 @@ class SwitchedModel:
         self._classifier = _ScaledClassifier(subject.classifier)
         self.model = DefendedModel(self._classifier, self._masker, self._preprocessor)
 
-    def switch(self, setup: Setup) -> None:
-        """Turns the model into what `setup` describes, for all calls from now on."""
+    def switch(self, switches: Switches) -> None:
+        """Turns the model into what `switches` describes, for all calls from now on."""
         if self._masker is not None:
-            self._masker.is_on.assign(setup.masker)
-        self._preprocessor.chosen.assign(self._preprocessor.places[setup.preprocessor])
-        self._classifier.factor.assign(setup.factor)
+            self._masker.is_on.assign(switches.masker)
+        self._preprocessor.chosen.assign(self._preprocessor.places[switches.preprocessor])
+        self._classifier.factor.assign(switches.factor)
 
 
 class _SwitchedMasker:

@@ -13,7 +13,7 @@ from scipy.special import gammaln
 
 from sfm_tf.artifacts.progress import Progress
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
-from sfm_tf.audit.probes.probed_models import Setup, SwitchedModel, Variant
+from sfm_tf.audit.probes.probed_models import Ablation, SwitchedModel, Switches
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
 from sfm_tf.evaluation.attack_catalogue import NORMS
@@ -105,14 +105,14 @@ def equal_volume_radius(epsilon: float, norm: str, dimensions: int) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
+class Prober:
     """The images of the probes, the settings of their attacks, and what was measured so far.
 
     PGD is that of the evaluation, but with one random start, to the end for every image, and in
-    float32. What is attacked is a setup of the model under test or another model.
+    float32. What is attacked is the model under test, its switches set, or another model.
 
     Attributes:
-        switched: The model under test in all its setups.
+        switched: The model under test with its switches.
         samples: The images.
         config: Norm, radii, iterations, step size, looks of a gradient and batch size.
         seed: Seed of the attacks.
@@ -143,15 +143,15 @@ class Bench:
         """Values of an image."""
         return int(np.prod(self.samples.images.shape[1:]))
 
-    def logits(self, target: Setup | keras.Model, images: np.ndarray) -> np.ndarray:
+    def logits(self, target: Switches | keras.Model, images: np.ndarray) -> np.ndarray:
         """Returns float32 of shape `(count, classes)`."""
         return self._classifier(target).predict(images)
 
-    def right(self, target: Setup | keras.Model, images: np.ndarray) -> np.ndarray:
+    def right(self, target: Switches | keras.Model, images: np.ndarray) -> np.ndarray:
         """Returns whether a model is right on images made of the samples, bool `(count,)`."""
         return np.argmax(self.logits(target, images), axis=1) == self.samples.labels
 
-    def clean_loss(self, target: Setup | keras.Model) -> np.ndarray:
+    def clean_loss(self, target: Switches | keras.Model) -> np.ndarray:
         """Returns the stable cross-entropy of each sample without an attack, float32 `(count,)`."""
         logits = tf.constant(self.logits(target, self.samples.images))
         return stable_cross_entropy(logits, tf.constant(self.samples.labels)).numpy()
@@ -161,7 +161,7 @@ class Bench:
         return step_size_at(epsilon, self.config)
 
     def pgd(
-        self, target: Setup | keras.Model, classes: np.ndarray | None = None, **changes: Any
+        self, target: Switches | keras.Model, classes: np.ndarray | None = None, **changes: Any
     ) -> AttackOutcome:
         """Returns what PGD makes of the samples; asked for again, it is not made again.
 
@@ -184,7 +184,7 @@ class Bench:
             "targeted": classes is not None,
         }
         key = (
-            target if isinstance(target, Setup) else id(target),
+            target if isinstance(target, Switches) else id(target),
             None if classes is None else classes.tobytes(),
             tuple(sorted(options.items())),
         )
@@ -197,12 +197,12 @@ class Bench:
             self._outcomes[key] = attack.run(self.samples.images, labels)
         return self._outcomes[key]
 
-    def right_under_pgd(self, variant: Variant, **changes: Any) -> np.ndarray:
+    def right_under_pgd(self, ablation: Ablation, **changes: Any) -> np.ndarray:
         """Returns whether a model is right on what PGD makes of the samples, bool `(count,)`."""
-        return self.right(variant.scored, self.pgd(variant.attacked, **changes).images)
+        return self.right(ablation.scored, self.pgd(ablation.attacked, **changes).images)
 
     def run(
-        self, name: str, target: Setup | keras.Model, rows: np.ndarray, **changes: Any
+        self, name: str, target: Switches | keras.Model, rows: np.ndarray, **changes: Any
     ) -> np.ndarray:
         """Returns what an attack of the catalogue makes of some samples at the largest radius.
 
@@ -220,9 +220,9 @@ class Bench:
         """Tells what is measured next."""
         self.progress(f"audit: {phrase}", 0, len(self.samples))
 
-    def _classifier(self, target: Setup | keras.Model) -> TensorFlowV2Classifier:
+    def _classifier(self, target: Switches | keras.Model) -> TensorFlowV2Classifier:
         """Returns a model as the classifier that attacks take, as it is until the next call."""
-        if isinstance(target, Setup):
+        if isinstance(target, Switches):
             self.switched.switch(target)
             target = self.switched.model
         if id(target) not in self._classifiers:

@@ -17,8 +17,8 @@ from sfm_tf.audit.probes.attack_strength import (
     probe_transfer,
 )
 from sfm_tf.audit.probes.parts import probe_draws, probe_known_breaks, probe_parts, probe_surrogates
-from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
-from sfm_tf.audit.probes.probing import Bench, right_images
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
+from sfm_tf.audit.probes.probing import Prober, right_images
 from sfm_tf.audit.probes.stage_gradients import gradient_health
 from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.samples import Samples
@@ -43,30 +43,30 @@ def run_probes(defence: str, job: EvaluationJob) -> dict[str, Any]:
         is what `gradient_health` does. `draws` is there only for a random pre-processing.
     """
     subject, samples = job.models[defence], job.samples.first(job.config.audit_examples)
-    bench = Bench(SwitchedModel(subject), samples, job.config, job.seed, job.progress)
-    variants = make_variants(subject)
-    whole = variants.whole
-    convergence = probe_convergence(bench, whole)
-    surrogates = probe_surrogates(bench, variants, subject.preprocessor.surrogate)
+    prober = Prober(SwitchedModel(subject), samples, job.config, job.seed, job.progress)
+    ablations = make_ablations(subject)
+    whole = ablations.whole
+    convergence = probe_convergence(prober, whole)
+    surrogates = probe_surrogates(prober, ablations, subject.preprocessor.surrogate)
     found = {
         "schema_version": SCHEMA_VERSION,
         "subject": _subject(subject, samples),
-        "settings": _settings(bench),
-        "ladder": probe_ladder(bench, whole),
+        "settings": _settings(prober),
+        "ladder": probe_ladder(prober, whole),
         "convergence": convergence,
-        "curve": probe_curve(bench, whole),
-        "gradients": gradient_health(subject.for_attacker(), samples, bench.batch_size),
+        "curve": probe_curve(prober, whole),
+        "gradients": gradient_health(subject.for_attacker(), samples, prober.batch_size),
         "surrogates": surrogates,
-        "parts": probe_parts(bench, variants),
-        "known_breaks": probe_known_breaks(bench, variants.bare),
-        "noise": probe_noise(bench, whole),
-        "square": probe_square(bench, whole, _left(convergence, surrogates)),
-        "transfer": probe_transfer(bench, variants, job.source),
-        "targeted": probe_targeted(bench, whole),
-        "other_norm": probe_other_norm(bench, whole),
+        "parts": probe_parts(prober, ablations),
+        "known_breaks": probe_known_breaks(prober, ablations.bare),
+        "noise": probe_noise(prober, whole),
+        "square": probe_square(prober, whole, _left(convergence, surrogates)),
+        "transfer": probe_transfer(prober, ablations, job.source),
+        "targeted": probe_targeted(prober, whole),
+        "other_norm": probe_other_norm(prober, whole),
     }
     if subject.preprocessor.is_random:
-        found["draws"] = probe_draws(bench, subject, whole)
+        found["draws"] = probe_draws(prober, subject, whole)
     job.progress("audit: finished", len(samples), len(samples))
     return found
 
@@ -88,14 +88,14 @@ def _subject(subject: DefendedModel, samples: Samples) -> dict[str, Any]:
     }
 
 
-def _settings(bench: Bench) -> dict[str, Any]:
-    config = bench.config
+def _settings(prober: Prober) -> dict[str, Any]:
+    config = prober.config
     return {
-        "examples": len(bench.samples),
-        "seed": bench.seed,
+        "examples": len(prober.samples),
+        "seed": prober.seed,
         "norm": config.norm,
-        "epsilon": bench.epsilon,
-        "step_size": bench.step_size(bench.epsilon),
+        "epsilon": prober.epsilon,
+        "step_size": prober.step_size(prober.epsilon),
         "iterations": config.iterations,
         "gradient_samples": config.gradient_samples,
     }

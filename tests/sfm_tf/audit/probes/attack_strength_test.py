@@ -17,8 +17,8 @@ from sfm_tf.audit.probes.attack_strength import (
     probe_targeted,
     probe_transfer,
 )
-from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
-from sfm_tf.audit.probes.probing import Bench, equal_volume_radius, right_images
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
+from sfm_tf.audit.probes.probing import Prober, equal_volume_radius, right_images
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -47,15 +47,15 @@ def _linear_bench():
     labels = (images.reshape(COUNT, 16) @ KERNEL).argmax(axis=1)
     samples = check_samples(images, labels, classifier)
     subject = DefendedModel(classifier)
-    bench = Bench(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
-    return bench, make_variants(subject).whole
+    prober = Prober(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
+    return prober, make_ablations(subject).whole
 
 
 @pytest.fixture(scope="module")
 def measured():
-    bench, whole = _linear_bench()
-    ladder = probe_ladder(bench, whole)
-    return bench.samples, ladder, probe_convergence(bench, whole), probe_curve(bench, whole)
+    prober, whole = _linear_bench()
+    ladder = probe_ladder(prober, whole)
+    return prober.samples, ladder, probe_convergence(prober, whole), probe_curve(prober, whole)
 
 
 def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(measured):
@@ -81,8 +81,8 @@ def test_no_effort_beats_an_attack_that_is_already_exact(measured):
 
 
 def test_more_restarts_count_the_first():
-    bench, whole = _linear_bench()
-    convergence = probe_convergence(bench, whole)
+    prober, whole = _linear_bench()
+    convergence = probe_convergence(prober, whole)
     base, more = (right_images(convergence[name]) for name in ("base", "more_restarts"))
     assert not (more & ~base).any()
 
@@ -131,14 +131,14 @@ def _bench_and_variants(masker=None):
     )
     labels = np.asarray(subject(images)).argmax(axis=1)
     samples = check_samples(images, labels, CLASSIFIER)
-    bench = Bench(SwitchedModel(subject), samples, WEAKER_ATTACKERS_CONFIG, 0, lambda *_: None)
-    return bench, subject, make_variants(subject)
+    prober = Prober(SwitchedModel(subject), samples, WEAKER_ATTACKERS_CONFIG, 0, lambda *_: None)
+    return prober, subject, make_ablations(subject)
 
 
 def test_noise_is_weaker_than_pgd_and_repeatable():
-    bench, _, variants = _bench_and_variants()
-    noise = probe_noise(bench, variants.whole)
-    attacked = bench.right_under_pgd(variants.whole)
+    prober, _, ablations = _bench_and_variants()
+    noise = probe_noise(prober, ablations.whole)
+    attacked = prober.right_under_pgd(ablations.whole)
     for name in ("uniform", "gaussian"):
         assert noise[name]["correct"] > attacked.sum()
     again, _, other = _bench_and_variants()
@@ -146,8 +146,8 @@ def test_noise_is_weaker_than_pgd_and_repeatable():
 
 
 def test_gaussian_noise_has_the_norm_of_the_attack():
-    bench, _, variants = _bench_and_variants()
-    images, attacked = bench.samples.images, bench.pgd(variants.whole.attacked).images
+    prober, _, ablations = _bench_and_variants()
+    images, attacked = prober.samples.images, prober.pgd(ablations.whole.attacked).images
     noisy = _with_gaussian_noise(images, attacked, 0)
     np.testing.assert_allclose(
         perturbation_sizes(images, noisy, 2.0),
@@ -159,33 +159,33 @@ def test_gaussian_noise_has_the_norm_of_the_attack():
 
 
 def test_square_is_run_where_gradients_failed():
-    bench, _, variants = _bench_and_variants()
+    prober, _, ablations = _bench_and_variants()
     left = np.ones(WEAKER_ATTACKERS_COUNT, bool)
     left[:3] = False
-    square = probe_square(bench, variants.whole, left)
+    square = probe_square(prober, ablations.whole, left)
     assert (square["queries"], square["survivors"]) == (30, WEAKER_ATTACKERS_COUNT - 3)
     assert square["examples"] == SQUARE_EXAMPLES
     assert square["correct"] < SQUARE_EXAMPLES
 
 
 def test_square_has_nothing_to_do_where_nothing_is_left():
-    bench, _, variants = _bench_and_variants()
-    square = probe_square(bench, variants.whole, np.zeros(WEAKER_ATTACKERS_COUNT, bool))
+    prober, _, ablations = _bench_and_variants()
+    square = probe_square(prober, ablations.whole, np.zeros(WEAKER_ATTACKERS_COUNT, bool))
     assert (square["survivors"], square["examples"], square["right"]) == (0, 0, "")
 
 
 def test_images_are_transferred_from_the_source_and_from_the_bare_classifier():
-    bench, subject, variants = _bench_and_variants(MASKER)
-    transfers = probe_transfer(bench, variants, SOURCE)
+    prober, subject, ablations = _bench_and_variants(MASKER)
+    transfers = probe_transfer(prober, ablations, SOURCE)
     assert [entry["source"] for entry in transfers] == ["independent", "bare"]
-    for entry, model in zip(transfers, (SOURCE, variants.bare.attacked), strict=True):
-        predictions = np.asarray(subject(bench.pgd(model).images)).argmax(axis=1)
-        assert entry["correct"] == (predictions == bench.samples.labels).sum()
+    for entry, model in zip(transfers, (SOURCE, ablations.bare.attacked), strict=True):
+        predictions = np.asarray(subject(prober.pgd(model).images)).argmax(axis=1)
+        assert entry["correct"] == (predictions == prober.samples.labels).sum()
 
 
 def test_a_bare_classifier_without_a_source_has_nothing_to_transfer_from():
-    bench, _, variants = _bench_and_variants()
-    assert probe_transfer(bench, variants, None) == []
+    prober, _, ablations = _bench_and_variants()
+    assert probe_transfer(prober, ablations, None) == []
 
 
 OTHER_GOALS_SHAPE = (4, 4, 1)
@@ -213,15 +213,15 @@ def _bench(norm, epsilon):
     labels = (images.reshape(OTHER_GOALS_COUNT, 16) @ OTHER_GOALS_KERNEL).argmax(axis=1)
     config = EvaluationConfig(norm=norm, epsilons=(epsilon,), iterations=20, step_size=4.0)
     subject, samples = DefendedModel(classifier), check_samples(images, labels, classifier)
-    bench = Bench(SwitchedModel(subject), samples, config, 0, lambda *_: None)
-    return bench, make_variants(subject).whole
+    prober = Prober(SwitchedModel(subject), samples, config, 0, lambda *_: None)
+    return prober, make_ablations(subject).whole
 
 
 def test_with_two_classes_the_target_is_the_other_one():
-    bench, whole = _bench("inf", 8.0)
-    targeted = probe_targeted(bench, whole)
+    prober, whole = _bench("inf", 8.0)
+    targeted = probe_targeted(prober, whole)
     assert targeted["reached"] == OTHER_GOALS_COUNT - targeted["correct"] > 0
-    assert targeted["correct"] == bench.right_under_pgd(whole).sum()
+    assert targeted["correct"] == prober.right_under_pgd(whole).sum()
 
 
 def test_targets_are_wrong_classes_and_all_of_them():
@@ -237,12 +237,12 @@ def test_targets_are_wrong_classes_and_all_of_them():
     ("norm", "epsilon", "other", "dual"), [("inf", 6.0, "2", 2), ("2", 15.0, "inf", 1)]
 )
 def test_a_linear_model_falls_where_the_other_ball_reaches_its_boundary(norm, epsilon, other, dual):
-    bench, whole = _bench(norm, epsilon)
-    found = probe_other_norm(bench, whole)
+    prober, whole = _bench(norm, epsilon)
+    found = probe_other_norm(prober, whole)
     assert found["norm"] == other
     assert found["epsilon"] == equal_volume_radius(epsilon, norm, 16)
     difference = OTHER_GOALS_KERNEL[:, 0] - OTHER_GOALS_KERNEL[:, 1]
-    margins = np.abs(bench.samples.images.reshape(OTHER_GOALS_COUNT, 16) @ difference)
+    margins = np.abs(prober.samples.images.reshape(OTHER_GOALS_COUNT, 16) @ difference)
     reach = found["epsilon"] / 255.0 * np.linalg.norm(difference, ord=dual)
     right = right_images(found)
     assert 0 < right.sum() < OTHER_GOALS_COUNT

@@ -10,8 +10,8 @@ from sfm_tf.audit.probes.parts import (
     probe_parts,
     probe_surrogates,
 )
-from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
-from sfm_tf.audit.probes.probing import Bench, right_images
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
+from sfm_tf.audit.probes.probing import Prober, right_images
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -38,8 +38,8 @@ def _bench_and_variants(masker, preprocessor):
     images = np.random.default_rng(0).uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
     labels = np.asarray(subject(images)).argmax(axis=1)
     samples = check_samples(images, labels, CLASSIFIER)
-    bench = Bench(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
-    return bench, make_variants(subject)
+    prober = Prober(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
+    return prober, make_ablations(subject)
 
 
 def test_a_wide_ball_breaks_every_combination_of_the_parts():
@@ -64,11 +64,11 @@ def test_a_wide_ball_breaks_every_combination_of_the_parts():
     ids=["bare", "masker", "preprocessor"],
 )
 def test_only_parts_that_are_there_are_listed(masker, preprocessor, listed):
-    bench, variants = _bench_and_variants(masker, preprocessor)
-    parts = probe_parts(bench, variants)
+    prober, ablations = _bench_and_variants(masker, preprocessor)
+    parts = probe_parts(prober, ablations)
     assert [(entry["masker"], entry["preprocessor"]) for entry in parts] == listed
     if preprocessor is None:
-        assert probe_surrogates(bench, variants, "identity") == []
+        assert probe_surrogates(prober, ablations, "identity") == []
 
 
 def test_a_surrogate_without_a_gradient_is_found_out_by_the_others():
@@ -98,8 +98,8 @@ def _found(kernel):
     )
     labels = np.asarray(classifier(images)).argmax(axis=1)
     subject, samples = DefendedModel(classifier), check_samples(images, labels, classifier)
-    bench = Bench(SwitchedModel(subject), samples, KNOWN_BREAKS_CONFIG, 0, lambda *_: None)
-    return probe_known_breaks(bench, make_variants(subject).whole)
+    prober = Prober(SwitchedModel(subject), samples, KNOWN_BREAKS_CONFIG, 0, lambda *_: None)
+    return probe_known_breaks(prober, make_ablations(subject).whole)
 
 
 def test_broken_defences_are_broken_and_lost_gradients_noticed():
@@ -143,8 +143,8 @@ def test_each_draw_is_another_one(count):
     subject = DefendedModel(classifier, None, Preprocessor("coin", "smooth", steps=((coin, ()),)))
     images = np.random.default_rng(0).random((count, *REPEATED_DRAWS_SHAPE), dtype=np.float32)
     samples = check_samples(images, np.ones(count, int), classifier)
-    bench = Bench(SwitchedModel(subject), samples, REPEATED_DRAWS_CONFIG, 0, lambda *_: None)
-    draws = probe_draws(bench, subject, make_variants(subject).whole)
+    prober = Prober(SwitchedModel(subject), samples, REPEATED_DRAWS_CONFIG, 0, lambda *_: None)
+    draws = probe_draws(prober, subject, make_ablations(subject).whole)
     for name in ("clean", "attacked"):
         assert [entry["examples"] for entry in draws[name]] == [count] * DRAWS
         rights = np.stack([right_images(entry) for entry in draws[name]])

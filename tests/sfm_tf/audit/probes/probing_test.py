@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sfm_tf.attacks.attack import CompiledAttack, perturbation_sizes
-from sfm_tf.audit.probes.probed_models import SwitchedModel, make_variants
+from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
 from sfm_tf.audit.probes.probing import (
-    Bench,
+    Prober,
     answer,
     equal_volume_radius,
     huge_radius,
@@ -79,12 +79,12 @@ def _bench(config=CONFIG, progress=lambda *_: None):
     images = random.uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
     samples = check_samples(images, random.integers(0, 3, COUNT), classifier)
     subject = DefendedModel(classifier)
-    bench = Bench(SwitchedModel(subject), samples, config, 0, progress)
-    return bench, subject, make_variants(subject).whole
+    prober = Prober(SwitchedModel(subject), samples, config, 0, progress)
+    return prober, subject, make_ablations(subject).whole
 
 
 def test_the_same_attack_is_made_once(monkeypatch):
-    bench, _, whole = _bench()
+    prober, _, whole = _bench()
     runs, batches = [], CompiledAttack.batches
 
     def counted(self, *arguments, **named):
@@ -92,17 +92,17 @@ def test_the_same_attack_is_made_once(monkeypatch):
         return batches(self, *arguments, **named)
 
     monkeypatch.setattr(CompiledAttack, "batches", counted)
-    first = bench.pgd(whole.attacked)
-    assert bench.pgd(whole.attacked, epsilon=16.0) is first
-    other = bench.pgd(whole.attacked, epsilon=8.0)
-    assert bench.pgd(whole.attacked) is first
+    first = prober.pgd(whole.attacked)
+    assert prober.pgd(whole.attacked, epsilon=16.0) is first
+    other = prober.pgd(whole.attacked, epsilon=8.0)
+    assert prober.pgd(whole.attacked) is first
     assert runs == pytest.approx([16.0 / 255.0, 8.0 / 255.0])
-    assert perturbation_sizes(bench.samples.images, other.images, np.inf).max() <= 8.001 / 255.0
+    assert perturbation_sizes(prober.samples.images, other.images, np.inf).max() <= 8.001 / 255.0
 
 
 def test_no_attack_is_compiled_twice():
-    bench, _, whole = _bench()
-    classes = (bench.samples.labels + 1) % 3
+    prober, _, whole = _bench()
+    classes = (prober.samples.labels + 1) % 3
     for changes in (
         {},
         {"classes": classes},
@@ -111,22 +111,22 @@ def test_no_attack_is_compiled_twice():
         {"classes": classes, "epsilon": 8.0},
         {"norm": 2, "seed": 1},
     ):
-        bench.pgd(whole.attacked, **changes)
+        prober.pgd(whole.attacked, **changes)
     traces = [
         attack._compiled_climb.experimental_get_tracing_count()
-        for attack in bench._attacks.values()
+        for attack in prober._attacks.values()
     ]
     assert traces == [1, 1, 1]
 
 
 def test_steps_are_long_enough_to_cross_the_ball_as_in_the_evaluation():
-    bench, *_ = _bench()
-    assert bench.step_size(3.0) == 2.0
-    assert bench.step_size(30.0) == 10.0
+    prober, *_ = _bench()
+    assert prober.step_size(3.0) == 2.0
+    assert prober.step_size(30.0) == 10.0
 
 
 def test_attacks_are_whole_whatever_the_evaluation_saves(monkeypatch):
-    bench, _, whole = _bench()
+    prober, _, whole = _bench()
     seen, batches = [], CompiledAttack.batches
 
     def recorded(self, *arguments, **named):
@@ -136,50 +136,50 @@ def test_attacks_are_whole_whatever_the_evaluation_saves(monkeypatch):
         return batches(self, *arguments, **named)
 
     monkeypatch.setattr(CompiledAttack, "batches", recorded)
-    bench.pgd(whole.attacked)
+    prober.pgd(whole.attacked)
     assert seen == [(1, False, COUNT)]
 
 
 def test_right_is_by_the_labels():
-    bench, subject, whole = _bench()
-    logits = np.asarray(subject(bench.samples.images))
-    expected = logits.argmax(axis=1) == bench.samples.labels
-    assert bench.right(whole.scored, bench.samples.images).tolist() == expected.tolist()
-    loss = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(COUNT), bench.samples.labels]
-    np.testing.assert_allclose(bench.clean_loss(whole.scored), loss, rtol=1e-4)
+    prober, subject, whole = _bench()
+    logits = np.asarray(subject(prober.samples.images))
+    expected = logits.argmax(axis=1) == prober.samples.labels
+    assert prober.right(whole.scored, prober.samples.images).tolist() == expected.tolist()
+    loss = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(COUNT), prober.samples.labels]
+    np.testing.assert_allclose(prober.clean_loss(whole.scored), loss, rtol=1e-4)
 
 
 def test_classes_are_reached_rather_than_left():
     config = EvaluationConfig(epsilons=(120.0,), iterations=20, step_size=20.0)
-    bench, subject, whole = _bench(config)
-    classes = (bench.samples.labels + 1) % 3
-    made = bench.pgd(whole.attacked, classes=classes).images
+    prober, subject, whole = _bench(config)
+    classes = (prober.samples.labels + 1) % 3
+    made = prober.pgd(whole.attacked, classes=classes).images
     assert (np.asarray(subject(made)).argmax(axis=1) == classes).all()
-    assert bench.pgd(whole.attacked).images is not made
+    assert prober.pgd(whole.attacked).images is not made
 
 
 def test_setups_and_other_models_are_told_apart():
-    bench, subject, whole = _bench()
+    prober, subject, whole = _bench()
     scaled = whole.attacked._replace(factor=3.0)
-    logits = np.asarray(subject(bench.samples.images))
+    logits = np.asarray(subject(prober.samples.images))
     for target, expected in ((scaled, 3.0 * logits), (whole.attacked, logits), (subject, logits)):
-        found = bench.logits(target, bench.samples.images)
+        found = prober.logits(target, prober.samples.images)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_allclose(
-        bench.pgd(subject).images, bench.pgd(whole.attacked).images, atol=1e-6
+        prober.pgd(subject).images, prober.pgd(whole.attacked).images, atol=1e-6
     )
-    assert bench.pgd(subject) is not bench.pgd(whole.attacked)
+    assert prober.pgd(subject) is not prober.pgd(whole.attacked)
 
 
 def test_an_attack_of_some_images_makes_of_them_what_one_of_all_does():
-    bench, _, whole = _bench()
+    prober, _, whole = _bench()
     rows = np.array([1, 4])
-    every = bench.run("noise", whole.attacked, np.arange(COUNT))
-    np.testing.assert_array_equal(bench.run("noise", whole.attacked, rows), every[rows])
+    every = prober.run("noise", whole.attacked, np.arange(COUNT))
+    np.testing.assert_array_equal(prober.run("noise", whole.attacked, rows), every[rows])
 
 
 def test_progress_names_the_probe():
     told = []
-    bench, *_ = _bench(progress=lambda *values: told.append(values))
-    bench.report("PGD at rising radii")
+    prober, *_ = _bench(progress=lambda *values: told.append(values))
+    prober.report("PGD at rising radii")
     assert told == [("audit: PGD at rising radii", 0, COUNT)]
