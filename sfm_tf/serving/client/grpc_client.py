@@ -37,10 +37,11 @@ class GrpcClient(ModelClient):
     credentials: grpc.ChannelCredentials | None = None
 
     def __post_init__(self) -> None:
-        """Raises `SfmError` if a setting is not usable; nothing is sent."""
+        """Opens the channel; nothing is sent. Raises `SfmError` if a setting is not usable."""
         super().__post_init__()
         if "://" in self.server or ":" not in self.server:
             raise SfmError(f"Invalid server {self.server!r}; expected one like '127.0.0.1:8500'.")
+        _ = self._channel  # Now, so that threads that share the client share the channel.
 
     def __enter__(self) -> "GrpcClient":
         """Returns the client."""

@@ -367,6 +367,14 @@ def test_refuses_other_addresses(server):
         RestClient(server, "m")
 
 
+def test_proxies_from_the_environment_are_not_followed(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with _server((200, _PREDICTIONS)) as (address, requests):
+        RestClient(address, "m").classify(_IMAGES)
+    assert len(requests) == 1
+
+
 def test_needs_no_tensorflow():
     modules = (folder_classification, grpc_client, rest_client)
     program = (
