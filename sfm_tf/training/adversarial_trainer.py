@@ -31,13 +31,13 @@ def adversarial_images(
 ) -> tf.Tensor:
     """Returns images near the given ones on which `measure` is large.
 
-    They start at a random point of the ball around each image in the L-infinity norm and take
-    `iterations` steps along the sign of the gradient. The last point is returned, not the worst on
-    the way: looking for that would take a further forward pass.
+    The attack is PGD: it starts at a random point of the L-infinity ball around each image and
+    takes `iterations` steps along the sign of the gradient. It returns the last point and not the
+    worst one, which would need one more forward pass.
 
     Args:
         images: Float32 in [0, 1], shape `(batch, height, width, channels)`.
-        measure: What is to be maximised, differentiable by TensorFlow.
+        measure: The function to maximise, differentiable by TensorFlow.
         epsilon: Radius of the ball, in units of brightness.
         step_size: Length of a step in each value, in the same units.
         iterations: Number of steps; 0 for the random start alone.
@@ -85,7 +85,7 @@ def divergences(logits: tf.Tensor, other_logits: tf.Tensor) -> tf.Tensor:
         other_logits: Float32 of the same shape, of q.
 
     Returns:
-        Float32 of shape `(batch,)`, at least 0 but for rounding.
+        Float32 of shape `(batch,)`, at least 0 apart from rounding.
     """
     logarithms = tf.nn.log_softmax(logits)
     differences = logarithms - tf.nn.log_softmax(other_logits)
@@ -136,8 +136,8 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Takes one step on a batch of `(images, labels)`, see `SparseFeatureMaskerTrainer`.
 
-        After pre-training `classification_loss` is the whole loss of the method but for the
-        decay, and `accuracy` that on adversarial images.
+        After pre-training `classification_loss` is the loss of the method without weight decay, and
+        `accuracy` is that on adversarial images.
         """
         if self.is_pretraining:
             results = super().train_step(data)

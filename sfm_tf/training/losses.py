@@ -164,7 +164,7 @@ def sparsity_ratio(
 ) -> float:
     """Returns how far the sparsity weight is above the one at which ones stop being the best mask.
 
-    Let `d = x - G(x) * x` have `n` values. Without semantics Eq. 2 is, but for a constant,
+    Let `d = x - G(x) * x` have `n` values. Without semantics Eq. 2 is, up to a constant,
     `w3 * |d|_2 - w1 * |d|_1`, and `|d|_1 <= sqrt(n) * |d|_2`. So as long as
     `w1 * sqrt(n) / w3 < 1` nothing is gained by masking anything; above 1 a mask of zeros is
     cheaper for evenly bright images, and only the semantic term stands against it.
@@ -221,7 +221,7 @@ class WeightRatios:
         return min(1.0, _RAMP_START / self.sparsity_ratio)
 
     def warning(self) -> str:
-        """Returns what to change where a mask of ones is the optimum but for semantics."""
+        """Returns what to change if a mask of ones is the optimum apart from semantics."""
         if self.sparsity_ratio is None or self.sparsity_ratio > 1.0:
             return ""
         return (

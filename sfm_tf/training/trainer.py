@@ -76,16 +76,16 @@ class SparseFeatureMaskerTrainer(keras.Model):
 
     @property
     def phase(self) -> Phase:
-        """Which part a step changes."""
+        """Which part a step updates."""
         return self._phase
 
     @phase.setter
     def phase(self, phase: Phase) -> None:
         self._phase = phase
-        self.train_function = None  # Keras' own, of `fit`, is of one phase like any other.
+        self.train_function = None  # Of `fit`: its compiled step belongs to one phase too.
 
     def build(self, input_shape: Any) -> None:
-        """Does nothing: the parts come built."""
+        """Does nothing, because the parts are built already."""
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the defended model's logits."""
@@ -99,15 +99,15 @@ class SparseFeatureMaskerTrainer(keras.Model):
         """Sets and builds the optimizers, scaling their losses where layers compute in float16.
 
         Args:
-            classifier_optimizer: Changes the classifier; it is `trainer.optimizer`.
-            masker_optimizer: Changes the masker; None where there is none.
+            classifier_optimizer: Updates the classifier; it becomes `trainer.optimizer`.
+            masker_optimizer: Updates the masker; None where there is none.
 
         Raises:
             SfmError: If there is a masker without an optimizer or the reverse.
         """
         if (self.defended.masker is None) != (masker_optimizer is None):
             raise SfmError("Give both a masker and a masker_optimizer, or neither.")
-        # No XLA: it has no kernel for part of T, and on CPUs it is slower than it saves.
+        # No XLA: it has no kernel for parts of T, and on CPUs it costs more time than it saves.
         super().compile(
             optimizer=self._scaled(classifier_optimizer), auto_scale_loss=False, jit_compile=False
         )
