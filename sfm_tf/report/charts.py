@@ -576,8 +576,8 @@ def confusion_map(
         f"{threat_models[confusion['threat_model']]}"
     )
     caption = (
-        f"Predicted classes under the strongest attack, {attack}, which turned "
-        f"{confusion['turned_wrong']:,} images wrong. Darker: a larger share of the class."
+        f"Predicted classes under the strongest attack, {attack}, which broke "
+        f"{confusion['turned_wrong']:,} images. Darker: a larger share of the class."
     )
     return report_figure(
         name, caption, _confusions(counts, class_names), _heat_map(cells, list(class_names))

@@ -33,20 +33,17 @@ from sfm_tf.evaluation.paired_answers import (
     right_answers,
 )
 from sfm_tf.evaluation.results import DEFENDED, ResultsTable, read_results
-from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.report.example_images import (
+    StoredAttacks,
     defence_images,
-    failure_images,
     find_failures,
     mask_statistics,
     masks_of,
     perceive,
-    perturbations,
-    strongest_knowledge,
 )
 from sfm_tf.report.inputs import Audit, Gallery, RadiusAccuracy, ReportInputs, RowCommand
 from sfm_tf.report.settings import ReportConfig
@@ -294,18 +291,18 @@ class _Evaluated:
     images: np.ndarray
     labels: np.ndarray
     class_names: Sequence[str]
-    settings: EvaluationConfig
     metrics: Metrics
-    store: AdversarialStore
+    attacks: StoredAttacks
     shown: int
 
 
 def _read_evaluated(records: Artifact, evaluation: Artifact, shown: int) -> _Evaluated:
     schema, settings = read_schema(records.folder), evaluation_settings(evaluation)
     images, labels = load_split(records.folder, "test", schema, settings.num_examples)
-    store = AdversarialStore(evaluation.folder / ADVERSARIAL_FOLDER)
     metrics = read_metrics(evaluation)
-    return _Evaluated(images, labels, schema.class_names, settings, metrics, store, shown)
+    store = AdversarialStore(evaluation.folder / ADVERSARIAL_FOLDER)
+    attacks = StoredAttacks(store, metrics.subject, settings, images)
+    return _Evaluated(images, labels, schema.class_names, metrics, attacks, shown)
 
 
 def _optional(path: pathlib.Path) -> Any:
@@ -325,22 +322,19 @@ def _defence_fields(models: Artifact | None, evaluated: _Evaluated) -> dict[str,
     }
     if evaluated.metrics.subject != DEFENDED:
         return fields
-    attacked = strongest_knowledge(
-        evaluated.store, DEFENDED, evaluated.settings, images, evaluated.shown
-    )
+    attacked = evaluated.attacks.strongest_knowledge(evaluated.shown)
     return {**fields, "perceived": None if attacked is None else perceive(defended, attacked)}
 
 
 def _result_fields(folder: pathlib.Path, evaluated: _Evaluated) -> dict[str, Any]:
     """Returns what the results of single images and the stored attacks tell."""
     results = read_results(folder / RESULTS_FILE)
-    subject, names, shown = evaluated.metrics.subject, evaluated.class_names, evaluated.shown
-    settings, images, store = evaluated.settings, evaluated.images, evaluated.store
-    failures = find_failures(results, subject, settings.norm, names, shown)
+    attacks, names, shown = evaluated.attacks, evaluated.class_names, evaluated.shown
+    failures = find_failures(results, attacks.subject, attacks.settings.norm, names, shown)
     return {
-        "perturbations": list(perturbations(store, subject, settings, images, shown)),
+        "perturbations": attacks.last_attacks(shown),
         "accuracy_by_radius": accuracy_by_radius(results),
-        "paired": paired_differences(results, subject),
-        "breakdown": break_down(results, subject, names),
-        "failures": failure_images(store, subject, settings, images, failures),
+        "paired": paired_differences(results, attacks.subject),
+        "breakdown": break_down(results, attacks.subject, names),
+        "failures": attacks.of_failures(failures),
     }

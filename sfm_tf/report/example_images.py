@@ -1,6 +1,7 @@
 """The images that a report shows, from the trained models and the stored attacks."""
 
 import base64
+import dataclasses
 import functools
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -503,133 +504,79 @@ def masks_of(defended: DefendedModel, images: np.ndarray) -> np.ndarray:
     return np.concatenate([mask.numpy() for mask in masks])
 
 
-def perturbations(
-    store: AdversarialStore,
-    subject: str,
-    settings: EvaluationConfig,
-    images: np.ndarray,
-    count: int,
-) -> Iterator[Perturbation]:
-    """Yields, for each threat model, images under the last attack at the largest radius.
+@dataclasses.dataclass(frozen=True)
+class StoredAttacks:
+    """The stored adversarial images of one defence; each method raises `SfmError` if they are gone.
 
-    Args:
+    Attributes:
         store: The adversarial images of the evaluation.
         subject: The defence that the evaluation is about.
         settings: What the evaluation ran with.
         images: All images it ran on, shape `(examples, height, width, channels)`.
-        count: Most images of each.
-
-    Raises:
-        SfmError: If stored images are gone or damaged.
     """
-    epsilon = max(settings.epsilons)
-    last = {
-        entry.threat_model: entry
-        for entry in store.read_index()
-        if (entry.defence, entry.epsilon) == (subject, epsilon)
-    }
-    for entry in last.values():
-        yield _perturbation(store, entry, epsilon, images, count, settings)
 
+    store: AdversarialStore
+    subject: str
+    settings: EvaluationConfig
+    images: np.ndarray
 
-def strongest_knowledge(
-    store: AdversarialStore,
-    subject: str,
-    settings: EvaluationConfig,
-    images: np.ndarray,
-    count: int,
-) -> Perturbation | None:
-    """Returns images under the attacker who knows most, at the smallest radius.
+    def last_attacks(self, count: int) -> list[Perturbation]:
+        """Returns, for each threat model, at most `count` images under the last attack.
 
-    Args:
-        store: The adversarial images of the evaluation.
-        subject: The defence that the evaluation is about.
-        settings: What the evaluation ran with.
-        images: All images it ran on, shape `(examples, height, width, channels)`.
-        count: Most images returned.
+        They are those at the largest radius.
+        """
+        epsilon = max(self.settings.epsilons)
+        last = {entry.threat_model: entry for entry in self._at(epsilon)}
+        return [self._perturbation(entry, epsilon, count) for entry in last.values()]
 
-    Returns:
-        Those of PGD, or else of the last attack, in the white box or else in the gray box; None
-        where neither was run.
+    def strongest_knowledge(self, count: int) -> Perturbation | None:
+        """Returns at most `count` images under the attacker who knows most, at the smallest radius.
 
-    Raises:
-        SfmError: If stored images are gone or damaged.
-    """
-    epsilon = min(settings.epsilons)
-    usable = [
-        entry
-        for entry in store.read_index()
-        if (entry.defence, entry.epsilon) == (subject, epsilon)
-        and entry.threat_model in ("white_box", "gray_box")
-    ]
-    if not usable:
-        return None
-    chosen = max(usable, key=lambda e: (e.threat_model == "white_box", e.attack == "pgd"))
-    return _perturbation(store, chosen, epsilon, images, count, settings)
+        Returns:
+            Those of PGD, or else of the last attack, in the white box or else in the gray box; None
+            where neither was run.
+        """
+        epsilon = min(self.settings.epsilons)
+        usable = [e for e in self._at(epsilon) if e.threat_model in ("white_box", "gray_box")]
+        if not usable:
+            return None
+        chosen = max(usable, key=lambda e: (e.threat_model == "white_box", e.attack == "pgd"))
+        return self._perturbation(chosen, epsilon, count)
 
+    def of_failures(self, failures: Sequence[Mapping[str, Any]]) -> FailureGallery:
+        """Returns with their images the failures that `find_failures` returned."""
+        index = {(e.threat_model, e.attack, e.epsilon): e for e in self._sets()}
+        # An attack that finds its own radius is stored once, under none.
+        entries = [
+            index.get((*key, failure["epsilon"])) or index[(*key, None)]
+            for failure in failures
+            for key in [(failure["threat_model"], failure["attack"])]
+        ]
+        outcomes = {name: self._read(e) for name, e in {e.name: e for e in entries}.items()}
+        places = [failure["image_index"] for failure in failures]
+        adversarial = [outcomes[e.name][place] for e, place in zip(entries, places, strict=True)]
+        clean = self.images[np.array(places, int)]
+        changed = np.reshape(adversarial, clean.shape).astype(np.float32)
+        return FailureGallery(failures, clean, changed)
 
-def failure_images(
-    store: AdversarialStore,
-    subject: str,
-    settings: EvaluationConfig,
-    images: np.ndarray,
-    failures: Sequence[Mapping[str, Any]],
-) -> FailureGallery:
-    """Returns the worst failures with their images.
+    def _sets(self) -> Iterator[StoredSet]:
+        return (entry for entry in self.store.read_index() if entry.defence == self.subject)
 
-    Args:
-        store: The adversarial images of the evaluation.
-        subject: The defence that the evaluation is about.
-        settings: What the evaluation ran with.
-        images: All images it ran on, shape `(examples, height, width, channels)`.
-        failures: What `sfm_tf.report.example_images.find_failures` returned.
+    def _at(self, epsilon: float) -> list[StoredSet]:
+        return [entry for entry in self._sets() if entry.epsilon == epsilon]
 
-    Raises:
-        SfmError: If stored images are gone or damaged.
-    """
-    index = {
-        (entry.threat_model, entry.attack, entry.epsilon): entry
-        for entry in store.read_index()
-        if entry.defence == subject
-    }
-    # An attack that finds its own radius is stored once, under none.
-    entries = [
-        index.get((*key, failure["epsilon"])) or index[(*key, None)]
-        for failure in failures
-        for key in [(failure["threat_model"], failure["attack"])]
-    ]
-    outcomes = {
-        entry.name: _read(store, entry, images, settings)
-        for entry in {entry.name: entry for entry in entries}.values()
-    }
-    places = [failure["image_index"] for failure in failures]
-    adversarial = [
-        outcomes[entry.name][place] for entry, place in zip(entries, places, strict=True)
-    ]
-    clean = images[np.array(places, int)]
-    return FailureGallery(failures, clean, np.reshape(adversarial, clean.shape).astype(np.float32))
+    def _perturbation(self, entry: StoredSet, epsilon: float, count: int) -> Perturbation:
+        adversarial = self._read(entry)[:count]
+        shown = self.images[: len(adversarial)]
+        return Perturbation(entry.threat_model, entry.attack, epsilon, shown, adversarial)
 
-
-def _perturbation(
-    store: AdversarialStore,
-    entry: StoredSet,
-    epsilon: float,
-    images: np.ndarray,
-    count: int,
-    settings: EvaluationConfig,
-) -> Perturbation:
-    adversarial = _read(store, entry, images, settings)[:count]
-    shown = images[: len(adversarial)]
-    return Perturbation(entry.threat_model, entry.attack, epsilon, shown, adversarial)
-
-
-def _read(
-    store: AdversarialStore, entry: StoredSet, images: np.ndarray, settings: EvaluationConfig
-) -> np.ndarray:
-    # A slow attack was given the first few images only.
-    slow = ATTACKS[entry.attack].is_slow
-    count = min(settings.decision_examples, len(images)) if slow else len(images)
-    outcome = store.read(entry.name, (count, *images.shape[1:]))
-    if outcome is None:
-        raise SfmError(f"{store.path(entry.name)} is gone; run the evaluation with --force.")
-    return outcome.images
+    def _read(self, entry: StoredSet) -> np.ndarray:
+        # A slow attack was given the first few images only.
+        count = len(self.images)
+        if ATTACKS[entry.attack].is_slow:
+            count = min(self.settings.decision_examples, count)
+        outcome = self.store.read(entry.name, (count, *self.images.shape[1:]))
+        if outcome is None:
+            path = self.store.path(entry.name)
+            raise SfmError(f"{path} is gone; run the evaluation with --force.")
+        return outcome.images

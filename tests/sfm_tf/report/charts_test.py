@@ -156,7 +156,7 @@ def test_the_same_figures_give_the_same_files():
         ("tuning", "Not measured: gray box. clean: 75.0% at w₁ 0, 50.0% at w₁ 0.01."),
         ("training", "Last values: loss 0.5, mask 0.1."),
         ("classes", "in the worst case: cat 25.0%, dog not run."),
-        ("confusion", "PGD 8/255, white box, which turned 7 images wrong."),
+        ("confusion", "PGD 8/255, white box, which broke 7 images."),
         ("confusion", "Most often mistaken: cat for dog 5 times, dog for cat 2 times."),
         # Of each attack the largest radius, and none that had no success.
         ("roc", "White box, FGSM 8/255: 50.0% flagged, area under the curve 0.75."),

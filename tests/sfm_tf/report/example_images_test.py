@@ -17,6 +17,7 @@ from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.report import example_images
 from sfm_tf.report.charts import png, report_figure
 from sfm_tf.report.example_images import (
+    StoredAttacks,
     ablation_gallery,
     defence_gallery,
     failure_gallery,
@@ -142,9 +143,9 @@ def test_json_can_hold_them():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-PERCEIVED_PERTURBATION_IMAGES = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float32)
-ADVERSARIAL = np.clip(PERCEIVED_PERTURBATION_IMAGES + 0.125, 0.0, 1.0).astype(np.float32)
-PERTURBATION = Perturbation("white_box", "pgd", 8.0, PERCEIVED_PERTURBATION_IMAGES, ADVERSARIAL)
+CLEAN_IMAGES = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float32)
+ADVERSARIAL = np.clip(CLEAN_IMAGES + 0.125, 0.0, 1.0).astype(np.float32)
+PERTURBATION = Perturbation("white_box", "pgd", 8.0, CLEAN_IMAGES, ADVERSARIAL)
 
 
 def _defended() -> DefendedModel:
@@ -162,14 +163,11 @@ def _squeeze(images):
 
 def test_differences_are_those_of_the_formulas():
     found = perceive(_defended(), PERTURBATION)
-    np.testing.assert_allclose(
-        found.undefended, ADVERSARIAL - PERCEIVED_PERTURBATION_IMAGES, atol=1e-6
-    )
-    expected = _squeeze(ADVERSARIAL) - _squeeze(PERCEIVED_PERTURBATION_IMAGES)
+    np.testing.assert_allclose(found.undefended, ADVERSARIAL - CLEAN_IMAGES, atol=1e-6)
+    expected = _squeeze(ADVERSARIAL) - _squeeze(CLEAN_IMAGES)
     np.testing.assert_allclose(found.preprocessed, expected, atol=1e-6)
     masked = [
-        images * images.mean(axis=-1, keepdims=True)
-        for images in (PERCEIVED_PERTURBATION_IMAGES, ADVERSARIAL)
+        images * images.mean(axis=-1, keepdims=True) for images in (CLEAN_IMAGES, ADVERSARIAL)
     ]
     expected = _squeeze(masked[1]) - _squeeze(masked[0])
     np.testing.assert_allclose(found.defended, expected, atol=1e-6)
@@ -197,14 +195,14 @@ def test_no_perturbation_and_a_defence_that_draws_are_drawn_too():
     assert figure.caption.endswith("T draws, so part of its differences is chance.")
 
 
-WORST_FAILURES_NAMES = ("cat", "dog")
-WORST_FAILURES_LABELS = np.array([0, 0, 1, 1])
+TWO_NAMES = ("cat", "dog")
+TRUE_LABELS = np.array([0, 0, 1, 1])
 CLEAN = np.array([0, 0, 1, 0])  # The last image is wrong to begin with.
 
 
 def rows(attack, epsilon, prediction, linf, loss, threat_model="white_box", defence="sfm"):
     values = {
-        "label": WORST_FAILURES_LABELS,
+        "label": TRUE_LABELS,
         "defence": defence,
         "threat_model": threat_model,
         "attack": attack,
@@ -217,7 +215,7 @@ def rows(attack, epsilon, prediction, linf, loss, threat_model="white_box", defe
         "loss": loss,
         "zero_gradient": False,
     }
-    return results_rows(len(WORST_FAILURES_LABELS), values)
+    return results_rows(len(TRUE_LABELS), values)
 
 
 RESULTS = join_results(
@@ -234,7 +232,7 @@ RESULTS = join_results(
 
 
 def test_smallest_perturbations_come_first_then_the_highest_loss():
-    found = find_failures(RESULTS, "sfm", "inf", WORST_FAILURES_NAMES, 5)
+    found = find_failures(RESULTS, "sfm", "inf", TWO_NAMES, 5)
     assert [(f["image_index"], f["attack"], f["size"], f["loss"]) for f in found] == [
         (1, "pgd", 4.0, 1.0),
         (2, "fgsm", 8.0, 5.0),
@@ -250,17 +248,17 @@ def test_smallest_perturbations_come_first_then_the_highest_loss():
 
 
 def test_no_more_than_asked_for_and_by_the_norm_that_bounds():
-    (found,) = find_failures(RESULTS, "sfm", "2", WORST_FAILURES_NAMES, 1)
+    (found,) = find_failures(RESULTS, "sfm", "2", TWO_NAMES, 1)
     assert found["attack"] in ("pgd", "fgsm")
     assert found["size"] == pytest.approx(255 - 8, abs=0.01)
 
 
 def test_nothing_that_went_wrong_is_no_failure():
-    assert find_failures(RESULTS, "tvm", "inf", WORST_FAILURES_NAMES, 5) == []
+    assert find_failures(RESULTS, "tvm", "inf", TWO_NAMES, 5) == []
 
 
 def test_the_table_names_the_attack_that_won():
-    found = find_failures(RESULTS, "sfm", "inf", WORST_FAILURES_NAMES, 2)
+    found = find_failures(RESULTS, "sfm", "inf", TWO_NAMES, 2)
     names = {"white_box": "white box", "gray_box": "gray box"}
     table = failure_table(found, names, "inf")
     assert table.columns[-2:] == ("L∞ in 1/255", "loss")
@@ -271,7 +269,7 @@ def test_the_table_names_the_attack_that_won():
 
 
 def test_the_figure_says_what_each_image_is_taken_for_and_how_it_is_magnified():
-    found = find_failures(RESULTS, "sfm", "inf", WORST_FAILURES_NAMES, 2)
+    found = find_failures(RESULTS, "sfm", "inf", TWO_NAMES, 2)
     images = np.full((2, 4, 4, 1), 0.5, np.float32)
     figure = failure_gallery("failures", FailureGallery(found, images, images + np.float32(0.125)))
     assert "multiplied by 4.0 around mid-grey" in figure.caption
@@ -280,25 +278,25 @@ def test_the_figure_says_what_each_image_is_taken_for_and_how_it_is_magnified():
     )
 
 
-SHOWN_IMAGES_IMAGES = np.random.default_rng(0).random((6, 4, 4, 1)).astype(np.float32)
+SHOWN = np.random.default_rng(0).random((6, 4, 4, 1)).astype(np.float32)
 SETTINGS = EvaluationConfig(epsilons=(4.0, 8.0), decision_examples=2)
 
 
 def _made(number: int) -> np.ndarray:
-    return np.full_like(SHOWN_IMAGES_IMAGES, number / 16)
+    return np.full_like(SHOWN, number / 16)
 
 
-def _store(folder, sets) -> AdversarialStore:
+def _stored(folder, sets) -> StoredAttacks:
     """Stores an outcome for each set, the images of the n-th all n/16."""
     store = AdversarialStore(folder)
     for number, entry in enumerate(sets):
-        count = 2 if entry.attack == "hop_skip_jump" else len(SHOWN_IMAGES_IMAGES)
+        count = 2 if entry.attack == "hop_skip_jump" else len(SHOWN)
         zeros = np.zeros(count, np.int32)
         images = _made(number)[:count]
         outcome = AttackOutcome(images, zeros.astype(np.float32), zeros, zeros.astype(bool))
         store.write(entry.name, outcome)
     store.write_index(sets)
-    return store
+    return StoredAttacks(store, "sfm", SETTINGS, SHOWN)
 
 
 def _set(threat_model, attack, epsilon, defence="sfm"):
@@ -333,32 +331,30 @@ def test_masks_in_batches_are_those_of_all_images_at_once():
 
 
 def test_each_threat_model_shows_its_last_attack_at_the_largest_radius(tmp_path):
-    store = _store(tmp_path, SETS)
-    white, decisions = example_images.perturbations(store, "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, 3)
+    stored = _stored(tmp_path, SETS)
+    white, decisions = stored.last_attacks(3)
     assert (white.threat_model, white.attack, white.epsilon) == ("white_box", "pgd", 8.0)
-    np.testing.assert_array_equal(white.images, SHOWN_IMAGES_IMAGES[:3])
+    np.testing.assert_array_equal(white.images, SHOWN[:3])
     np.testing.assert_array_equal(white.adversarial_images, _made(5)[:3])
     # It was given two images only.
     assert decisions.attack == "hop_skip_jump"
-    np.testing.assert_array_equal(decisions.images, SHOWN_IMAGES_IMAGES[:2])
+    np.testing.assert_array_equal(decisions.images, SHOWN[:2])
     np.testing.assert_array_equal(decisions.adversarial_images, _made(7)[:2])
 
 
 def test_who_knows_most_is_the_white_box_with_pgd_at_the_smallest_radius(tmp_path):
-    store = _store(tmp_path, SETS)
-    found = example_images.strongest_knowledge(store, "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, 4)
+    stored = _stored(tmp_path, SETS)
+    found = stored.strongest_knowledge(4)
     assert (found.threat_model, found.attack, found.epsilon) == ("white_box", "pgd", 4.0)
     np.testing.assert_array_equal(found.adversarial_images, _made(2)[:4])
 
 
 def test_without_a_white_box_it_is_the_gray_box_and_else_nobody(tmp_path):
-    store = _store(tmp_path / "gray", SETS[:1])
-    found = example_images.strongest_knowledge(store, "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, 4)
+    stored = _stored(tmp_path / "gray", SETS[:1])
+    found = stored.strongest_knowledge(4)
     assert found.threat_model == "gray_box"
-    store = _store(tmp_path / "none", SETS[4:])
-    assert (
-        example_images.strongest_knowledge(store, "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, 4) is None
-    )
+    stored = _stored(tmp_path / "none", SETS[4:])
+    assert stored.strongest_knowledge(4) is None
 
 
 def _failure(image_index, threat_model, attack, epsilon):
@@ -371,28 +367,26 @@ def _failure(image_index, threat_model, attack, epsilon):
 
 
 def test_a_failure_has_the_images_of_the_attack_that_won(tmp_path):
-    store = _store(tmp_path, SETS)
+    stored = _stored(tmp_path, SETS)
     failures = [
         _failure(4, "white_box", "mim", 4.0),
         _failure(1, "decision_based", "hop_skip_jump", 8.0),
         # Stored under no radius, because it finds its own.
         _failure(5, "white_box", "cw", 8.0),
     ]
-    found = example_images.failure_images(store, "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, failures)
-    np.testing.assert_array_equal(found.images, SHOWN_IMAGES_IMAGES[[4, 1, 5]])
+    found = stored.of_failures(failures)
+    np.testing.assert_array_equal(found.images, SHOWN[[4, 1, 5]])
     for number, images in zip((3, 7, 6), found.adversarial_images, strict=True):
         np.testing.assert_array_equal(images, _made(number)[0])
 
 
 def test_no_failure_has_no_images(tmp_path):
-    found = example_images.failure_images(
-        _store(tmp_path, SETS), "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, []
-    )
+    found = _stored(tmp_path, SETS).of_failures([])
     assert found.images.shape == found.adversarial_images.shape == (0, 4, 4, 1)
 
 
 def test_a_deleted_set_says_what_to_do(tmp_path):
-    store = _store(tmp_path, SETS[:1])
-    store.path(SETS[0].name).unlink()
+    stored = _stored(tmp_path, SETS[:1])
+    stored.store.path(SETS[0].name).unlink()
     with pytest.raises(SfmError, match="is gone; run the evaluation with --force"):
-        example_images.strongest_knowledge(store, "sfm", SETTINGS, SHOWN_IMAGES_IMAGES, 4)
+        stored.strongest_knowledge(4)
