@@ -55,13 +55,13 @@ _TINY = (
     ],
 )
 def test_runs_the_stages_that_are_asked_for_in_order_and_says_what_they_made(
-    arguments, stages, evaluation, tmp_path, run_program, monkeypatch
+    arguments, stages, records, tmp_path, run_program, monkeypatch
 ):
     done = []
 
     def stage(name, run_directory, experiment, force):
         done.append(name)
-        return evaluation
+        return records
 
     for name in run.STAGES:
         monkeypatch.setitem(run.STAGES, name, functools.partial(stage, name))
@@ -69,7 +69,7 @@ def test_runs_the_stages_that_are_asked_for_in_order_and_says_what_they_made(
     ended = run_program(run.main, f"--workdir={tmp_path / 'run'}", *arguments)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert done == stages.split()
-    assert f"Report: {evaluation.folder / 'report.html'}" in ended.stdout
+    assert f"Report: {records.folder / 'report.html'}" in ended.stdout
     assert ("Serve it: docker run" in ended.stdout) == ("export" in done)
 
 
