@@ -49,14 +49,40 @@ def rows(threat_model: str, attack: str, epsilon: float, correct: int, count: in
         correct: How many images are right.
         count: How many were attacked, all of label 0 and right when clean.
     """
+    labels = np.zeros(count, np.int64)
+    predictions = np.where(np.arange(count) < correct, 0, 1)
+    return answers("sfm", threat_model, attack, epsilon, labels, labels, predictions)
+
+
+def answers(
+    defence: str,
+    threat_model: str,
+    attack: str,
+    epsilon: float,
+    labels: Sequence[int] | np.ndarray,
+    clean_predictions: Sequence[int] | np.ndarray,
+    predictions: Sequence[int] | np.ndarray,
+) -> ResultsTable:
+    """Returns results of a defence under an attack, image by image; clean ones are cut to length.
+
+    Args:
+        defence: Name of the model that is scored.
+        threat_model: What the attacker knows; `none` for clean images.
+        attack: Name of the attack; `clean` for none.
+        epsilon: Radius in 1/255.
+        labels: The true classes.
+        clean_predictions: The classes that the model predicts without an attack.
+        predictions: Those after it, of the first images if there are fewer.
+    """
+    count = len(predictions)
     values = {
-        "label": 0,
-        "defence": "sfm",
+        "label": labels[:count],
+        "defence": defence,
         "threat_model": threat_model,
         "attack": attack,
         "epsilon": epsilon,
-        "clean_prediction": 0,
-        "prediction": np.where(np.arange(count) < correct, 0, 1),
+        "clean_prediction": clean_predictions[:count],
+        "prediction": predictions,
         "linf": 0.03,
         "l2": 0.1,
         "iterations": 3,

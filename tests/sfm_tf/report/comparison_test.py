@@ -41,38 +41,13 @@ def predictions(right: str) -> np.ndarray:
 
 
 def rows(threat_model: str, attack: str, epsilon: float, right: str, defence: str = "sfm"):
-    values = {
-        "label": LABELS[: len(right)],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": predictions(CLEAN[: len(right)]),
-        "prediction": predictions(right),
-        "linf": 0.03,
-        "l2": 0.1,
-        "iterations": 3,
-        "loss": 0.5,
-        "zero_gradient": False,
-    }
-    return results.results_rows(len(right), values)
+    predicted = predictions(CLEAN), predictions(right)
+    return made_up.answers(defence, threat_model, attack, epsilon, LABELS, *predicted)
 
 
 def run(name: str, *attacked, clean: str = CLEAN, norm: str = "inf") -> ComparedRun:
     table = results.join_results([rows("none", "clean", 0.0, clean), *attacked])
     metrics = summarise(table)
-    manifest = Manifest(
-        stage="evaluate",
-        fingerprint="cd" * 32,
-        config={"evaluation": {"norm": norm}},
-        seed=0,
-        inputs={},
-        content="0a",
-        code_version="0" * 64,
-        package_versions={},
-        started="2025-01-02T03:04:05+00:00",
-        wall_seconds=1.0,
-    )
     return ComparedRun(
         name=name,
         workdir=name,
@@ -82,7 +57,7 @@ def run(name: str, *attacked, clean: str = CLEAN, norm: str = "inf") -> Compared
         results=table,
         blessing=decide(metrics, EvaluationConfig()),
         costs=(),
-        manifests=[manifest],
+        manifests=[made_up.manifest("evaluate", {"evaluation": {"norm": norm}})],
     )
 
 

@@ -12,7 +12,6 @@ import jinja2
 import numpy as np
 import pytest
 
-from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict
@@ -23,6 +22,7 @@ from sfm_tf.report.collection import accuracy_by_radius
 from sfm_tf.report.document import build_report, html_environment, markdown_environment
 from sfm_tf.report.glossary import GLOSSARY
 from sfm_tf.report.inputs import Audit, Gallery, Perturbation, ReportInputs, RowCommand
+from tests import made_up
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\\\n# e"
 
@@ -70,21 +70,7 @@ IMAGES = np.random.default_rng(0).random((2, 4, 4, 3)).astype(np.float32)
 
 
 def result_rows(defence: str, threat_model: str, attack: str, epsilon: float, prediction: list):
-    values = {
-        "label": LABELS,
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": [0, 0, 1, 0],
-        "prediction": prediction,
-        "linf": epsilon / 255,
-        "l2": 0.1,
-        "iterations": 3,
-        "loss": 0.5,
-        "zero_gradient": False,
-    }
-    return results.results_rows(len(LABELS), values)
+    return made_up.answers(defence, threat_model, attack, epsilon, LABELS, [0, 0, 1, 0], prediction)
 
 
 RESULTS = results.join_results(
@@ -118,18 +104,6 @@ def report_inputs() -> ReportInputs:
         "class_counts": {HOSTILE: 4, "dog": 3},
     }
     epoch = {"stage": "alternation", "training": {"mask_loss": 1.0}, "validation": {"x": 0.5}}
-    manifest = Manifest(
-        stage="evaluate",
-        fingerprint="ab" * 32,
-        config={"evaluation": {"iterations": 30}},
-        seed=0,
-        inputs={},
-        content="0a",
-        code_version="0" * 64,
-        package_versions={"keras": "3.15.1"},
-        started="2025-01-02T03:04:05+00:00",
-        wall_seconds=1.0,
-    )
     return ReportInputs(
         experiment=HOSTILE,
         dataset="cifar10",
@@ -140,7 +114,7 @@ def report_inputs() -> ReportInputs:
         accuracy_by_radius=accuracy_by_radius(RESULTS),
         blessing=decide(MEASURED, EVALUATION),
         history={"defence": [epoch]},
-        manifests=[manifest],
+        manifests=[made_up.manifest("evaluate", {"evaluation": {"iterations": 30}})],
         gallery=Gallery(IMAGES, IMAGES[..., :1], IMAGES, IMAGES),
         perturbations=[Perturbation("white_box", "pgd", 8.0, IMAGES, IMAGES)],
         commands=[COMMAND],

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 
-from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.evaluation import results
@@ -16,6 +15,7 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.collection import collect_card_inputs
 from sfm_tf.report.inputs import Audit, ReportInputs
 from sfm_tf.report.model_card import build_model_card
+from tests import made_up
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
 LABELS = np.array([0, 0, 1, 1])
@@ -30,21 +30,7 @@ NONE, ONE, TWO, THREE = (
 
 
 def rows(defence: str, threat_model: str, attack: str, epsilon: float, prediction: list):
-    values = {
-        "label": LABELS[: len(prediction)],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": [0, 0, 1, 0][: len(prediction)],
-        "prediction": prediction,
-        "linf": epsilon / 255,
-        "l2": 0.1,
-        "iterations": 3,
-        "loss": 0.5,
-        "zero_gradient": False,
-    }
-    return results.results_rows(len(prediction), values)
+    return made_up.answers(defence, threat_model, attack, epsilon, LABELS, [0, 0, 1, 0], prediction)
 
 
 RESULTS = {
@@ -65,21 +51,6 @@ RESULTS = {
 }
 
 
-def manifest(stage: str, config: dict, seed: int) -> Manifest:
-    return Manifest(
-        stage=stage,
-        fingerprint=f"{stage}-fingerprint",
-        config=config,
-        seed=seed,
-        inputs={},
-        content="0a",
-        code_version=f"{stage}-code",
-        package_versions={"keras": "3.15.1"},
-        started="2025-01-02T03:04:05+00:00",
-        wall_seconds=1.0,
-    )
-
-
 def card_inputs(*threat_models: str) -> ReportInputs:
     evaluation = EvaluationConfig(
         threat_models=threat_models, epsilons=(8.0, 16.0), iterations=17, attacks=("fgsm", "pgd")
@@ -97,8 +68,8 @@ def card_inputs(*threat_models: str) -> ReportInputs:
         blessing=decide(metrics, evaluation),
         history={},
         manifests=[
-            manifest("train", {"model": {"classifier": "resnet18", "masker_depth": 4}}, 1),
-            manifest("evaluate", {"evaluation": {"iterations": 17}}, 3),
+            made_up.manifest("train", {"model": {"classifier": "resnet18", "masker_depth": 4}}, 1),
+            made_up.manifest("evaluate", {"evaluation": {"iterations": 17}}, 3),
         ],
         gallery=None,
     )
@@ -183,7 +154,7 @@ def test_settings_versions_and_fingerprints_are_all_there():
     built = table(text["Model details"], "How it was built and trained")
     assert (built["classifier"], built["masker_depth"]) == (['"resnet18"'], ["4"])
     made = table(text["Versions and fingerprints"], "What made it")
-    assert made["train"][:3] == ["train-fingerprint", "train-code", "1"]
+    assert made["train"][:3] == ["cd" * 32, "0" * 64, "1"]
     assert table(text["Versions and fingerprints"], "Packages")["keras"] == ["3.15.1"]
 
 
