@@ -342,14 +342,11 @@ class AutoProjectedGradientDescent(CompiledAttack):
         best, targets = self._compiled_first_scores(batch)
         is_stuck = tf.zeros_like(batch.labels, tf.bool)
         for run in range(self._target_count() * self.restarts):
-
-            def advance(part: _Run, state: tuple[Candidate, tf.Tensor], run: int = run) -> tuple:
-                return self._compiled_run(part, state, tf.constant(run), settings)
-
-            whole = _Run(batch, targets[:, run // self.restarts])
+            advance = functools.partial(self._compiled_run, settings, tf.constant(run))
+            part = _Run(batch, targets[:, run // self.restarts])
             is_done = (best.fooled == 1.0) & (run > 0)
             best, is_stuck = advance_unfinished(
-                advance, whole, (best, is_stuck), is_done, self.batch_size
+                advance, part, (best, is_stuck), is_done, self.batch_size
             )
         loss = self._compiled_loss(best.images, batch.labels)
         return BatchOutcome(best.images, loss, best.iterations, is_stuck)
@@ -368,10 +365,10 @@ class AutoProjectedGradientDescent(CompiledAttack):
 
     def _run(
         self,
+        settings: RunSettings,
+        run: tf.Tensor,
         part: _Run,
         state: tuple[Candidate, tf.Tensor],
-        run: tf.Tensor,
-        settings: RunSettings,
     ) -> tuple[Candidate, tf.Tensor]:
         batch, (best, is_stuck), ball = part.batch, state, BALLS[self.norm]
         points = sample_points(ball, batch.images.shape[1:], numbered(batch.seeds, run))

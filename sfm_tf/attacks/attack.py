@@ -313,7 +313,10 @@ class CompiledAttack(EvasionAttack):
         graph = tf.function(functools.partial(traced), autograph=False)
 
         def call(*arguments: Any) -> Any:
-            return graph(tuple(getattr(self, name) for name in options), *arguments)
+            values = (getattr(self, name) for name in options)
+            # TensorFlow takes a number of NumPy's for a tensor, whose value shapes no graph.
+            plain = (v.item() if isinstance(v, np.generic) else v for v in values)
+            return graph(tuple(plain), *arguments)
 
         return call
 

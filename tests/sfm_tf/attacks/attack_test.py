@@ -484,6 +484,21 @@ def test_mask_reaches_the_attack_per_image():
     np.testing.assert_allclose(moved - _images(10), 0.1 * mask, atol=1e-6)
 
 
+def test_a_graph_is_made_anew_for_another_value_of_an_option_that_shapes_it():
+    traced = []
+
+    def method(number):
+        traced.append(attack.repeats)
+        return attack.repeats * number
+
+    attack = Repeated(_classifier())
+    compiled = attack._compiled(method, "repeats")
+    for repeats in (2, np.int64(3), 3, np.int64(2)):
+        attack.set_params(repeats=repeats)
+        assert [compiled(tf.constant(x)).numpy() for x in (5, 7)] == [5 * repeats, 7 * repeats]
+    assert traced == [2, 3]
+
+
 def test_an_attack_that_breaks_its_limits_is_found_out():
     attack = Shift(_classifier(), **OPTIONS)
     attack.reach = 1.01
