@@ -1,1 +1,1 @@
-"""Attacks run and scored: per-sample results, their summary and the blessing."""
+"""Attacks run and scored: per-sample results, their figures, and what of these may be chance."""
