@@ -26,9 +26,7 @@ _EXPERIMENT = flags.DEFINE_enum(
     f"{_DEFAULT_EXPERIMENT} for a new one.",
     module_name=_SHARED,
 )
-_SEED = flags.DEFINE_integer(
-    "seed", None, "Seed of all random choices. The preset has the default.", module_name=_SHARED
-)
+_SEED = flags.DEFINE_integer("seed", None, "Seed of all random choices.", module_name=_SHARED)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -90,7 +88,7 @@ def _define(field: dataclasses.Field, module_name: str) -> None:
     _DEFINERS[type(field.default)](
         field.name,
         None,
-        f"{field.metadata['help']}{listed} The preset has the default.",
+        f"{field.metadata['help']}{listed}",
         module_name=module_name,
     )
 
@@ -191,6 +189,10 @@ def _open_run_directory() -> tuple[RunDirectory, Experiment]:
 def _parse_flags(arguments: Sequence[str], headings: Sequence[str]) -> list[str]:
     if {"--help", "-help", "-h", "-?"} & set(arguments[1:]):
         print(sys.modules["__main__"].__doc__)
+        if _SHARED in headings:
+            print(
+                "A setting that is not given has the value of the preset that --experiment names."
+            )
         for module_name in headings:
             print(flags.FLAGS.module_help(module_name))
         raise SystemExit(0)

@@ -141,6 +141,7 @@ def test_help_lists_the_flags_under_their_modules(start, monkeypatch):
     ended = start("--help")
     assert ended.returncode == 0
     assert "Does what the test asks." in ended.stdout
+    assert "the preset that --experiment names" in ended.stdout
     own, shared = ended.stdout.split("pipelines (all stages):")
     assert "tests.stage:" in own
     assert "--raised" in own
