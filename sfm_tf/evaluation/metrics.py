@@ -426,14 +426,5 @@ def _labels(results: ResultsTable, subject: str) -> np.ndarray:
 
 
 def _breakdown_accuracy(answers: np.ndarray) -> dict[str, Any] | None:
-    examples, correct = int(np.sum(answers != NOT_ATTACKED)), int(np.sum(answers == RIGHT))
-    if not examples:
-        return None
-    low, high = wilson_interval(correct, examples)
-    return {
-        "examples": examples,
-        "correct": correct,
-        "accuracy": correct / examples,
-        "accuracy_low": low,
-        "accuracy_high": high,
-    }
+    attacked = answers[answers != NOT_ATTACKED]
+    return _accuracy(attacked == RIGHT) if len(attacked) else None

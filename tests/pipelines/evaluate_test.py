@@ -18,6 +18,7 @@ _TINY = {
     "num_examples": 12,
     "attacks": ("fgsm",),
     "epsilons": (16.0,),
+    "iterations": 2,
     "audit_examples": 0,
 }
 

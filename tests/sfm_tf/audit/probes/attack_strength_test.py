@@ -37,7 +37,7 @@ def _kernel(seed):
 KERNEL = _kernel(0)
 
 
-def _linear_bench():
+def _linear_prober():
     """A linear model of two classes, always right without an attack."""
     dense = keras.layers.Dense(2, use_bias=False)
     classifier = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
@@ -53,7 +53,7 @@ def _linear_bench():
 
 @pytest.fixture(scope="module")
 def measured():
-    prober, whole = _linear_bench()
+    prober, whole = _linear_prober()
     ladder = probe_ladder(prober, whole)
     return prober.samples, ladder, probe_convergence(prober, whole), probe_curve(prober, whole)
 
@@ -81,7 +81,7 @@ def test_no_effort_beats_an_attack_that_is_already_exact(measured):
 
 
 def test_more_restarts_count_the_first():
-    prober, whole = _linear_bench()
+    prober, whole = _linear_prober()
     convergence = probe_convergence(prober, whole)
     base, more = (right_images(convergence[name]) for name in ("base", "more_restarts"))
     assert not (more & ~base).any()
@@ -201,7 +201,7 @@ def _other_goals_kernel(seed):
 OTHER_GOALS_KERNEL = _other_goals_kernel(0)
 
 
-def _bench(norm, epsilon):
+def _prober(norm, epsilon):
     dense = keras.layers.Dense(2, use_bias=False)
     classifier = keras.Sequential([keras.Input(OTHER_GOALS_SHAPE), keras.layers.Flatten(), dense])
     dense.set_weights([OTHER_GOALS_KERNEL])
@@ -218,7 +218,7 @@ def _bench(norm, epsilon):
 
 
 def test_with_two_classes_the_target_is_the_other_one():
-    prober, whole = _bench("inf", 8.0)
+    prober, whole = _prober("inf", 8.0)
     targeted = probe_targeted(prober, whole)
     assert targeted["reached"] == OTHER_GOALS_COUNT - targeted["correct"] > 0
     assert targeted["correct"] == prober.right_under_pgd(whole).sum()
@@ -237,7 +237,7 @@ def test_targets_are_wrong_classes_and_all_of_them():
     ("norm", "epsilon", "other", "dual"), [("inf", 6.0, "2", 2), ("2", 15.0, "inf", 1)]
 )
 def test_a_linear_model_falls_where_the_other_ball_reaches_its_boundary(norm, epsilon, other, dual):
-    prober, whole = _bench(norm, epsilon)
+    prober, whole = _prober(norm, epsilon)
     found = probe_other_norm(prober, whole)
     assert found["norm"] == other
     assert found["epsilon"] == equal_volume_radius(epsilon, norm, 16)

@@ -71,7 +71,7 @@ CONFIG = EvaluationConfig(
 )
 
 
-def _bench(config=CONFIG, progress=lambda *_: None):
+def _prober(config=CONFIG, progress=lambda *_: None):
     keras.utils.set_random_seed(0)
     classifier = keras.Sequential(
         [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
@@ -85,7 +85,7 @@ def _bench(config=CONFIG, progress=lambda *_: None):
 
 
 def test_the_same_attack_is_made_once(monkeypatch):
-    prober, _, whole = _bench()
+    prober, _, whole = _prober()
     runs, batches = [], CompiledAttack.batches
 
     def counted(self, *arguments, **named):
@@ -109,7 +109,7 @@ def test_no_attack_is_compiled_twice(monkeypatch):
         return loop(self, *arguments)
 
     monkeypatch.setattr(GradientAttack, "_loop", counted)
-    prober, _, whole = _bench()
+    prober, _, whole = _prober()
     classes = (prober.samples.labels + 1) % 3
     for changes in (
         {},
@@ -125,13 +125,13 @@ def test_no_attack_is_compiled_twice(monkeypatch):
 
 
 def test_steps_are_long_enough_to_cross_the_ball_as_in_the_evaluation():
-    prober, *_ = _bench()
+    prober, *_ = _prober()
     assert prober.step_size(3.0) == 2.0
     assert prober.step_size(30.0) == 10.0
 
 
 def test_attacks_are_whole_whatever_the_evaluation_saves(monkeypatch):
-    prober, _, whole = _bench()
+    prober, _, whole = _prober()
     seen, batches = [], CompiledAttack.batches
 
     def recorded(self, *arguments, **named):
@@ -146,7 +146,7 @@ def test_attacks_are_whole_whatever_the_evaluation_saves(monkeypatch):
 
 
 def test_right_is_by_the_labels():
-    prober, subject, whole = _bench()
+    prober, subject, whole = _prober()
     logits = np.asarray(subject(prober.samples.images))
     expected = logits.argmax(axis=1) == prober.samples.labels
     assert prober.right(whole.scored, prober.samples.images).tolist() == expected.tolist()
@@ -156,7 +156,7 @@ def test_right_is_by_the_labels():
 
 def test_classes_are_reached_rather_than_left():
     config = EvaluationConfig(epsilons=(120.0,), iterations=20, step_size=20.0)
-    prober, subject, whole = _bench(config)
+    prober, subject, whole = _prober(config)
     classes = (prober.samples.labels + 1) % 3
     made = prober.pgd(whole.attacked, classes=classes).images
     assert (np.asarray(subject(made)).argmax(axis=1) == classes).all()
@@ -164,7 +164,7 @@ def test_classes_are_reached_rather_than_left():
 
 
 def test_setups_and_other_models_are_told_apart():
-    prober, subject, whole = _bench()
+    prober, subject, whole = _prober()
     scaled = whole.attacked._replace(factor=3.0)
     logits = np.asarray(subject(prober.samples.images))
     for target, expected in ((scaled, 3.0 * logits), (whole.attacked, logits), (subject, logits)):
@@ -177,7 +177,7 @@ def test_setups_and_other_models_are_told_apart():
 
 
 def test_an_attack_of_some_images_makes_of_them_what_one_of_all_does():
-    prober, _, whole = _bench()
+    prober, _, whole = _prober()
     rows = np.array([1, 4])
     every = prober.run("noise", whole.attacked, np.arange(COUNT))
     np.testing.assert_array_equal(prober.run("noise", whole.attacked, rows), every[rows])
@@ -185,6 +185,6 @@ def test_an_attack_of_some_images_makes_of_them_what_one_of_all_does():
 
 def test_progress_names_the_probe():
     told = []
-    prober, *_ = _bench(progress=lambda *values: told.append(values))
+    prober, *_ = _prober(progress=lambda *values: told.append(values))
     prober.report("PGD at rising radii")
     assert told == [("audit: PGD at rising radii", 0, COUNT)]
