@@ -83,7 +83,7 @@ def records(tmp_path_factory):
     """600 of the digits to train on, some of them for validation."""
     folder = tmp_path_factory.mktemp("records")
     config = DataConfig(shards=1, max_train_examples=600, max_test_examples=1)
-    ingest(config, 0, folder, lambda split, count: None)
+    ingest(config, 0, folder, lambda *_: None)
     return folder
 
 

@@ -312,7 +312,7 @@ def many_records(tmp_path_factory):
     """600 digits to train on, some of them for validation, and 200 to test on."""
     folder = tmp_path_factory.mktemp("records")
     config = DataConfig(shards=1, max_train_examples=600, max_test_examples=200)
-    ingest(config, 0, folder, lambda split, count: None)
+    ingest(config, 0, folder, lambda *_: None)
     return folder
 
 
