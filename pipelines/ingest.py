@@ -28,7 +28,7 @@ def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     execution = Execution(
         stage="ingest",
-        module=MODULE,
+        module=ingestion.__name__,
         configs={"data": experiment.data},
         seed=experiment.seed,
         inputs={},

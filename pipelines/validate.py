@@ -46,7 +46,7 @@ def validate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
 
     execution = Execution(
         stage="validate",
-        module=MODULE,
+        module=anomalies.__name__,
         configs={"validation": experiment.validation},
         seed=experiment.seed,
         inputs={"ingest": records},
