@@ -34,20 +34,12 @@ def _fail(folder):
     raise KeyboardInterrupt
 
 
-def test_runs_once_for_the_same_inputs(tmp_path):
+def test_runs_once_for_the_same_inputs_unless_forced(tmp_path):
     run_directory = RunDirectory(tmp_path)
-    first = execute(_execution(), run_directory, _write("a"))
-    second = execute(_execution(), run_directory, _write("b"))
-    assert (first.reused, second.reused) == (False, True)
-    assert (second.artifact.folder / "weights").read_text() == "a"
-
-
-def test_force_does_the_work_again(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    execute(_execution(), run_directory, _write("a"))
-    outcome = execute(_execution(), run_directory, _write("b"), force=True)
-    assert not outcome.reused
-    assert (outcome.artifact.folder / "weights").read_text() == "b"
+    for text, force, found in (("a", False, "a"), ("b", False, "a"), ("c", True, "c")):
+        outcome = execute(_execution(), run_directory, _write(text), force=force)
+        assert outcome.reused == (text != found)
+        assert (outcome.artifact.folder / "weights").read_text() == found
 
 
 def _other_input(run_directory):
@@ -56,7 +48,7 @@ def _other_input(run_directory):
     ).artifact
 
 
-@pytest.mark.parametrize("change", ["config", "seed", "inputs", "module"])
+@pytest.mark.parametrize("change", ["config", "seed", "inputs", "module", "source"])
 def test_every_dependency_changes_the_fingerprint(tmp_path, change):
     run_directory = RunDirectory(tmp_path)
     changes = {
@@ -64,6 +56,7 @@ def test_every_dependency_changes_the_fingerprint(tmp_path, change):
         "seed": {"seed": 1},
         "inputs": {"inputs": {"ingest": _other_input(run_directory)}},
         "module": {"module": "sfm_tf.experiments"},
+        "source": {"source": "13 files"},
     }[change]
     before = execute(_execution(), run_directory, _write("a")).artifact
     after = execute(_execution(**changes), run_directory, _write("b")).artifact
@@ -83,12 +76,6 @@ def test_forced_work_with_other_contents_is_read_anew_downstream(tmp_path):
     train_on("old records", False)
     assert not train_on("new records", True).reused
     assert train_on("unread", False).reused
-
-
-def test_other_data_from_outside_is_other_work(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    execute(_execution(source="12 files"), run_directory, _write("a"))
-    assert not execute(_execution(source="13 files"), run_directory, _write("b")).reused
 
 
 def test_going_back_to_earlier_settings_makes_them_the_latest_again(tmp_path):

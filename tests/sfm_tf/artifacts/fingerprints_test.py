@@ -13,13 +13,14 @@ class _Config:
 
 
 def _library(tmp_path, monkeypatch):
-    """A small library: report → metrics, and train, which neither imports."""
+    """A small library: report → metrics ← train, of which checked imports report for its types."""
     library = tmp_path / "sfm_tf"
     (library / "report" / "templates").mkdir(parents=True)
     (library / "report" / "document.py").write_text("from sfm_tf import metrics\n")
     (library / "report" / "templates" / "page.j2").write_text("<p>")
     (library / "metrics.py").write_text("ACCURACY = 1\n")
-    (library / "train.py").write_text("EPOCHS = 1\n")
+    (library / "train.py").write_text("from sfm_tf import metrics\n")
+    (library / "checked.py").write_text("if TYPE_CHECKING:\n    from sfm_tf import metrics\n")
     monkeypatch.setattr(fingerprints, "_LIBRARY_FOLDER", library)
     return library
 
@@ -38,36 +39,25 @@ def test_package_versions_name_what_changes_figures():
 
 
 @pytest.mark.parametrize(
-    ("changed", "differs"),
+    ("module", "changed", "differs"),
     [
-        ("report/document.py", True),
-        ("metrics.py", True),
-        ("report/templates/page.j2", True),
-        ("train.py", False),
+        ("report.document", "report/document.py", True),
+        ("report.document", "metrics.py", True),
+        ("report.document", "report/templates/page.j2", True),
+        ("report.document", "train.py", False),
+        ("train", "metrics.py", True),
+        ("train", "report/templates/page.j2", False),
+        ("checked", "metrics.py", False),
     ],
 )
-def test_code_version_follows_imports_and_nothing_else(tmp_path, monkeypatch, changed, differs):
+def test_code_version_follows_imports_and_nothing_else(
+    tmp_path, monkeypatch, module, changed, differs
+):
     library = _library(tmp_path, monkeypatch)
-    before = fingerprints.code_version("sfm_tf.report.document")
+    before = fingerprints.code_version(f"sfm_tf.{module}")
     path = library / changed
     path.write_text(path.read_text() + "\n# changed\n")
-    assert (fingerprints.code_version("sfm_tf.report.document") != before) is differs
-
-
-def test_what_only_a_type_checker_imports_does_not_count(tmp_path, monkeypatch):
-    library = _library(tmp_path, monkeypatch)
-    (library / "train.py").write_text("if TYPE_CHECKING:\n    from sfm_tf import metrics\n")
-    before = fingerprints.code_version("sfm_tf.train")
-    (library / "metrics.py").write_text("changed = True\n")
-    assert fingerprints.code_version("sfm_tf.train") == before
-
-
-def test_a_template_does_not_count_for_modules_of_other_packages(tmp_path, monkeypatch):
-    library = _library(tmp_path, monkeypatch)
-    (library / "train.py").write_text("from sfm_tf import metrics\n")
-    before = fingerprints.code_version("sfm_tf.train")
-    (library / "report" / "templates" / "page.j2").write_text("<div>")
-    assert fingerprints.code_version("sfm_tf.train") == before
+    assert (fingerprints.code_version(f"sfm_tf.{module}") != before) is differs
 
 
 def test_content_digest_follows_names_and_bytes(tmp_path):

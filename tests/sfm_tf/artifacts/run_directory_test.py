@@ -41,23 +41,20 @@ def test_claim_creates_and_then_recognises_the_experiment(tmp_path):
     run_directory.claim("digits")
     run_directory.claim("digits")
     assert run_directory.experiment() == "digits"
-
-
-def test_claim_refuses_the_directory_of_another_experiment(tmp_path):
-    RunDirectory(tmp_path / "run").claim("digits")
     with pytest.raises(SfmError, match="belongs to experiment 'digits', not 'cifar10'"):
-        RunDirectory(tmp_path / "run").claim("cifar10")
+        RunDirectory(tmp_path / "new" / "run").claim("cifar10")
 
 
-def test_claim_refuses_a_folder_that_holds_something_else(tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(SfmError, match="neither empty nor a working directory"):
-        RunDirectory(tmp_path).claim("digits")
-
-
-def test_claim_refuses_a_damaged_owner_file(tmp_path):
-    (tmp_path / "experiment.json").write_text("{")
-    with pytest.raises(SfmError, match=r"Cannot read .*experiment\.json"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("thesis.tex", "neither empty nor a working directory"),
+        ("experiment.json", r"Cannot read .*experiment\.json"),
+    ],
+)
+def test_claim_refuses_a_folder_that_holds_something_else(tmp_path, name, message):
+    (tmp_path / name).write_text("{")
+    with pytest.raises(SfmError, match=message):
         RunDirectory(tmp_path).claim("digits")
 
 
@@ -87,16 +84,11 @@ def test_input_of_follows_the_lineage_not_the_latest(tmp_path):
         run_directory.input_of(trained, "ingest")
 
 
-def test_partial_work_is_no_artifact(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    run_directory.open_partial("train", "a" * 64, empty=False)
-    assert run_directory.find("train", "a" * 64) is None
-
-
-def test_partial_work_is_kept_unless_emptied(tmp_path):
+def test_partial_work_is_no_artifact_and_kept_unless_emptied(tmp_path):
     run_directory = RunDirectory(tmp_path)
     partial = run_directory.open_partial("train", "a" * 64, empty=False)
     (partial / "checkpoint").write_text("epoch 1")
+    assert run_directory.find("train", "a" * 64) is None
     kept = run_directory.open_partial("train", "a" * 64, empty=False)
     assert (kept / "checkpoint").read_text() == "epoch 1"
     emptied = run_directory.open_partial("train", "a" * 64, empty=True)

@@ -42,16 +42,15 @@ def test_missing_member_is_named(tmp_path, make):
         archive.read("top/c.txt")
 
 
-def test_nothing_there(tmp_path):
-    with pytest.raises(SfmError, match=f"No file or folder {tmp_path / 'absent'}"):
-        open_archive(tmp_path / "absent")
-
-
-def test_not_a_zip(tmp_path):
+def test_what_is_no_archive_is_refused(tmp_path):
     path = tmp_path / "a.zip"
+    with pytest.raises(SfmError, match=f"No file or folder {path}"):
+        open_archive(path)
     path.write_bytes(b"not a zip")
     with pytest.raises(SfmError, match=f"Cannot open {path}: .*; expected a zip archive"):
         open_archive(path)
+    with pytest.raises(SfmError, match="Member a of .* expected stored or deflated"):
+        open_archive(_zip(path, {"a": b"alpha"}, zipfile.ZIP_LZMA))
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/../../escape", "/etc/passwd", "a\\..\\b"])
@@ -102,21 +101,13 @@ def test_damaged_member_is_named(tmp_path):
         archive.read("a")
 
 
-def test_member_that_lies_about_its_size_is_not_read(tmp_path):
-    """The directory promises 10 bytes; the compressed data would grow to a million."""
-    path = _zip(tmp_path / "a.zip", {"a": bytes(1_000_000)})
-    size = (1_000_000).to_bytes(4, "little")
-    assert path.read_bytes().count(size) == 2
-    path.write_bytes(path.read_bytes().replace(size, (10).to_bytes(4, "little")))
-    with open_archive(path) as archive, pytest.raises(SfmError, match="Cannot read a of"):
-        archive.read("a")
-
-
 def test_member_that_lies_about_its_size_takes_no_more_memory_than_it_claims(tmp_path):
-    size = 200_000_000
+    """The directory promises 10 bytes; the compressed data would grow to 20 million."""
+    size = 20_000_000
     path = _zip(tmp_path / "a.zip", {"a": bytes(size)})
-    lied = path.read_bytes().replace(size.to_bytes(4, "little"), (10).to_bytes(4, "little"))
-    path.write_bytes(lied)
+    claim = size.to_bytes(4, "little")
+    assert path.read_bytes().count(claim) == 2
+    path.write_bytes(path.read_bytes().replace(claim, (10).to_bytes(4, "little")))
     with open_archive(path) as archive:
         tracemalloc.start()
         with pytest.raises(SfmError, match="Cannot read a of"):
@@ -124,13 +115,6 @@ def test_member_that_lies_about_its_size_takes_no_more_memory_than_it_claims(tmp
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 5_000_000
-
-
-def test_other_compressions_are_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:
-        file.writestr("a", b"alpha")
-    with pytest.raises(SfmError, match="Member a of .* expected stored or deflated"):
-        open_archive(tmp_path / "a.zip")
 
 
 def test_fingerprint_follows_the_contents(tmp_path):

@@ -32,27 +32,23 @@ def _png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + data
 
 
-def test_rgb_png_is_lossless():
-    pixels = _random((5, 7, 3))
-    decoded = decode_image(_png(pixels), "a.png")
+_COLORS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (_png(_random((5, 7, 3))), _random((5, 7, 3))),
+        (_png(_random((5, 7))), np.stack([_random((5, 7))] * 3, axis=-1)),
+        (_png(_random((5, 7, 4))), _random((5, 7, 4))[..., :3]),
+        (_png(_COLORS, "P"), _COLORS),
+    ],
+    ids=["rgb", "grey", "transparent", "palette"],
+)
+def test_png_of_any_mode_becomes_rgb_without_loss(data, expected):
+    decoded = decode_image(data, "a.png")
     assert decoded.dtype == np.uint8
-    np.testing.assert_array_equal(decoded, pixels)
-
-
-def test_grey_becomes_three_equal_channels():
-    pixels = _random((5, 7))
-    decoded = decode_image(_png(pixels), "a.png")
-    np.testing.assert_array_equal(decoded, np.stack([pixels] * 3, axis=-1))
-
-
-def test_transparency_is_dropped():
-    pixels = _random((5, 7, 4))
-    np.testing.assert_array_equal(decode_image(_png(pixels), "a.png"), pixels[..., :3])
-
-
-def test_palette_is_resolved():
-    pixels = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]], np.uint8)
-    np.testing.assert_array_equal(decode_image(_png(pixels, "P"), "a.png"), pixels)
+    np.testing.assert_array_equal(decoded, expected)
 
 
 @pytest.mark.parametrize("flag", [cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE])
@@ -65,12 +61,9 @@ def test_jpeg_is_as_opencv_decodes_it(flag):
     np.testing.assert_allclose(decoded.astype(int), expected.astype(int), rtol=0, atol=2)
 
 
-def test_shape_is_height_then_width():
-    assert image_shape(_png(_random((5, 7, 3))), "a.png") == (5, 7)
-
-
-def test_shape_reads_the_header_only():
-    assert image_shape(_png_header(300, 200), "a.png") == (200, 300)
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (8192, 7812)])
+def test_shape_reads_the_header_only_and_limits_are_inclusive(width, height):
+    assert image_shape(_png_header(width, height), "a.png") == (height, width)
 
 
 @pytest.mark.parametrize("read", [decode_image, image_shape])
@@ -80,10 +73,6 @@ def test_shape_reads_the_header_only():
 def test_too_large_is_refused_before_decoding(read, width, height):
     with pytest.raises(SfmError, match=r"bomb\.png"):
         read(_png_header(width, height), "bomb.png")
-
-
-def test_limits_are_inclusive():
-    assert image_shape(_png_header(8192, 7812), "a.png") == (7812, 8192)
 
 
 def _file(file_format):

@@ -14,9 +14,13 @@ def _pixels(seed, height=6, width=8):
     return generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def _write(path, pixels):
+def _png(pixels):
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+
+
+def _write(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(os.fspath(path), pixels[..., ::-1])
+    path.write_bytes(data)
 
 
 def _fill(folder, counts):
@@ -27,7 +31,7 @@ def _fill(folder, counts):
         for index in range(count)
     }
     for name, pixels in images.items():
-        _write(folder / name, pixels)
+        _write(folder / name, _png(pixels))
     return images
 
 
@@ -99,51 +103,26 @@ def test_jpeg_and_grey_become_rgb(tmp_path):
     np.testing.assert_array_equal(records["train/cat/colour.jpeg"], np.full((6, 8, 3), 128))
 
 
-def _stray_file(folder):
-    (folder / "cat" / "notes.txt").write_text("")
-
-
-def _nested_folder(folder):
-    (folder / "cat" / "kittens").mkdir()
-
-
-def _file_beside_classes(folder):
-    (folder / "labels.csv").write_text("")
-
-
-def _empty_class(folder):
-    (folder / "eel").mkdir()
-
-
-def _no_image(folder):
-    (folder / "cat" / "a.png").write_bytes(b"")
-
-
-def _damaged_image(folder):
-    path = folder / "dog" / "image 1.png"
-    path.write_bytes(path.read_bytes()[:90])
-
-
-def _large_image(folder):
-    _write(folder / "cat" / "wide.png", np.zeros((1, 8193, 3), np.uint8))
+_HALF = _png(_pixels(0))[:90]
+_WIDE = _png(np.zeros((1, 8193, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("name", "data", "message"),
     [
-        (_stray_file, r"Unexpected .*/photos/cat/notes\.txt; expected only \.png, \.jpg, \.jpeg"),
-        (_nested_folder, r"Unexpected .*/photos/cat/kittens; expected only"),
-        (_file_beside_classes, r"Unexpected .*/photos/labels\.csv; expected only folders"),
-        (_empty_class, r"Class folder .*/photos/eel has no image"),
-        (_no_image, r"Cannot read .*/photos/cat/a\.png: expected a PNG or JPEG image"),
-        (_damaged_image, r"Cannot decode .*/photos/dog/image 1\.png: the image is damaged"),
-        (_large_image, r"wide\.png has 8193x1 pixels; expected at most 8192"),
+        ("cat/notes.txt", b"", r"/photos/cat/notes\.txt; expected only \.png, \.jpg, \.jpeg"),
+        ("cat/kittens/a.png", b"", r"Unexpected .*/photos/cat/kittens; expected only"),
+        ("labels.csv", b"", r"Unexpected .*/photos/labels\.csv; expected only folders"),
+        ("eel/.hidden", b"", r"Class folder .*/photos/eel has no image"),
+        ("cat/a.png", b"", r"Cannot read .*/photos/cat/a\.png: expected a PNG or JPEG image"),
+        ("dog/a.png", _HALF, r"Cannot decode .*/photos/dog/a\.png: the image is damaged"),
+        ("cat/wide.png", _WIDE, r"wide\.png has 8193x1 pixels; expected at most 8192"),
     ],
 )
-def test_bad_folder_is_named(tmp_path, spoil, message):
+def test_bad_folder_is_named(tmp_path, name, data, message):
     folder = tmp_path / "photos"
     _fill(folder, {"dog": 2, "cat": 2})
-    spoil(folder)
+    _write(folder / name, data)
     with pytest.raises(SfmError, match=message):
         list(_open(folder).splits["train"]())
 

@@ -23,11 +23,6 @@ def test_enlarging_by_a_whole_factor_keeps_the_mean_of_constant_images():
     np.testing.assert_array_equal(resize_image(image, 20), np.full((20, 20, 1), 77))
 
 
-def test_same_size_changes_nothing():
-    image = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(resize_image(image, 6), image)
-
-
 def test_source_is_resized_and_otherwise_kept():
     image = np.zeros((4, 6, 1), np.uint8)
 

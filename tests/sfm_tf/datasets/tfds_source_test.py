@@ -257,18 +257,3 @@ def test_host_that_answers_with_an_error_is_reachable(tmp_path, monkeypatch):
         server.shutdown()
         server.server_close()
     assert calls == [None]
-
-
-@pytest.mark.skipif(
-    "SFM_TF_CIFAR10_DATA_DIR" not in os.environ,
-    reason="set SFM_TF_CIFAR10_DATA_DIR to the folder of prepared CIFAR-10",
-)
-def test_real_cifar10():
-    source = open_source(
-        DataConfig(dataset="cifar10", data_dir=os.environ["SFM_TF_CIFAR10_DATA_DIR"])
-    )
-    records = source.splits["test"]()
-    first = [next(records) for _ in range(500)]
-    assert {record.image.shape for record in first} == {(32, 32, 3)}
-    assert {record.label for record in first} == set(range(10))
-    assert len({record.key for record in first}) == 500

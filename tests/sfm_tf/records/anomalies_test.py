@@ -1,6 +1,5 @@
 import io
 
-import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -65,100 +64,65 @@ def _encoded_as(encoded, label=0):
 def _found(folder, schema=None):
     anomalies = find_anomalies(folder, schema or _schema())
     assert {anomaly.kind for anomaly in anomalies} <= set(ANOMALY_KINDS)
-    return [
-        (anomaly.kind, anomaly.split, anomaly.shard, anomaly.index, anomaly.label)
-        for anomaly in anomalies
-    ]
+    return [(each.kind, each.split, each.shard, each.index, each.label) for each in anomalies]
 
 
 def test_clean_data_has_none(folder):
     assert find_anomalies(folder, _schema()) == []
 
 
-def test_wrong_shape(folder):
-    turned = ImageRecord("turned", np.zeros((3, 2, 1), np.uint8), 1)
-    name, place = _replace(folder, "train", 3, encode_record(turned))
-    assert find_anomalies(folder, _schema()) == [
-        Anomaly(
-            "wrong_shape",
-            "Image has shape (3, 2, 1); expected (2, 3, 1).",
-            "train",
-            name,
-            place,
-            1,
-        )
-    ]
-
-
-@pytest.mark.parametrize("label", [-1, 2])
-def test_label_out_of_range(folder, label):
-    record = _record("test", 2)
-    serialized = encode_record(ImageRecord(record.key, record.image, label))
-    name, place = _replace(folder, "test", 2, serialized)
-    assert _found(folder) == [("label_out_of_range", "test", name, place, label)]
-
-
-def test_image_that_is_no_image(folder):
-    name, place = _replace(folder, "train", 5, _encoded_as(b"GIF89a", label=1))
-    assert _found(folder) == [("unreadable_image", "train", name, place, 1)]
-
-
-def test_cut_off_image(folder):
-    _, encoded = cv2.imencode(".png", _images("train")[4])
-    name, place = _replace(folder, "train", 4, _encoded_as(encoded.tobytes()[:-30]))
-    assert _found(folder) == [("unreadable_image", "train", name, place, 0)]
-
-
-@pytest.mark.parametrize("serialized", [b"\xff\xff", b""])
-def test_record_that_is_no_example(folder, serialized):
-    name, place = _replace(folder, "train", 5, serialized)
-    # Class dog keeps images 1 and 3, so it is not empty.
-    assert _found(folder) == [("unreadable_image", "train", name, place, None)]
-
-
-def test_sixteen_bit_image(folder):
-    _, encoded = cv2.imencode(".png", np.full((2, 3), 40_000, np.uint16))
-    name, place = _replace(folder, "test", 0, _encoded_as(encoded.tobytes()))
-    assert _found(folder) == [("value_range", "test", name, place, 0)]
-
-
-def test_one_bit_image(folder):
+def _png(pixels):
     file = io.BytesIO()
-    Image.fromarray(np.eye(2, 3, dtype=bool)).save(file, "PNG")
-    name, place = _replace(folder, "test", 0, _encoded_as(file.getvalue()))
-    assert _found(folder) == [("value_range", "test", name, place, 0)]
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
-def test_leakage_names_both_places(folder):
-    serialized = encode_record(ImageRecord("copy", _images("train")[3], 1))
-    name, place = _replace(folder, "test", 3, serialized)
+def _copy(split, index, label):
+    return encode_record(ImageRecord("copy", _images(split)[index], label))
+
+
+_TURNED = encode_record(ImageRecord("turned", np.zeros((3, 2, 1), np.uint8), 1))
+_HALF = _encoded_as(_png(_images("train")[4, ..., 0])[:-30])
+_16_BITS = _encoded_as(_png(np.full((2, 3), 40_000, np.uint16)))
+_1_BIT = _encoded_as(_png(np.eye(2, 3, dtype=bool)))
+
+
+@pytest.mark.parametrize(
+    ("split", "index", "serialized", "kind", "label"),
+    [
+        ("train", 3, _TURNED, "wrong_shape", 1),
+        ("test", 2, _copy("test", 2, -1), "label_out_of_range", -1),
+        ("test", 2, _copy("test", 2, 2), "label_out_of_range", 2),
+        ("train", 5, _encoded_as(b"GIF89a", label=1), "unreadable_image", 1),
+        ("train", 4, _HALF, "unreadable_image", 0),
+        # Class dog keeps images 1 and 3, so it is not empty.
+        ("train", 5, b"\xff\xff", "unreadable_image", None),
+        ("train", 5, b"", "unreadable_image", None),
+        ("test", 0, _16_BITS, "value_range", 0),
+        ("test", 0, _1_BIT, "value_range", 0),
+        ("train", 5, _copy("train", 0, 1), "label_conflict", 1),
+        # A copy within a split is no leak.
+        ("test", 3, _copy("test", 1, 1), None, None),
+    ],
+)
+def test_record_that_is_odd_is_found_where_it_is(folder, split, index, serialized, kind, label):
+    name, place = _replace(folder, split, index, serialized)
+    assert _found(folder) == ([(kind, split, name, place, label)] if kind else [])
+
+
+def test_message_says_what_was_expected(folder):
+    _replace(folder, "train", 3, _TURNED)
     (anomaly,) = find_anomalies(folder, _schema())
-    assert anomaly == Anomaly(
-        "leakage",
-        "Image is also in train: train-00001-of-00002.tfrecord, record 1.",
-        "test",
-        name,
-        place,
-        1,
-    )
+    assert anomaly.message == "Image has shape (3, 2, 1); expected (2, 3, 1)."
 
 
-def test_leakage_is_found_whatever_the_order_of_the_splits(folder):
-    serialized = encode_record(ImageRecord("copy", _images("train")[3], 1))
-    _replace(folder, "test", 3, serialized)
-    schema = Schema(2, 3, 1, ("cat", "dog"), {"test": 4, "train": 6})
-    assert [found[:2] for found in _found(folder, schema)] == [("leakage", "test")]
-
-
-def test_copy_within_a_split_is_no_leak(folder):
-    _replace(folder, "test", 3, encode_record(ImageRecord("copy", _images("test")[1], 1)))
-    assert _found(folder) == []
-
-
-def test_same_pixels_with_two_labels(folder):
-    serialized = encode_record(ImageRecord("copy", _images("train")[0], 1))
-    name, place = _replace(folder, "train", 5, serialized)
-    assert _found(folder) == [("label_conflict", "train", name, place, 1)]
+@pytest.mark.parametrize("splits", [("train", "test"), ("test", "train")])
+def test_leakage_names_both_places_whatever_the_order_of_the_splits(folder, splits):
+    name, place = _replace(folder, "test", 3, _copy("train", 3, 1))
+    schema = Schema(2, 3, 1, ("cat", "dog"), {split: _SIZES[split] for split in splits})
+    message = "Image is also in train: train-00001-of-00002.tfrecord, record 1."
+    expected = Anomaly("leakage", message, "test", name, place, 1)
+    assert find_anomalies(folder, schema) == [expected]
 
 
 def test_cut_off_shard(folder):

@@ -57,12 +57,6 @@ def test_parses_to_unit_range(channels):
     np.testing.assert_allclose(pixels, image / 255.0, rtol=0, atol=1e-7)
 
 
-def test_extremes_map_to_zero_and_one():
-    image = np.array([0, 255], np.uint8).reshape(1, 2, 1)
-    pixels, _ = parse_record(encode_record(ImageRecord("a", image, 0)), _schema(1, 1, 2))
-    assert pixels.numpy().ravel().tolist() == [0.0, 1.0]
-
-
 def test_parses_inside_tf_data_with_static_shape():
     image = _random_image(3)
     serialized = [encode_record(ImageRecord("a", image, 1))]

@@ -48,7 +48,8 @@ def test_by_hand(tmp_path):
     _write(tmp_path, "test", [image], [0])
     schema = Schema(2, 2, 1, ("square",), {"train": 4, "test": 1})
     expected = {"mean": [0.5], "std": [0.5], "min": 0.0, "max": 1.0}
-    assert compute_statistics(tmp_path, schema) == {
+    statistics = compute_statistics(tmp_path, schema)
+    assert json.loads(json.dumps(statistics, allow_nan=False)) == {
         "train": {"count": 4, "class_counts": {"square": 4}, "exact_duplicates": 2, **expected},
         "test": {"count": 1, "class_counts": {"square": 1}, "exact_duplicates": 0, **expected},
     }
@@ -59,12 +60,6 @@ def test_constant_images_have_no_spread(tmp_path):
     statistics = compute_statistics(tmp_path, Schema(8, 8, 1, ("flat",), {"train": 5}))["train"]
     assert statistics["std"] == [0.0]
     assert statistics["mean"] == [pytest.approx(77 / 255, rel=1e-15)]
-
-
-def test_is_strict_json(tmp_path):
-    _write(tmp_path, "train", np.zeros((2, 2, 2, 1), np.uint8), [0, 0])
-    statistics = compute_statistics(tmp_path, Schema(2, 2, 1, ("a",), {"train": 2}))
-    assert json.loads(json.dumps(statistics, allow_nan=False)) == statistics
 
 
 @pytest.mark.parametrize("label", [-1, 2])
