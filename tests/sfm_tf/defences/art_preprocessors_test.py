@@ -62,8 +62,7 @@ def _both(spec, surrogate="identity"):
 def test_predictions_are_those_of_the_defended_model(spec):
     (images, _), (chained, defended) = _samples(), _both(spec)
     np.testing.assert_allclose(chained.predict(images), defended(images), atol=1e-6)
-    undefended = _classifier()(images)
-    assert np.abs(chained.predict(images) - undefended).max() > 1e-3
+    assert np.abs(chained.predict(images) - _classifier()(images)).max() > 1e-3
 
 
 @pytest.mark.parametrize("surrogate", ["identity", "smooth"])
@@ -77,14 +76,6 @@ def test_gradients_are_those_of_the_defended_model(spec, surrogate):
     expected = tape.gradient(loss, inputs)
     assert np.abs(expected).max() > 1e-3
     np.testing.assert_allclose(chained.loss_gradient(images, labels), expected, atol=1e-6)
-
-
-def test_masking_alone_multiplies_by_the_mask():
-    images, _ = _samples()
-    masker = _masker()
-    masked, labels = SparseFeatureMasking(masker)(images, None)
-    np.testing.assert_allclose(masked, images * np.asarray(masker(images)), atol=1e-7)
-    assert labels is None
 
 
 def test_preprocessing_alone_is_the_median():

@@ -58,18 +58,6 @@ def test_the_score_is_the_largest_l1_distance_over_the_squeezers():
     np.testing.assert_allclose(scores, distances.max(axis=0), atol=1e-5)
 
 
-def test_scores_do_not_depend_on_the_batch():
-    classifier, squeezers = _classifier(), _squeezers("bit_depth_2", "median_2")
-    whole = _scores(classifier, squeezers, IMAGES, 64)
-    np.testing.assert_allclose(_scores(classifier, squeezers, IMAGES, 3), whole, atol=1e-6)
-
-
-def test_what_squeezing_leaves_as_it_is_has_no_score():
-    images = np.rint(IMAGES).astype(np.float32)
-    scores = _scores(_classifier(), _squeezers("bit_depth_1", "none"), images, 8)
-    np.testing.assert_array_equal(scores, 0.0)
-
-
 def test_certain_predictions_that_differ_have_the_score_two_and_no_more():
     kernel = np.zeros((30, 4), np.float32)
     kernel[:3, :3] = np.diag([1e4, 1e4, 3e4])
@@ -78,23 +66,6 @@ def test_certain_predictions_that_differ_have_the_score_two_and_no_more():
     images[:, 0, :3, 0] = [(0.45, 0.55, 0.4), (0.45, 0.55, 0.0)]
     scores = _scores(_classifier(kernel), _squeezers("bit_depth_1"), images, 2)
     np.testing.assert_array_equal(scores, [2.0, 0.0])
-
-
-def test_several_sets_of_images_compile_one_graph():
-    calls = []
-
-    class Counted(keras.Model):
-        def call(self, images):
-            calls.append(images.shape)
-            return keras.ops.reshape(images, (-1, 30))[:, :4]
-
-    classifier = wrap_classifier(Counted(), 4, SHAPE, 64)
-    score = squeezing_scorer(classifier, _squeezers("bit_depth_2"), 4)
-    counts = []
-    for count in (1, 4, 11):
-        assert score(IMAGES[:count]).shape == (count,)
-        counts.append(len(calls))
-    assert counts[0] == counts[-1]
 
 
 @pytest.mark.parametrize(
@@ -142,12 +113,6 @@ def test_five_of_a_hundred_distinct_images_are_flagged():
     assert np.sum(scores > threshold_at(scores)) == 5
 
 
-def test_images_that_tie_are_flagged_together_or_not_at_all():
-    scores = np.array([0.1] * 90 + [0.8] * 10)
-    assert threshold_at(scores, 0.05) == 0.8
-    assert threshold_at(scores, 0.1) == 0.1
-
-
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
 def test_a_rate_that_no_smallest_threshold_belongs_to_is_refused(rate):
     with pytest.raises(SfmError, match=r"Invalid false_positive_rate .*; expected at least 0"):
@@ -181,5 +146,3 @@ def test_bad_input_is_refused():
         _scores(_classifier(activation="softmax"), squeezers, IMAGES, 4)
     with pytest.raises(SfmError, match="Logits are NaN or infinite for 11 of 11 images"):
         _scores(_classifier(np.full_like(KERNEL, np.nan)), squeezers, IMAGES, 4)
-    with pytest.raises(SfmError, match="No squeezers for images of 2 channels; expected 1 or 3"):
-        default_squeezers(2)

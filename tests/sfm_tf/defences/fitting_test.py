@@ -27,9 +27,7 @@ def _folders(records, tmp_path_factory):
     folders = {}
     for name in ("quilting", "pixel_defend"):
         folders[name] = tmp_path_factory.mktemp(name)
-        fit_operation(
-            name, records.folder, CONFIG, 0, folders[name], lambda phrase, done, total: None
-        )
+        fit_operation(name, records.folder, CONFIG, 0, folders[name], lambda *report: None)
     return folders
 
 
@@ -50,9 +48,7 @@ def test_the_same_seed_fits_the_same_and_another_one_something_else(records, tmp
     for place, seed in enumerate((0, 0, 1)):
         folder = tmp_path / str(place)
         folder.mkdir()
-        fit_operation(
-            "quilting", records.folder, CONFIG, seed, folder, lambda phrase, done, total: None
-        )
+        fit_operation("quilting", records.folder, CONFIG, seed, folder, lambda *report: None)
         contents.append(fitted_operations({"quilting": folder}, _classifier())["quilting"].content)
     assert contents[0] == contents[1] != contents[2]
 

@@ -73,12 +73,6 @@ def test_each_neighbour_is_found_once():
     np.testing.assert_array_equal(np.sort(found, axis=1), np.tile(np.arange(40), (3, 1)))
 
 
-@pytest.mark.parametrize("neighbours", [1, 3])
-def test_no_queries_have_no_neighbours(neighbours):
-    found = find_nearest_patches(tf.zeros([0, 25]), tf.zeros([100, 25]), neighbours)
-    assert found.shape == (0, neighbours)
-
-
 def test_is_the_same_in_a_graph_of_unknown_size_and_in_double_precision():
     queries, patches = _values(50, 25, 0), tf.constant(_values(1000, 25, 1))
     search = tf.function(
@@ -165,25 +159,17 @@ def test_is_read_back_as_written(tmp_path, dtype):
     assert loaded.patches.dtype == dtype
     np.testing.assert_array_equal(loaded.patches, database.patches)
     assert loaded.digest() == database.digest()
+    assert (loaded.count, loaded.size, loaded.channels) == (20, 5, 3)
     assert [file.name for file in tmp_path.iterdir()] == ["patches.npz"]
-
-
-def test_says_its_sizes():
-    database = _database()
-    assert (database.count, database.size, database.channels) == (20, 5, 3)
 
 
 def test_digest_is_of_type_shape_and_values():
     patches = np.zeros((3, 5, 5, 1), np.uint8)
     expected = hashlib.sha256(b"uint8 (3, 5, 5, 1)" + bytes(75)).hexdigest()
     assert PatchDatabase(patches).digest() == expected
+    assert PatchDatabase(np.asfortranarray(patches)).digest() == expected
     others = [patches.astype(np.float32), np.zeros((1, 5, 5, 3), np.uint8), patches + np.uint8(1)]
     assert expected not in [PatchDatabase(other).digest() for other in others]
-
-
-def test_digest_does_not_depend_on_the_layout_in_memory():
-    patches = _database().patches
-    assert PatchDatabase(np.asfortranarray(patches)).digest() == PatchDatabase(patches).digest()
 
 
 def test_no_damage_goes_unnoticed(tmp_path):
@@ -202,20 +188,14 @@ def test_no_damage_goes_unnoticed(tmp_path):
             assert "fit the defences again" in str(error)  # noqa: PT017
 
 
-@pytest.mark.parametrize("length", [0, 10, 500, -1])
-def test_rejects_a_file_cut_short(tmp_path, length):
+@pytest.mark.parametrize("length", [None, 0, 10, 500, -1])
+def test_rejects_a_file_that_is_missing_or_cut_short(tmp_path, length):
     path = tmp_path / "patches.npz"
-    _database().save(path)
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(SfmError, match=r"Cannot read the patches in .*patches\.npz \(.*again"):
+    if length is not None:
+        _database().save(path)
+        path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(SfmError, match=r"Cannot read the patches in .*patches\.npz.*again"):
         PatchDatabase.load(path)
-
-
-def test_rejects_a_missing_file(tmp_path):
-    with pytest.raises(
-        SfmError, match="Cannot read the patches in .*none.npz.*fit the defences again"
-    ):
-        PatchDatabase.load(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize(
@@ -234,27 +214,20 @@ def test_rejects_another_archive(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "shape"),
+    "patches",
     [
-        (np.uint8, (3, 5, 5)),
-        (np.uint8, (0, 5, 5, 3)),
-        (np.uint8, (3, 5, 4, 3)),
-        (np.uint8, (3, 5, 5, 2)),
-        (np.float64, (3, 5, 5, 3)),
+        np.zeros((3, 5, 5), np.uint8),
+        np.zeros((0, 5, 5, 3), np.uint8),
+        np.zeros((3, 5, 4, 3), np.uint8),
+        np.zeros((3, 5, 5, 2), np.uint8),
+        np.zeros((3, 5, 5, 3), np.float64),
+        np.full((2, 5, 5, 1), -0.1, np.float32),
+        np.full((2, 5, 5, 1), 1.1, np.float32),
+        np.full((2, 5, 5, 1), np.nan, np.float32),
     ],
 )
-def test_rejects_arrays_that_are_no_patches(dtype, shape):
-    with pytest.raises(
-        SfmError, match="Invalid patches, .* of shape .*; expected uint8 or float32"
-    ):
-        PatchDatabase(np.zeros(shape, dtype))
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
-def test_rejects_values_outside_the_range(value):
-    patches = np.zeros((2, 5, 5, 1), np.float32)
-    patches[1, 2, 3] = value
-    with pytest.raises(SfmError, match="with values from .* to .*; expected numbers from 0 to 1"):
+def test_rejects_arrays_that_are_no_patches(patches):
+    with pytest.raises(SfmError, match="Invalid patches(, .* of shape| with values) .*; expected"):
         PatchDatabase(patches)
 
 
@@ -367,28 +340,12 @@ def test_seams_keep_old_pixels_where_these_fit_better():
     np.testing.assert_array_equal(quilted, expected)
 
 
-@pytest.mark.parametrize("shape", [(5, 5, 1), (8, 8, 1), (32, 32, 3), (33, 35, 1), (64, 64, 3)])
-def test_every_pixel_is_written(shape):
-    database = PatchDatabase(np.full((3, 5, 5, shape[-1]), 255, np.uint8))
-    images = _images(2, *shape)
-    quilted = _quilt_in_graph(images, _seeds(2), 2, database)
-    np.testing.assert_array_equal(quilted, np.ones_like(images))
-
-
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (13, 12)])
 def test_an_image_whose_patches_are_in_the_database_stays_as_it_is(height, width):
     levels = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
     database = collect_patches(levels, 2 * (height - 4) * (width - 4), 5, 0)
     images = levels / np.float32(255)
     np.testing.assert_array_equal(_quilt_in_graph(images, _seeds(2), 1, database), images)
-
-
-def test_bytes_and_the_same_numbers_in_float_are_one_database():
-    patches = np.random.default_rng(0).integers(0, 256, (50, 5, 5, 3), np.uint8)
-    images = _images(3, 11, 8, 3)
-    quilted = quilt_images(images, _seeds(3), 2, PatchDatabase(patches))
-    in_float = PatchDatabase(patches / np.float32(255))
-    np.testing.assert_array_equal(quilted, quilt_images(images, _seeds(3), 2, in_float))
 
 
 def test_draws_each_of_the_nearest_as_often_and_no_other():
@@ -419,12 +376,6 @@ def test_draws_depend_on_the_own_seeds_only():
         np.testing.assert_array_equal(alone[0], together[index])
     other = quilt_images(images, _seeds(5, 1), 5, database).numpy()
     assert (other != together).any(axis=(1, 2, 3)).all()
-
-
-def test_seeds_make_no_difference_to_the_nearest_patch():
-    images, database = _images(3, 11, 11, 1), _quilting_database(40, 1)
-    first, second = (quilt_images(images, _seeds(3, seed), 1, database) for seed in (0, 1))
-    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,13 @@ from sfm_tf.defences.sensitivity import (
     smooth_low_points,
 )
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.preprocessors.operation import Parameter
 from sfm_tf.preprocessors.total_variation import solve_total_variation
 
 
 def _matrices(count, rows, columns, rank, seed=0):
     random = np.random.default_rng(seed)
-    left, right = (
-        random.normal(size=(count, rows, rank)),
-        random.normal(size=(count, columns, rank)),
-    )
+    left = random.normal(size=(count, rows, rank))
+    right = random.normal(size=(count, columns, rank))
     return (left @ right.transpose(0, 2, 1)).astype(np.float32)
 
 
@@ -281,9 +278,10 @@ def test_the_stand_in_averages_low_neighbours_at_high_points():
 def test_a_chain_has_values_of_the_defence_and_gradients_of_the_stand_in():
     classifier, remove = _linear_defence((8, 8, 1))
     images = tf.constant(_smooth_images((8, 8, 1)))
-    chain = parse_preprocessor(
-        "sensitivity_20", "smooth", {"sensitivity": sensitivity_operation(classifier)}
-    )
+    operation = sensitivity_operation(classifier)
+    assert [operation.allows([percent]) for percent in (0, 1, 50, 51)] == [False, True, True, False]
+    assert (operation.is_random, operation.content) == (False, "")
+    chain = parse_preprocessor("sensitivity_20", "smooth", {"sensitivity": operation})
     with tf.GradientTape() as tape:
         tape.watch(images)
         found = tf.function(chain)(images)
@@ -294,13 +292,6 @@ def test_a_chain_has_values_of_the_defence_and_gradients_of_the_stand_in():
     # A low pixel passes on what it gets, and its part in the means of its high neighbours.
     assert (gradient[~high] >= 1).all()
     np.testing.assert_allclose(gradient.sum(axis=(1, 2, 3)), 64, rtol=1e-4)
-
-
-def test_the_operation_is_fixed_and_holds_nothing_fitted():
-    operation = sensitivity_operation(_linear_classifier((8, 8, 1))[0])
-    assert operation.parameters == (Parameter("high_percent", 1, 50),)
-    assert not operation.is_random
-    assert operation.content == ""
 
 
 def test_the_defence_itself_has_no_gradient():

@@ -26,18 +26,14 @@ def _every_color(step):
     return np.stack(grid, axis=-1).astype(np.uint8).reshape(len(levels), -1, 3)
 
 
-@pytest.mark.parametrize("step", [3, 5])
-def test_encodes_8_bit_colors_bit_for_bit_like_opencv(step):
-    colors = _every_color(step)
-    lab = encode_lab_8_bit(tf.constant(colors, tf.float64))
-    np.testing.assert_array_equal(lab, cv2.cvtColor(colors, cv2.COLOR_LRGB2Lab))
-
-
-@pytest.mark.parametrize("step", [3, 5])
-def test_decodes_8_bit_colors_bit_for_bit_like_opencv(step):
-    lab = _every_color(step)
-    colors = decode_lab_8_bit(tf.constant(lab, tf.float64))
-    np.testing.assert_array_equal(colors, cv2.cvtColor(lab, cv2.COLOR_Lab2LRGB))
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [(encode_lab_8_bit, cv2.COLOR_LRGB2Lab), (decode_lab_8_bit, cv2.COLOR_Lab2LRGB)],
+)
+def test_converts_8_bit_colors_bit_for_bit_like_opencv(function, code):
+    colors = _every_color(3)
+    converted = function(tf.constant(colors, tf.float64))
+    np.testing.assert_array_equal(converted, cv2.cvtColor(colors, code))
 
 
 def test_real_encoding_agrees_with_opencv_on_floats():
@@ -60,14 +56,6 @@ def test_gradient_is_the_numerical_derivative(function):
     colors[0] = [0, 1, 2]
     theoretical, numerical = tf.test.compute_gradient(function, [tf.constant(colors)])
     np.testing.assert_allclose(theoretical[0], numerical[0], rtol=1e-3, atol=1e-3)
-
-
-def test_gradient_at_black_is_finite():
-    black = tf.zeros([1, 3])
-    with tf.GradientTape() as tape:
-        tape.watch(black)
-        lab = encode_lab(black)
-    assert np.isfinite(tape.gradient(lab, black)).all()
 
 
 def _similarity(sums):
@@ -133,11 +121,8 @@ def test_graph_does_not_grow_with_the_search_window():
         function = tf.function(
             lambda channels: average_similar_pixels(channels, search_window, 3, _similarity)
         )
-        graph = function.get_concrete_function(tf.TensorSpec([None, 8, 8, 1])).graph
-        bodies = graph._functions.values()
-        return len(graph.get_operations()) + sum(
-            len(body.graph.get_operations()) for body in bodies
-        )
+        graph = function.get_concrete_function(tf.TensorSpec([None, 8, 8, 1])).graph.as_graph_def()
+        return len(graph.node) + sum(len(body.node_def) for body in graph.library.function)
 
     assert count_operations(21) == count_operations(3)
 
@@ -191,26 +176,21 @@ def test_agrees_with_opencv_on_random_blurred_and_natural_images(channels, size,
 @pytest.mark.parametrize(("search_window", "template_window"), [(3, 1), (11, 3), (21, 7), (5, 11)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_agrees_with_opencv_for_other_windows(channels, search_window, template_window):
-    levels = _blurred(16, channels)
+    levels = _blurred(16, channels)[:1]
     assert _agreement(levels, search_window, template_window, 10) >= MIN_AGREEMENT
 
 
+DIGITS = np.rint(sklearn.datasets.load_digits().images[:30, :, :, np.newaxis] * (255 / 16))
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [DIGITS.astype(np.uint8), _random(8, 1)[:, :5, :3].copy(), _random(8, 3)[:, :5, :3].copy()],
+    ids=["digits", "small", "small_color"],
+)
 @pytest.mark.parametrize("strength", [4, 10])
-def test_agrees_with_opencv_on_digits(strength):
-    levels = np.rint(sklearn.datasets.load_digits().images[:30, :, :, np.newaxis] * (255 / 16))
-    assert _agreement(levels.astype(np.uint8), 13, 3, strength) >= MIN_AGREEMENT
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_agrees_with_opencv_on_images_smaller_than_the_windows(channels):
-    levels = _random(8, channels)[:, :5, :3].copy()
-    assert _agreement(levels, 13, 3, 10) >= MIN_AGREEMENT
-
-
-def test_denoises_rather_than_copies():
-    levels = _blurred(32, 3)
-    changed = np.abs(_opencv(levels, 13, 3, 10).astype(int) - levels) > 1
-    assert changed.mean() > 0.1
+def test_agrees_with_opencv_on_digits_and_images_smaller_than_the_windows(levels, strength):
+    assert _agreement(levels, 13, 3, strength) >= MIN_AGREEMENT
 
 
 def test_passes_red_where_opencv_expects_blue():
@@ -218,6 +198,8 @@ def test_passes_red_where_opencv_expects_blue():
     swapped = _opencv(levels[..., ::-1].copy(), 13, 3, 10)[..., ::-1]
     denoised = denoise_non_local_means(tf.constant(levels / 255.0, tf.float32), 13, 3, 10) * 255.0
     assert np.abs(denoised - swapped).max() > 3.0
+    # It denoises rather than copies.
+    assert (np.abs(denoised - levels) > 1).mean() > 0.1
 
 
 @pytest.mark.parametrize("value", [-0.2, 1.3])

@@ -258,20 +258,6 @@ def test_result_does_not_depend_on_the_rest_of_the_batch(function, channels, tol
         np.testing.assert_allclose(alone, together[part], rtol=0.0, atol=tolerance)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_other_seeds_drop_others(function):
-    images = np.repeat(_smooth_images(1, 16, 3), 2, axis=0)
-    first, second = function(images, _seeds(2), 50, 30).numpy()
-    assert np.abs(first - second).max() > 0.01
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_empty_batch_stays_empty(function, channels):
-    shape = (0, 8, 8, channels)
-    assert function(tf.zeros(shape), tf.zeros([0, 2], tf.int32), 50, 30).shape == shape
-
-
 @pytest.mark.parametrize(("percent", "thousandths"), [(0, 1000), (99, 1)])
 def test_extreme_parameters_give_images(percent, thousandths):
     images = np.random.default_rng(0).random((2, 8, 8, 3)).astype(np.float32)
