@@ -17,6 +17,7 @@ accurate only because the gradient is zero shows a blocked attack, not a defence
 """
 
 import argparse
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,8 @@ def _accuracies(metrics: Metrics, defence: str) -> dict[str, float]:
 def _gradients(model: DefendedModel, samples: Samples) -> dict[str, dict[str, Any]]:
     """Returns what is left of the gradient at each stage, by its name."""
     health = gradient_health(model, samples, batch_size=100)
-    return {stage.pop("stage"): stage for stage in health["stages"]}
+    entries = [dataclasses.asdict(stage) for stage in health.stages]
+    return {entry.pop("stage"): entry for entry in entries}
 
 
 def _print(document: Mapping[str, Any]) -> None:

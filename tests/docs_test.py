@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.experiments import SECTIONS
 from sfm_tf.models.attention_unet import build_masker
@@ -146,8 +146,8 @@ def test_the_library_example_runs(page, tmp_path, monkeypatch):
 
 
 def test_the_picture_shows_the_stored_run():
-    stored = json.loads((ROOT / "results/digits/metrics.json").read_text(encoding="utf-8"))
+    stored = read_typed(Metrics, ROOT / "results/digits/metrics.json")
     picture = (ROOT / "docs/accuracy.svg").read_text(encoding="utf-8")
-    for point in accuracy_points(Metrics.from_json(stored)):
+    for point in accuracy_points(stored):
         label = f"{point.series}; 95% from: {point.low:.1%}; to: {point.high:.1%}"
         assert label in re.sub(r";  : [^;]*", "", picture)

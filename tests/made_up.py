@@ -1,12 +1,15 @@
 """Made-up figures, as the evaluation would leave them, for tests of what shows them."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sfm_tf.artifacts.manifest import Manifest
+from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.audit.blessing import Blessing, decide
+from sfm_tf.audit.probes.measurements import Probes
 from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, summarise
 from sfm_tf.evaluation.results import ResultsTable, join_results, results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -21,6 +24,9 @@ HALF_RIGHT: Mapping[str, Any] = {
     "accuracy_high": 0.76,
 }
 """An accuracy as metrics hold it: 5 of 10 images, with its interval."""
+
+PROBES = read_typed(Probes, pathlib.Path(__file__).parent / "testdata/probes.json")
+"""What the probes of the demo's defence found on 100 images."""
 
 
 def inputs() -> ReportInputs:

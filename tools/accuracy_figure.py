@@ -8,7 +8,8 @@ import pathlib
 
 import altair as alt
 
-from sfm_tf.artifacts.atomic_files import read_json, write_text
+from sfm_tf.artifacts.atomic_files import write_text
+from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.defences.catalogue import DEFENCES
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.threat_models import ThreatModel
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("metrics", type=pathlib.Path, help="metrics.json of an evaluation")
     parser.add_argument("output", type=pathlib.Path, help="SVG file to write")
     options = parser.parse_args()
-    figure = accuracy_figure(Metrics.from_json(read_json(options.metrics)))
+    figure = accuracy_figure(read_typed(Metrics, options.metrics))
     write_text(options.output, figure.svg())
 
 

@@ -1,20 +1,20 @@
 """An evaluation on disk: the work of the evaluate stage, and the names of the files it leaves."""
 
+import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
-from sfm_tf.artifacts.atomic_files import read_json, write_json
+from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.fingerprints import package_versions
 from sfm_tf.artifacts.run_directory import Artifact
+from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.audit.blessing import Blessing, decide, write_blessing
 from sfm_tf.audit.detection import DETECTION_FILE, measure_detection
 from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.audit.probes.measurements import Probes
 from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.audit.rules import audit
 from sfm_tf.audit.verdict import AUDIT_FILE, verdict, write_audit
 from sfm_tf.defences.settings import ComparedConfig
-from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.metrics import Metrics, summarise
@@ -49,10 +49,10 @@ def write_evaluation(job: EvaluationJob, folder: pathlib.Path) -> Blessing:
     own.link(job.store, (entry.name for entry in outcome.sets))
     own.write_index(outcome.sets)
     write_results(folder / RESULTS_FILE, outcome.results)
-    write_json(folder / METRICS_FILE, metrics.to_json())
+    write_json(folder / METRICS_FILE, dataclasses.asdict(metrics))
     write_json(folder / COSTS_FILE, list(outcome.costs))
     if probes is not None:
-        write_json(folder / PROBES_FILE, probes)
+        write_json(folder / PROBES_FILE, probes.to_json())
     write_audit(folder / AUDIT_FILE, findings, verdict(findings))
     write_blessing(folder, blessing)
     if job.detector is not None:
@@ -65,7 +65,7 @@ def _evidence(
     job: EvaluationJob,
     outcome: EvaluationOutcome,
     metrics: Metrics,
-    probes: Mapping[str, Any] | None,
+    probes: Probes | None,
 ) -> Evidence:
     return Evidence(
         metrics=metrics,
@@ -84,11 +84,7 @@ def read_metrics(evaluation: Artifact) -> Metrics:
     Raises:
         SfmError: If the file is missing, damaged or of another version.
     """
-    path = evaluation.folder / METRICS_FILE
-    try:
-        return Metrics.from_json(read_json(path))
-    except (KeyError, TypeError) as error:
-        raise SfmError(f"Cannot read {path} ({error}); run the evaluation again.") from error
+    return read_typed(Metrics, evaluation.folder / METRICS_FILE)
 
 
 def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sfm_tf.audit.probes.measurements import Probes
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -34,7 +34,7 @@ class Evidence:
 
     metrics: Metrics
     results: ResultsTable
-    probes: Mapping[str, Any] | None
+    probes: Probes | None
     config: EvaluationConfig
     class_counts: Mapping[str, int]
     packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -104,10 +104,6 @@ class Evidence:
             if (entry.defence, entry.threat_model) == (self.subject, threat_model)
         )
         return max(counts, default=0)
-
-    def probe(self, name: str) -> Any:
-        """Returns what a probe found; None where it was not run or does not apply."""
-        return None if self.probes is None else self.probes.get(name)
 
     def _rows(self, condition: pa.ChunkedArray) -> ResultsTable:
         of_subject = pc.equal(self.results["defence"], self.subject)

@@ -1,12 +1,11 @@
 """Rules on the attack itself: its gradient, its loss, its convergence, and known breaks."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from sfm_tf.audit.evidence import Evidence
 from sfm_tf.audit.finding import MANY, Judgement, broken_beyond, grade, not_run, worst
-from sfm_tf.audit.probes.probing import right_images
+from sfm_tf.audit.probes.measurements import Answers, StageGradient
 
 FEW_BLIND, MANY_BLIND = 0.02, 0.10
 """Shares of images without a usable gradient: each of them looks robust for that reason alone."""
@@ -33,48 +32,47 @@ _UNPROBED = "The audit took no measurements."
 
 def judge_convergence(evidence: Evidence) -> Judgement:
     """Twice the steps, or more starts, break no more."""
-    convergence = evidence.probe("convergence")
-    if convergence is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    efforts = {"twice the steps": "double_iterations"}
-    if evidence.config.restarts < convergence["restarts"]:
-        efforts[f"{convergence['restarts']} starts"] = "more_restarts"
-    return _judge_efforts(convergence, efforts)
+    convergence = evidence.probes.convergence
+    efforts = {"twice the steps": convergence.double_iterations}
+    if evidence.config.restarts < convergence.restarts:
+        efforts[f"{convergence.restarts} starts"] = convergence.more_restarts
+    return _judge_efforts(convergence.base, efforts)
 
 
 def judge_step_size(evidence: Evidence) -> Judgement:
     """Neither half nor twice the step breaks more."""
-    convergence = evidence.probe("convergence")
-    if convergence is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    efforts = {"half the step": "half_step", "twice the step": "double_step"}
-    return _judge_efforts(convergence, efforts)
+    convergence = evidence.probes.convergence
+    efforts = {"half the step": convergence.half_step, "twice the step": convergence.double_step}
+    return _judge_efforts(convergence.base, efforts)
 
 
-def _judge_efforts(convergence: Mapping[str, Any], efforts: Mapping[str, str]) -> Judgement:
-    base = right_images(convergence["base"])
+def _judge_efforts(base: Answers, efforts: Mapping[str, Answers]) -> Judgement:
     more = {
-        words: broken_beyond(base, right_images(convergence[name]))
-        for words, name in efforts.items()
+        words: broken_beyond(base.right_images(), effort.right_images())
+        for words, effort in efforts.items()
     }
     told = "; ".join(
-        f"with {words} it leaves {convergence[name]['correct']} correct and breaks "
+        f"with {words} it leaves {effort.correct} correct and breaks "
         f"{more[words] or 'no'} further images"
-        for words, name in efforts.items()
+        for words, effort in efforts.items()
     )
     return Judgement(
-        worst(grade(count, len(base)) for count in more.values()),
-        f"PGD leaves {base.sum()} of {len(base)} images correct; {told}.",
+        worst(grade(count, base.examples) for count in more.values()),
+        f"PGD leaves {base.correct} of {base.examples} images correct; {told}.",
     )
 
 
 def judge_gradients(evidence: Evidence) -> Judgement:
     """The attack saw a finite gradient at every stage of the model that is not zero."""
-    gradients, measured = evidence.probe("gradients"), _measured_shares(evidence)
-    if gradients is None and not measured:
+    probes, measured = evidence.probes, _measured_shares(evidence)
+    if probes is None and not measured:
         return not_run("No gradient was measured.")
-    stages = [] if gradients is None else gradients["stages"]
-    blind = {entry["stage"]: entry["zero_share"] + entry["not_finite_share"] for entry in stages}
+    stages = () if probes is None else probes.gradients.stages
+    blind = {entry.stage: entry.zero_share + entry.not_finite_share for entry in stages}
     shares = {**blind, **measured}
     statuses = [
         "pass" if share <= FEW_BLIND else "warn" if share <= MANY_BLIND else "fail"
@@ -83,7 +81,7 @@ def judge_gradients(evidence: Evidence) -> Judgement:
     steepest = _steepest(stages)
     figure = f"Images without a usable gradient: {_told(shares)}"
     if stages:
-        norms = ", ".join(f"{entry['stage']} {entry['median_norm']:.2g}" for entry in stages)
+        norms = ", ".join(f"{entry.stage} {entry.median_norm:.2g}" for entry in stages)
         figure += f"; median norms: {norms}"
         statuses.append("warn" if steepest < STEEP else "pass")
     return Judgement(worst(statuses), f"{figure}.")
@@ -103,8 +101,8 @@ def _measured_shares(evidence: Evidence) -> dict[str, float]:
     }
 
 
-def _steepest(stages: list[Mapping[str, Any]]) -> float:
-    norms = [entry["median_norm"] for entry in stages]
+def _steepest(stages: Sequence[StageGradient]) -> float:
+    norms = [entry.median_norm for entry in stages]
     ratios = [after / before for before, after in zip(norms, norms[1:], strict=False) if before]
     return min(ratios, default=1.0)
 
@@ -117,44 +115,44 @@ def _told(shares: Mapping[str, float]) -> str:
 
 def judge_loss(evidence: Evidence) -> Judgement:
     """The loss rises along the attack, to its end."""
-    curve = evidence.probe("curve")
-    if curve is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    losses = [entry["mean_loss"] for entry in curve]
+    curve = evidence.probes.curve
+    losses = [entry.mean_loss for entry in curve]
     is_risen = losses[-1] > losses[0]
     is_highest = losses[-1] >= max(losses) * (1.0 - 1e-3)
-    told = ", ".join(f"{entry['mean_loss']:.3g} after {entry['steps']}" for entry in curve)
+    told = ", ".join(f"{entry.mean_loss:.3g} after {entry.steps}" for entry in curve)
     status = "pass" if is_risen and is_highest else "warn" if is_risen else "fail"
     return Judgement(status, f"Mean loss by number of steps: {told}.")
 
 
 def judge_surrogates(evidence: Evidence) -> Judgement:
     """No other stand-in for the gradient of the pre-processing, nor none, breaks more."""
-    surrogates = evidence.probe("surrogates")
-    if surrogates is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
+    surrogates = evidence.probes.surrogates
     if not surrogates:
         return Judgement("pass", "The model has no pre-processing.")
-    (used,) = (entry for entry in surrogates if entry["used"])
-    base, statuses = right_images(used), []
+    (used,) = (entry for entry in surrogates if entry.used)
+    statuses = []
     for entry in surrogates:
-        status = grade(broken_beyond(base, right_images(entry)), len(base))
+        status = grade(broken_beyond(used.right_images(), entry.right_images()), used.examples)
         # What the adaptive attacker breaks counts in the worst case.
         is_counted = "adaptive_other_surrogate" in evidence.attacks(("adaptive",))
-        statuses.append("pass" if is_counted and entry["surrogate"] != "ignored" else status)
-    told = ", ".join(f"{entry['surrogate']} {entry['correct']}" for entry in surrogates)
+        statuses.append("pass" if is_counted and entry.surrogate != "ignored" else status)
+    told = ", ".join(f"{entry.surrogate} {entry.correct}" for entry in surrogates)
     return Judgement(
         worst(statuses),
-        f"Of {len(base)} images, PGD leaves so many correct with each surrogate: {told}. The white "
-        f"box uses {used['surrogate']}.",
+        f"Of {used.examples} images, PGD leaves so many correct with each surrogate: {told}. The "
+        f"white box uses {used.surrogate}.",
     )
 
 
 def judge_parts(evidence: Evidence) -> Judgement:
     """Each part of the defence was attacked by itself, and the whole is worth more than nothing."""
-    parts = evidence.probe("parts")
-    if parts is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
+    parts = evidence.probes.parts
     names = {
         (False, False): "neither",
         (True, False): "masker",
@@ -162,59 +160,57 @@ def judge_parts(evidence: Evidence) -> Judgement:
         (True, True): "both",
     }
     told = ", ".join(
-        f"{names[entry['masker'], entry['preprocessor']]} {entry['attacked']['correct']} "
-        f"({entry['clean']['correct']} without an attack)"
+        f"{names[entry.masker, entry.preprocessor]} {entry.attacked.correct} "
+        f"({entry.clean.correct} without an attack)"
         for entry in parts
     )
-    whole, bare = parts[-1]["attacked"], parts[0]["attacked"]
-    gained = whole["correct"] - bare["correct"]
-    is_idle = len(parts) > 1 and gained <= MANY * whole["examples"]
+    whole, bare = parts[-1].attacked, parts[0].attacked
+    is_idle = len(parts) > 1 and whole.correct - bare.correct <= MANY * whole.examples
     return Judgement(
         "warn" if is_idle else "pass",
-        f"Of {whole['examples']} images, so many are correct under white-box PGD with these parts "
+        f"Of {whole.examples} images, so many are correct under white-box PGD with these parts "
         f"before the classifier: {told}.",
     )
 
 
 def judge_known_breaks(evidence: Evidence) -> Judgement:
     """The attack breaks what is known to be broken, and notices where there is no gradient."""
-    found = evidence.probe("known_breaks")
-    if found is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    clean, bare = found["bare_clean"]["correct"], found["bare"]["correct"]
-    examples = found["bare"]["examples"]
+    found = evidence.probes.known_breaks
+    clean, bare, examples = found.bare_clean.correct, found.bare.correct, found.bare.examples
     statuses = [
-        grade(found[name]["correct"] - bare, examples, FEW_SPARED, MANY_SPARED)
-        for name in ("bit_depth", "scaled")
+        grade(broken.correct - bare, examples, FEW_SPARED, MANY_SPARED)
+        for broken in (found.bit_depth, found.scaled)
     ]
     # The same predictions fall more easily where the classifier's own confidence hides them.
-    statuses.append(grade(bare - found["scaled"]["correct"], examples, FEW_SPARED, MANY_SPARED))
-    noticed = found["saturated_zero_share"] * examples
+    statuses.append(grade(bare - found.scaled.correct, examples, FEW_SPARED, MANY_SPARED))
+    noticed = found.saturated_zero_share * examples
     statuses.append("pass" if noticed >= math.floor(NOTICED * clean) else "fail")
     statuses.append("pass" if bare <= WITHSTOOD * clean else "warn")
     return Judgement(
         worst(statuses),
         f"Of {examples} images, PGD leaves {bare} correct on the bare classifier, "
-        f"{found['bit_depth']['correct']} with a bit depth of 3 before it, and "
-        f"{found['scaled']['correct']} with its logits scaled up. Scaling makes the gradient "
-        f"vanish on {found['plain_blind_share']:.0%} of the images in the plain loss, on "
-        f"{found['stable_blind_share']:.0%} in the loss that is used. With saturated logits, "
-        f"{found['saturated_zero_share']:.0%} of the images are reported as without a gradient.",
+        f"{found.bit_depth.correct} with a bit depth of 3 before it, and "
+        f"{found.scaled.correct} with its logits scaled up. Scaling makes the gradient "
+        f"vanish on {found.plain_blind_share:.0%} of the images in the plain loss, on "
+        f"{found.stable_blind_share:.0%} in the loss that is used. With saturated logits, "
+        f"{found.saturated_zero_share:.0%} of the images are reported as without a gradient.",
     )
 
 
 def judge_draws(evidence: Evidence) -> Judgement:
     """A random defence was asked several times, and fares alike."""
-    subject, draws = evidence.probe("subject"), evidence.probe("draws")
-    if subject is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    if not subject["is_random"]:
+    draws = evidence.probes.draws
+    if not evidence.probes.subject.is_random:
         return Judgement("pass", "The model is not random.")
     if draws is None:
         return not_run("The model is random, but it was measured with one draw only.")
     shares = {
-        name: [entry["correct"] / entry["examples"] for entry in draws[name]]
-        for name in ("clean", "attacked")
+        name: [entry.correct / entry.examples for entry in entries]
+        for name, entries in (("clean", draws.clean), ("attacked", draws.attacked))
     }
     spread = max(max(values) - min(values) for values in shares.values())
     told = "; ".join(
@@ -222,5 +218,5 @@ def judge_draws(evidence: Evidence) -> Judgement:
     )
     return Judgement(
         "pass" if spread <= SPREAD else "warn",
-        f"Accuracy over {len(draws['clean'])} draws: {told}.",
+        f"Accuracy over {len(draws.clean)} draws: {told}.",
     )

@@ -113,18 +113,19 @@ def judge_white_box(evidence: Evidence) -> Judgement:
 
 def judge_adaptive(evidence: Evidence) -> Judgement:
     """Attacks went through each part of the defence by the means that the part asks for."""
-    parts, attacks = evidence.probe("subject"), evidence.attacks(GRADIENT_ATTACKERS)
+    probes, attacks = evidence.probes, evidence.attacks(GRADIENT_ATTACKERS)
     aimed = [name for name in attacks if "adaptive" in ATTACKS[name].threat_models]
-    if parts is None:
+    if probes is None:
         if not aimed:
             return not_run("No attack aimed at the parts of the defence.")
         return Judgement("pass", f"The parts were attacked by {', '.join(aimed)}.")
-    surrogates = len(evidence.probe("surrogates") or ()) > 1 or "adaptive_other_surrogate" in aimed
+    surrogates = len(probes.surrogates) > 1 or "adaptive_other_surrogate" in aimed
+    parts = probes.subject
     looks = evidence.config.gradient_samples > 1 or "autoattack_rand" in attacks
     asked = {
-        "attacks at the mask (threat model adaptive)": (parts["masker"], bool(aimed)),
-        "both surrogates of the pre-processing": (parts["preprocessor"] != "none", surrogates),
-        "gradients averaged over draws (gradient_samples)": (parts["is_random"], looks),
+        "attacks at the mask (threat model adaptive)": (parts.masker, bool(aimed)),
+        "both surrogates of the pre-processing": (parts.preprocessor != "none", surrogates),
+        "gradients averaged over draws (gradient_samples)": (parts.is_random, looks),
     }
     done = [what for what, (is_asked, is_done) in asked.items() if is_asked and is_done]
     missing = [what for what, (is_asked, is_done) in asked.items() if is_asked and not is_done]

@@ -6,7 +6,6 @@ import numpy as np
 
 from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
 from sfm_tf.audit.finding import Judgement, broken_beyond, grade, not_run, worst
-from sfm_tf.audit.probes.probing import right_images
 from sfm_tf.audit.setting_rules import NORM_NAMES
 from sfm_tf.evaluation.attack_catalogue import ATTACKS
 
@@ -24,10 +23,9 @@ _UNPROBED = "The probes were not run."
 def judge_iteration(evidence: Evidence) -> Judgement:
     """Many steps break no fewer images than one."""
     lost: list[tuple[int, int]] = []
-    convergence = evidence.probe("convergence")
-    if convergence is not None:
-        base, single = (right_images(convergence[name]) for name in ("base", "single_step"))
-        lost.append((int(base.sum() - single.sum()), len(base)))
+    if evidence.probes is not None:
+        base, single = evidence.probes.convergence.base, evidence.probes.convergence.single_step
+        lost.append((base.correct - single.correct, base.examples))
     # Where attacks only go on with what is left, the later one cannot lose.
     if not evidence.config.robust_accuracy_only:
         lost += _lost_by_iterating(evidence)
@@ -61,9 +59,8 @@ def _lost_by_iterating(evidence: Evidence) -> Iterator[tuple[int, int]]:
 def judge_growth(evidence: Evidence) -> Judgement:
     """A larger ball never leaves more images right."""
     curves = {"white box": _correct_by_radius(evidence)}
-    ladder = evidence.probe("ladder")
-    if ladder is not None:
-        curves["PGD"] = [(entry["correct"], entry["examples"]) for entry in ladder]
+    if evidence.probes is not None:
+        curves["PGD"] = [(entry.correct, entry.examples) for entry in evidence.probes.ladder]
     curves = {name: curve for name, curve in curves.items() if len(curve) > 1}
     if not curves:
         return not_run("Only one radius was attacked.")
@@ -83,15 +80,14 @@ def _correct_by_radius(evidence: Evidence) -> list[tuple[int, int]]:
 
 def judge_huge_radius(evidence: Evidence) -> Judgement:
     """Where the ball holds every image's grey twin, nothing but guessing is left."""
-    ladder, subject = evidence.probe("ladder"), evidence.probe("subject")
-    if ladder is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    entry, share = ladder[-1], 1.0 / subject["classes"]
-    status = "pass" if entry["correct"] <= share * entry["examples"] else "fail"
+    entry, share = evidence.probes.ladder[-1], 1.0 / evidence.probes.subject.classes
+    status = "pass" if entry.correct <= share * entry.examples else "fail"
     return Judgement(
         status,
-        f"At a radius of {entry['epsilon']:g}/255 the model is right on {entry['correct']} of "
-        f"{entry['examples']} images; guessing is right on {share:.1%}.",
+        f"At a radius of {entry.epsilon:g}/255 the model is right on {entry.correct} of "
+        f"{entry.examples} images; guessing is right on {share:.1%}.",
     )
 
 
@@ -109,14 +105,15 @@ def judge_gradient_free(evidence: Evidence) -> Judgement:
         *_excesses(evidence, ASKING),
         *_excesses(evidence, ("white_box",), ("square",)),
     ]
-    square, ladder = evidence.probe("square"), evidence.probe("ladder")
-    if square is not None and square["examples"]:
-        broken = square["examples"] - square["correct"]
+    if evidence.probes is not None:
+        square, examples = evidence.probes.square, evidence.probes.settings.examples
+        where = "for which PGD left nothing"
+        if square.examples:
+            where = "where PGD and more effort failed"
         # Estimated for all survivors from those that Square was run on.
-        count = broken * square["survivors"] / square["examples"]
-        excesses.append(("Square (where PGD and more effort failed)", count, ladder[0]["examples"]))
-    elif square is not None:
-        excesses.append(("Square (for which PGD left nothing)", 0, ladder[0]["examples"]))
+        broken = square.examples - square.correct
+        count = broken * square.survivors / max(1, square.examples)
+        excesses.append((f"Square ({where})", count, examples))
     if not excesses:
         return not_run("No attack without a gradient was run besides the white box.")
     return _judge_excesses(excesses)
@@ -147,52 +144,50 @@ def _judge_excesses(excesses: list[tuple[str, float, int]]) -> Judgement:
 
 def judge_noise(evidence: Evidence) -> Judgement:
     """Random points of the ball break nothing that PGD leaves, and less than a transfer does."""
-    noise, convergence = evidence.probe("noise"), evidence.probe("convergence")
-    if noise is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    base, uniform = right_images(convergence["base"]), right_images(noise["uniform"])
-    count = broken_beyond(base, uniform)
-    status = grade(count, len(base))
+    base, uniform = evidence.probes.convergence.base, evidence.probes.noise.uniform
+    count = broken_beyond(base.right_images(), uniform.right_images())
+    status = grade(count, base.examples)
     figure = (
-        f"The worst of 100 random points leaves {uniform.sum()} of {len(base)} images right, PGD "
-        f"{base.sum()}; only noise breaks {count}"
+        f"The worst of 100 random points leaves {uniform.correct} of {base.examples} images right, "
+        f"PGD {base.correct}; only noise breaks {count}"
     )
-    transfers = {entry["source"]: entry for entry in evidence.probe("transfer")}
+    transfers = {entry.source: entry.correct for entry in evidence.probes.transfer}
     if "independent" in transfers:
-        transferred = right_images(transfers["independent"])
-        figure += f"; images made on another model leave {transferred.sum()}"
+        figure += f"; images made on another model leave {transfers['independent']}"
         # A transfer that is no better than noise says nothing about the defence.
-        idle = grade(int(transferred.sum() - uniform.sum()), len(base))
+        idle = grade(transfers["independent"] - uniform.correct, base.examples)
         status = worst((status, "pass" if idle == "pass" else "warn"))
     return Judgement(status, f"{figure}.")
 
 
 def judge_gaussian_noise(evidence: Evidence) -> Judgement:
     """Noise of no direction, as large as PGD's, breaks nothing that PGD leaves."""
-    noise, convergence = evidence.probe("noise"), evidence.probe("convergence")
-    if noise is None:
+    if evidence.probes is None:
         return not_run(_UNPROBED)
-    base, gaussian = right_images(convergence["base"]), right_images(noise["gaussian"])
+    base, noise = evidence.probes.convergence.base, evidence.probes.noise
+    broken = broken_beyond(base.right_images(), noise.gaussian.right_images())
     return Judgement(
-        grade(broken_beyond(base, gaussian), len(base)),
-        f"Under Gaussian noise as large as PGD's perturbation, {noise['gaussian_l2']:.2f} in L2 in "
-        f"the median, the model is right on {gaussian.sum()} of {len(base)} images.",
+        grade(broken, base.examples),
+        f"Under Gaussian noise as large as PGD's perturbation, {noise.gaussian_l2:.2f} in L2 in "
+        f"the median, the model is right on {noise.gaussian.correct} of {base.examples} images.",
     )
 
 
 def judge_transfer(evidence: Evidence) -> Judgement:
     """Images made on other models were tried, and break nothing that PGD leaves."""
-    transfers, convergence = evidence.probe("transfer"), evidence.probe("convergence")
-    if not transfers:
+    probes = evidence.probes
+    if probes is None or not probes.transfer:
         if evidence.attacks(("black_box",)):
             return Judgement("pass", "The black box tried images made on another model.")
         return not_run("No image made on another model was tried.")
-    base = right_images(convergence["base"])
+    base = probes.convergence.base.right_images()
     excesses = [
-        (f"{entry['source']} model", broken_beyond(base, right_images(entry)), len(base))
-        for entry in transfers
+        (f"{entry.source} model", broken_beyond(base, entry.right_images()), len(base))
+        for entry in probes.transfer
     ]
-    left = "; ".join(f"{entry['source']} model {entry['correct']}" for entry in transfers)
+    left = "; ".join(f"{entry.source} model {entry.correct}" for entry in probes.transfer)
     status, figure = _judge_excesses(excesses)
     return Judgement(
         status, f"Images that stay right, by the model they were made on: {left}. {figure}"
@@ -202,7 +197,7 @@ def judge_transfer(evidence: Evidence) -> Judgement:
 def judge_diversity(evidence: Evidence) -> Judgement:
     """AutoAttack, an attack that asks for scores and one that asks for labels were run."""
     gradient = set(evidence.attacks(("white_box",)))
-    square = evidence.probe("square")
+    probes = evidence.probes
     asked = {
         "AutoAttack in the white box": bool(gradient & set(_AUTO_ATTACKS))
         or gradient >= _AUTO_ATTACK_PARTS,
@@ -210,11 +205,11 @@ def judge_diversity(evidence: Evidence) -> Judgement:
         or "square" in gradient,
         "a decision-based attack": bool(evidence.attacks(("decision_based",))),
     }
-    if not any(asked.values()) and square is None:
+    if not any(asked.values()) and probes is None:
         return not_run("Neither AutoAttack nor an attack without a gradient was run.")
     missing = [what for what, is_done in asked.items() if not is_done]
     if missing:
-        probed = "" if square is None else f" Square was probed with {square['queries']} queries."
+        probed = f" Square was probed with {probes.square.queries} queries." if probes else ""
         return Judgement("warn", f"Not run: {', '.join(missing)}.{probed}")
     *others, last = asked
     return Judgement("pass", f"These were run: {', '.join(others)} and {last}.")
@@ -222,17 +217,17 @@ def judge_diversity(evidence: Evidence) -> Judgement:
 
 def judge_goals(evidence: Evidence) -> Judgement:
     """An attack towards a class breaks no more than one away from the label, in any norm."""
-    targeted, other = evidence.probe("targeted"), evidence.probe("other_norm")
-    if targeted is None:
+    probes = evidence.probes
+    if probes is None:
         return not_run(_UNPROBED)
-    base = right_images(evidence.probe("convergence")["base"])
-    clean = evidence.probe("ladder")[0]["correct"]
-    status = grade(broken_beyond(base, right_images(targeted)), len(base))
+    base, targeted, other = probes.convergence.base, probes.targeted, probes.other_norm
+    clean = probes.ladder[0].correct
+    status = grade(broken_beyond(base.right_images(), targeted.right_images()), base.examples)
     # At the same volume one norm may well be harder, but it cannot be harmless.
-    is_idle = clean > base.sum() and other["correct"] >= clean
+    is_idle = clean > base.correct and other.correct >= clean
     return Judgement(
         worst((status, "warn" if is_idle else "pass")),
-        f"PGD towards a random class reaches it on {targeted['reached']} of {len(base)} images and "
-        f"leaves {targeted['correct']} right; PGD away from the label leaves {base.sum()}, and in "
-        f"the {NORM_NAMES[other['norm']]} norm, in a ball of the same volume, {other['correct']}.",
+        f"PGD towards a random class reaches it on {targeted.reached} of {base.examples} images "
+        f"and leaves {targeted.correct} right; PGD away from the label leaves {base.correct}, and "
+        f"in the {NORM_NAMES[other.norm]} norm, in a ball of the same volume, {other.correct}.",
     )

@@ -163,36 +163,6 @@ class Metrics:
         )
         return next(matching, None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the content of `metrics.json`: lists of dictionaries under the same names."""
-        entries = {
-            name: [dataclasses.asdict(entry) for entry in getattr(self, name)] for name in _RECORDS
-        }
-        return {"subject": self.subject, **entries}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Metrics":
-        """Returns what `to_json` made its argument from.
-
-        Raises:
-            KeyError: If a list is missing.
-            TypeError: If an entry lacks a figure or has an unknown one.
-        """
-        entries = {
-            name: tuple(record(**entry) for entry in value[name])
-            for name, record in _RECORDS.items()
-        }
-        return cls(subject=value["subject"], **entries)
-
-
-_RECORDS: Mapping[str, type] = {
-    "clean": CleanAccuracy,
-    "under_attack": AttackedAccuracy,
-    "worst_case": WorstCase,
-    "minimum_norm": MinimumNorm,
-    "vanished_gradients": VanishedGradients,
-}
-
 
 def summarise(results: ResultsTable, vanished: Mapping[Scenario, float] | None = None) -> Metrics:
     """Returns accuracies with their intervals, for each attack and for the worst case.

@@ -12,6 +12,7 @@ import altair as alt
 import numpy as np
 import vl_convert
 
+from sfm_tf.audit.probes.measurements import AfterSteps, AtRadius
 from sfm_tf.evaluation.metrics import Accuracy, Metrics, WorstCase
 from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.report.inputs import RadiusAccuracy
@@ -358,7 +359,7 @@ def _attack_points(metrics: Metrics, threat_model: str, panel: str) -> list[Poin
     return [p for line in lines.values() for p in sorted(line, key=lambda each: each.place)]
 
 
-def ladder_curve(name: str, ladder: Sequence[Mapping[str, Any]]) -> ReportFigure | None:
+def ladder_curve(name: str, ladder: Sequence[AtRadius]) -> ReportFigure | None:
     """Draws accuracy under PGD from no radius to one that allows everything.
 
     Args:
@@ -370,16 +371,16 @@ def ladder_curve(name: str, ladder: Sequence[Mapping[str, Any]]) -> ReportFigure
     """
     if not ladder:
         return None
-    points = [_counted("PGD", e["epsilon"], e["correct"], e["examples"]) for e in ladder]
+    points = [_counted("PGD", e.epsilon, e.correct, e.examples) for e in ladder]
     caption = (
-        f"White-box PGD with one random start on {ladder[0]['examples']:,} images, at radii from "
+        f"White-box PGD with one random start on {ladder[0].examples:,} images, at radii from "
         "none to one at which every image may become grey: accuracy with its 95% Wilson band; the "
         "radius on a logarithmic scale."
     )
     return _accuracy_lines(name, caption, points, _RADIUS, "ε", is_logarithmic=True)
 
 
-def loss_curve(name: str, curve: Sequence[Mapping[str, Any]]) -> ReportFigure | None:
+def loss_curve(name: str, curve: Sequence[AfterSteps]) -> ReportFigure | None:
     """Draws the loss of PGD against the number of its steps.
 
     Args:
@@ -392,7 +393,7 @@ def loss_curve(name: str, curve: Sequence[Mapping[str, Any]]) -> ReportFigure | 
     if not curve:
         return None
     points = [
-        Point(f"{kind} loss", entry["steps"], entry[f"{kind}_loss"])
+        Point(f"{kind} loss", entry.steps, getattr(entry, f"{kind}_loss"))
         for kind in ("median", "mean")
         for entry in curve
     ]
@@ -400,21 +401,19 @@ def loss_curve(name: str, curve: Sequence[Mapping[str, Any]]) -> ReportFigure | 
         "Cross-entropy on the attacked model after more and more steps of white-box PGD; steps on "
         "a logarithmic scale."
     )
-    axis = _number_axis("steps", [entry["steps"] for entry in curve], is_logarithmic=True)
+    axis = _number_axis("steps", [entry.steps for entry in curve], is_logarithmic=True)
     chart = line_chart(points, axis, alt.Y("value:Q", title="loss"), form=".3~g")
-    median = ", ".join(f"{e['median_loss']:.3g} at {e['steps']:g}" for e in curve)
+    median = ", ".join(f"{e.median_loss:.3g} at {e.steps:g}" for e in curve)
     return report_figure(name, caption, f"Median loss: {median}.", chart)
 
 
-def success_curve(
-    name: str, curve: Sequence[Mapping[str, Any]], examples: int | None
-) -> ReportFigure | None:
+def success_curve(name: str, curve: Sequence[AfterSteps], examples: int) -> ReportFigure | None:
     """Draws the success of PGD against the number of its steps.
 
     Args:
         name: Stem of the file names.
         curve: What `sfm_tf.audit.probes.attack_strength.probe_curve` returned.
-        examples: Number of images; None where it is not known, which leaves no band.
+        examples: Number of images.
 
     Returns:
         The figure; None where nothing was measured.
@@ -422,15 +421,11 @@ def success_curve(
     if not curve:
         return None
     points = [
-        _counted("wrong images", e["steps"], round(e["success"] * examples), examples)
-        if examples
-        else Point("wrong images", e["steps"], e["success"])
-        for e in curve
+        _counted("wrong images", e.steps, round(e.success * examples), examples) for e in curve
     ]
     caption = (
         "Share of the images that the evaluated model gets wrong after more and more steps of "
-        f"white-box PGD{', with its 95% Wilson band' if examples else ''}; steps on a logarithmic "
-        "scale."
+        "white-box PGD, with its 95% Wilson band; steps on a logarithmic scale."
     )
     look = {"value": "wrong images", "is_logarithmic": True}
     return _accuracy_lines(name, caption, points, "steps", "steps", **look)

@@ -10,6 +10,7 @@ import numpy as np
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirectory, fit_stage
+from sfm_tf.artifacts.typed_json import Value, read_typed
 from sfm_tf.audit.audited_evaluation import (
     ADVERSARIAL_FOLDER,
     COSTS_FILE,
@@ -20,6 +21,7 @@ from sfm_tf.audit.audited_evaluation import (
 )
 from sfm_tf.audit.blessing import read_blessing
 from sfm_tf.audit.detection import DETECTION_FILE
+from sfm_tf.audit.probes.measurements import Probes
 from sfm_tf.audit.verdict import AUDIT_FILE, read_audit
 from sfm_tf.defences.catalogue import FITTED
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
@@ -185,9 +187,9 @@ def collect_inputs(
         history=read_json(models.folder / HISTORY_FILE) if models else {},
         manifests=[made.manifest for made in (*inputs.values(), evaluation)],
         costs=read_json(folder / COSTS_FILE),
-        detection=_optional(folder / DETECTION_FILE),
+        detection=_optional(Any, folder / DETECTION_FILE),
         training_seconds=training_seconds(inputs, scored),
-        probes=_optional(folder / PROBES_FILE),
+        probes=_optional(Probes, folder / PROBES_FILE),
         commands=commands,
         **study_fields(inputs, evaluated.images[: evaluated.shown]),
         **_defence_fields(models, evaluated),
@@ -305,8 +307,8 @@ def _read_evaluated(records: Artifact, evaluation: Artifact, shown: int) -> _Eva
     return _Evaluated(images, labels, schema.class_names, metrics, attacks, shown)
 
 
-def _optional(path: pathlib.Path) -> Any:
-    return read_json(path) if path.exists() else None
+def _optional(kind: type[Value], path: pathlib.Path) -> Value | None:
+    return read_typed(kind, path) if path.exists() else None
 
 
 def _defence_fields(models: Artifact | None, evaluated: _Evaluated) -> dict[str, Any]:

@@ -718,7 +718,7 @@ def _run_value(run: ComparedRun) -> dict[str, Any]:
         "subject": run.subject,
         "verdict": verdict_name(run),
         "fingerprint": run.manifests[-1].fingerprint,
-        "metrics": run.metrics.to_json(),
+        "metrics": dataclasses.asdict(run.metrics),
         "costs": list(run.costs),
     }
 

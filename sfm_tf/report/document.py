@@ -20,7 +20,7 @@ later versions of the library add keys without changing it.
     detection        as `sfm_tf.audit.detection.detection_summary` defines it; null if not run
     audit            {verdict: {level, sentence, rule_text}, findings: [{rule, title, status,
                      figure, why, source, is_must}]}; null if none is stored
-    probes           as `sfm_tf.audit.probes.suite.run_probes` defines it; null if not run
+    probes           as `sfm_tf.audit.probes.measurements.Probes` defines it; null if not run
     paired           [entry], as `sfm_tf.evaluation.significance.paired_differences` defines it
     breakdown        as `sfm_tf.evaluation.metrics.break_down` defines it; null if not known
     failures         [entry], as `sfm_tf.report.example_images.find_failures` defines it; null if
@@ -177,7 +177,7 @@ def _added_values(inputs: ReportInputs) -> dict[str, Any]:
         "costs": list(inputs.costs),
         "detection": inputs.detection,
         "audit": None if inputs.audit is None else dataclasses.asdict(inputs.audit),
-        "probes": inputs.probes,
+        "probes": None if inputs.probes is None else inputs.probes.to_json(),
         "paired": list(inputs.paired),
         "breakdown": inputs.breakdown,
         "failures": None if failures is None else list(failures.failures),
@@ -213,7 +213,7 @@ def _json_value(
             }
             for name in shown_threat_models(inputs.evaluation)
         },
-        "metrics": inputs.metrics.to_json(),
+        "metrics": dataclasses.asdict(inputs.metrics),
         "accuracy_by_radius": [dataclasses.asdict(e) for e in inputs.accuracy_by_radius],
         "paper": [dataclasses.asdict(result) for result in paper_results(inputs.dataset)],
         "history": dict(inputs.history),

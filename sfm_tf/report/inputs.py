@@ -9,6 +9,7 @@ import numpy as np
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.audit.blessing import Blessing
 from sfm_tf.audit.finding import Finding
+from sfm_tf.audit.probes.measurements import Probes
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.metrics import Accuracy, Metrics
@@ -192,7 +193,7 @@ class ReportInputs:
     detection: Mapping[str, Any] | None = None
     training_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     audit: Audit | None = None
-    probes: Mapping[str, Any] | None = None
+    probes: Probes | None = None
     accuracy_by_radius: Sequence[RadiusAccuracy] = ()
     paired: Sequence[Mapping[str, Any]] = ()
     breakdown: Mapping[str, Any] | None = None

@@ -201,20 +201,16 @@ def strength_section(inputs: ReportInputs, threat_models: Mapping[str, str]) -> 
         inputs: What the report shows.
         threat_models: Names of the threat models in words.
     """
-    probes = inputs.probes or {}
-    examples = probes.get("settings", {}).get("examples")
+    probes = inputs.probes
+    ladder, curve = (probes.ladder, probes.curve) if probes else ((), ())
     curves = {
         "No attack at a radius was run, so there is no curve against the radius.": epsilon_curves(
             "accuracy_epsilon", inputs.metrics, threat_models
         ),
-        "PGD was not run at radii beyond those evaluated.": ladder_curve(
-            "accuracy_ladder", probes.get("ladder", ())
-        ),
-        "The loss along the steps of PGD was not measured.": loss_curve(
-            "loss_steps", probes.get("curve", ())
-        ),
+        "PGD was not run at radii beyond those evaluated.": ladder_curve("accuracy_ladder", ladder),
+        "The loss along the steps of PGD was not measured.": loss_curve("loss_steps", curve),
         "The success along the steps of PGD was not measured.": success_curve(
-            "success_steps", probes.get("curve", ()), examples
+            "success_steps", curve, probes.settings.examples if probes else 0
         ),
     }
     return Section(

@@ -1,5 +1,6 @@
 """A panel per threat model, a line per defence that it attacked, from clean images on."""
 
+import dataclasses
 import json
 
 from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, WorstCase
@@ -43,7 +44,7 @@ def test_lines_begin_at_clean_images_and_stand_in_the_panel_of_their_attacker():
 
 def test_the_program_draws_what_is_stored(tmp_path, monkeypatch):
     stored, drawn = tmp_path / "metrics.json", tmp_path / "accuracy.svg"
-    stored.write_text(json.dumps(METRICS.to_json()))
+    stored.write_text(json.dumps(dataclasses.asdict(METRICS)))
     monkeypatch.setattr("sys.argv", ["accuracy_figure", str(stored), str(drawn)])
     accuracy_figure.main()
     assert drawn.read_text().startswith("<svg")

@@ -7,8 +7,19 @@ import keras
 import numpy as np
 
 from sfm_tf.attacks.attack import perturbation_sizes
+from sfm_tf.audit.probes.measurements import (
+    AfterSteps,
+    Answers,
+    AtRadius,
+    Convergence,
+    InNorm,
+    NoiseAnswers,
+    SquareAnswers,
+    TargetedAnswers,
+    Transferred,
+)
 from sfm_tf.audit.probes.probed_models import Ablation, Ablations, Switches
-from sfm_tf.audit.probes.probing import Prober, answer, equal_volume_radius, ladder_radii
+from sfm_tf.audit.probes.probing import Prober, equal_volume_radius, ladder_radii
 from sfm_tf.evaluation.attack_catalogue import NORMS
 
 MORE_RESTARTS = 3
@@ -29,48 +40,34 @@ EFFORTS: Mapping[str, Callable[[Prober], dict[str, Any]]] = {
 """What PGD does otherwise, by the name of the answers."""
 
 
-def probe_ladder(prober: Prober, whole: Ablation) -> list[dict[str, Any]]:
-    """Returns the answers under PGD at radii from none to one that allows everything.
-
-    Returns:
-        For each radius `epsilon`, in 1/255, and the answers; that of 0 is without an attack.
-    """
+def probe_ladder(prober: Prober, whole: Ablation) -> tuple[AtRadius, ...]:
+    """Returns the answers under PGD at radii from none to one that allows everything."""
     prober.report("PGD at rising radii")
     clean = prober.right(whole.scored, prober.samples.images)
     radii = ladder_radii(prober.epsilon, prober.config.norm, prober.dimensions)
     attacked = ((radius, prober.right_under_pgd(whole, epsilon=radius)) for radius in radii)
-    return [{"epsilon": radius, **answer(right)} for radius, right in [(0.0, clean), *attacked]]
+    return tuple(AtRadius.of(right, epsilon=at) for at, right in [(0.0, clean), *attacked])
 
 
-def probe_convergence(prober: Prober, whole: Ablation) -> dict[str, Any]:
-    """Returns the answers under PGD that takes more, longer or shorter steps.
-
-    Returns:
-        The answers for `base`, the settings of the evaluation with one random start,
-        `single_step`, one step of the radius, `double_iterations`, `more_restarts`, which counts
-        the first too, `half_step` and `double_step`; and `restarts`, the number of the fourth.
-    """
+def probe_convergence(prober: Prober, whole: Ablation) -> Convergence:
+    """Returns the answers under PGD that takes more, longer or shorter steps."""
     prober.report("PGD with more effort")
     right = {
         name: prober.right_under_pgd(whole, **changes(prober)) for name, changes in EFFORTS.items()
     }
     right["more_restarts"] &= right["base"]
-    answers = {name: answer(values) for name, values in right.items()}
-    return {**answers, "restarts": 1 + MORE_RESTARTS}
+    answers = {name: Answers.of(values) for name, values in right.items()}
+    return Convergence(**answers, restarts=1 + MORE_RESTARTS)
 
 
-def probe_curve(prober: Prober, whole: Ablation) -> list[dict[str, Any]]:
-    """Returns the loss after ever more steps of one and the same ascent.
+def probe_curve(prober: Prober, whole: Ablation) -> tuple[AfterSteps, ...]:
+    """Returns the loss after ever more steps of one and the same ascent, none first.
 
     It is that of the iterate that the evaluation would keep, so it can stand still but hardly fall.
-
-    Returns:
-        For each number of `steps`, none first: `median_loss` and `mean_loss`, the stable
-        cross-entropy on the attacked model, and `success`, the share of the images that the scored
-        model is wrong on.
     """
     prober.report("loss along PGD")
-    return [_point(prober, whole, steps) for steps in (0, *_step_numbers(prober.config.iterations))]
+    numbers = (0, *_step_numbers(prober.config.iterations))
+    return tuple(_after_steps(prober, whole, steps) for steps in numbers)
 
 
 def _step_numbers(iterations: int) -> Iterator[int]:
@@ -82,17 +79,17 @@ def _step_numbers(iterations: int) -> Iterator[int]:
     yield iterations
 
 
-def _point(prober: Prober, whole: Ablation, steps: int) -> dict[str, Any]:
+def _after_steps(prober: Prober, whole: Ablation, steps: int) -> AfterSteps:
     images, loss = prober.samples.images, prober.clean_loss(whole.attacked)
     if steps:
         outcome = prober.pgd(whole.attacked, iterations=steps)
         images, loss = outcome.images, outcome.loss
-    return {
-        "steps": steps,
-        "median_loss": float(np.median(loss)),
-        "mean_loss": float(np.mean(loss, dtype=np.float64)),
-        "success": float(np.mean(~prober.right(whole.scored, images))),
-    }
+    return AfterSteps(
+        steps=steps,
+        median_loss=float(np.median(loss)),
+        mean_loss=float(np.mean(loss, dtype=np.float64)),
+        success=float(np.mean(~prober.right(whole.scored, images))),
+    )
 
 
 SQUARE_EXAMPLES = 50
@@ -102,23 +99,17 @@ SQUARE_QUERIES = 1000
 """Queries at most for each of them."""
 
 
-def probe_noise(prober: Prober, whole: Ablation) -> dict[str, Any]:
-    """Returns the answers under random noise.
-
-    Returns:
-        `uniform`, the worst of 100 points of the ball for each image; `gaussian`, noise of the L2
-        norm that PGD's perturbation of the image has, clipped to [0, 1]; and `gaussian_l2`, its
-        median norm after that.
-    """
+def probe_noise(prober: Prober, whole: Ablation) -> NoiseAnswers:
+    """Returns the answers under random noise."""
     prober.report("noise")
     images = prober.samples.images
     uniform = prober.run("noise", whole.attacked, np.arange(len(images)))
     noisy = _with_gaussian_noise(images, prober.pgd(whole.attacked).images, prober.seed)
-    return {
-        "uniform": answer(prober.right(whole.scored, uniform)),
-        "gaussian": answer(prober.right(whole.scored, noisy)),
-        "gaussian_l2": float(np.median(perturbation_sizes(images, noisy, 2.0))),
-    }
+    return NoiseAnswers(
+        uniform=Answers.of(prober.right(whole.scored, uniform)),
+        gaussian=Answers.of(prober.right(whole.scored, noisy)),
+        gaussian_l2=float(np.median(perturbation_sizes(images, noisy, 2.0))),
+    )
 
 
 def _with_gaussian_noise(images: np.ndarray, attacked: np.ndarray, seed: int) -> np.ndarray:
@@ -129,7 +120,7 @@ def _with_gaussian_noise(images: np.ndarray, attacked: np.ndarray, seed: int) ->
     return np.clip(noisy, 0.0, 1.0).astype(np.float32)
 
 
-def probe_square(prober: Prober, whole: Ablation, left: np.ndarray) -> dict[str, Any]:
+def probe_square(prober: Prober, whole: Ablation, left: np.ndarray) -> SquareAnswers:
     """Returns the answers under an attack that only asks for logits, where gradients failed.
 
     An image that it breaks has hidden its gradient.
@@ -138,10 +129,6 @@ def probe_square(prober: Prober, whole: Ablation, left: np.ndarray) -> dict[str,
         prober: Where it is measured.
         whole: The model.
         left: Bool `(count,)`: whether the model is right after every attack by gradient.
-
-    Returns:
-        `queries`, at most, of each image; `survivors`, how many images were left; and the answers
-        on the first of those.
     """
     prober.report("Square")
     survivors = np.flatnonzero(left)
@@ -151,50 +138,42 @@ def probe_square(prober: Prober, whole: Ablation, left: np.ndarray) -> dict[str,
     if len(rows):
         made = prober.run("square", whole.attacked, rows, square_queries=queries)
         right = np.argmax(prober.logits(whole.scored, made), axis=1) == prober.samples.labels[rows]
-    return {"queries": queries, "survivors": len(survivors), **answer(right)}
+    return SquareAnswers.of(right, queries=queries, survivors=len(survivors))
 
 
 def probe_transfer(
     prober: Prober, ablations: Ablations, source: keras.Model | None
-) -> list[dict[str, Any]]:
+) -> tuple[Transferred, ...]:
     """Returns the answers on images that PGD made on other models.
 
     Args:
         prober: Where it is measured.
         ablations: The model under test and its bare classifier.
         source: An independent model; None where there is none.
-
-    Returns:
-        Entries of `source`, `independent` or `bare` for the classifier without its defence, and the
-        answers.
     """
     prober.report("transfer")
     sources: dict[str, Switches | keras.Model] = {} if source is None else {"independent": source}
     if ablations.bare != ablations.whole:
         sources["bare"] = ablations.bare.attacked
     scored = ablations.whole.scored
-    return [
-        {"source": name, **answer(prober.right(scored, prober.pgd(model).images))}
+    return tuple(
+        Transferred.of(prober.right(scored, prober.pgd(model).images), source=name)
         for name, model in sources.items()
-    ]
+    )
 
 
 # Madry et al. 2018 take steps that together are 2.5 radii long.
 _WAY = 2.5
 
 
-def probe_targeted(prober: Prober, whole: Ablation) -> dict[str, Any]:
-    """Returns the answers under PGD towards a wrong class that is drawn for each image.
-
-    Returns:
-        The answers, and `reached`, on how many images the model says that class.
-    """
+def probe_targeted(prober: Prober, whole: Ablation) -> TargetedAnswers:
+    """Returns the answers under PGD towards a wrong class that is drawn for each image."""
     prober.report("targeted PGD")
     targets = _targets(prober.samples.labels, prober.samples.class_count, prober.seed)
     images = prober.pgd(whole.attacked, classes=targets).images
     predictions = np.argmax(prober.logits(whole.scored, images), axis=1)
     right = predictions == prober.samples.labels
-    return {**answer(right), "reached": int(np.sum(predictions == targets))}
+    return TargetedAnswers.of(right, reached=int(np.sum(predictions == targets)))
 
 
 def _targets(labels: np.ndarray, class_count: int, seed: int) -> np.ndarray:
@@ -202,12 +181,10 @@ def _targets(labels: np.ndarray, class_count: int, seed: int) -> np.ndarray:
     return (labels + away) % class_count
 
 
-def probe_other_norm(prober: Prober, whole: Ablation) -> dict[str, Any]:
+def probe_other_norm(prober: Prober, whole: Ablation) -> InNorm:
     """Returns the answers under PGD in the norm that the evaluation does not use.
 
-    Returns:
-        `norm`, the radius `epsilon` in 1/255 at which its ball has the same volume, and the
-        answers.
+    The radius is the one at which its ball has the same volume.
     """
     prober.report("PGD in the other norm")
     (other,) = set(NORMS) - {prober.config.norm}
@@ -218,4 +195,4 @@ def probe_other_norm(prober: Prober, whole: Ablation) -> dict[str, Any]:
         epsilon=epsilon,
         step_size=_WAY * epsilon / prober.config.iterations,
     )
-    return {"norm": other, "epsilon": epsilon, **answer(right)}
+    return InNorm.of(right, norm=other, epsilon=epsilon)

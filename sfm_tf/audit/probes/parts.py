@@ -1,17 +1,22 @@
 """What each part of the defence contributes, and how its gradient is best stood in for."""
 
-from typing import Any
-
 import numpy as np
 
+from sfm_tf.audit.probes.measurements import (
+    Answers,
+    Draws,
+    KnownBreaks,
+    PartsAnswers,
+    UnderSurrogate,
+)
 from sfm_tf.audit.probes.probed_models import BROKEN, Ablation, Ablations, Switches
-from sfm_tf.audit.probes.probing import Prober, answer
+from sfm_tf.audit.probes.probing import Prober
 from sfm_tf.audit.probes.stage_gradients import PLAIN, STABLE, logit_blindness
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import SURROGATES
 
 
-def probe_surrogates(prober: Prober, ablations: Ablations, used: str) -> list[dict[str, Any]]:
+def probe_surrogates(prober: Prober, ablations: Ablations, used: str) -> tuple[UnderSurrogate, ...]:
     """Returns the model's answers under PGD by each way to get past the pre-processing T.
 
     Args:
@@ -20,12 +25,11 @@ def probe_surrogates(prober: Prober, ablations: Ablations, used: str) -> list[di
         used: T's surrogate in the evaluation's white box.
 
     Returns:
-        Entries of `surrogate`, `identity`, `smooth` or `ignored` for an attacker who leaves T out,
-        whether it is `used` by the evaluation's white box, and the answers. Empty without T.
+        An entry for each surrogate and for an attacker who leaves T out. Empty without T.
     """
     whole, other = ablations.whole, ablations.other_surrogate
     if other is None:
-        return []
+        return ()
     prober.report("PGD by each surrogate of the pre-processing")
     (unused,) = set(SURROGATES) - {used}
     attackers = {
@@ -33,20 +37,16 @@ def probe_surrogates(prober: Prober, ablations: Ablations, used: str) -> list[di
         unused: other,
         "ignored": Ablation(whole.scored, ablations.masker_only.attacked),
     }
-    return [
-        {"surrogate": name, "used": name == used, **answer(prober.right_under_pgd(attacker))}
+    return tuple(
+        UnderSurrogate.of(prober.right_under_pgd(attacker), surrogate=name, used=name == used)
         for name, attacker in attackers.items()
-    ]
+    )
 
 
-def probe_parts(prober: Prober, ablations: Ablations) -> list[dict[str, Any]]:
+def probe_parts(prober: Prober, ablations: Ablations) -> tuple[PartsAnswers, ...]:
     """Returns the answers of the bare classifier, with each part alone, and of the whole.
 
-    Each is attacked in the white box.
-
-    Returns:
-        Entries of `masker` and `preprocessor`, whether that part is there, and the answers `clean`
-        and `attacked`. A part that the model does not have is not listed.
+    A part that the model does not have is not listed.
     """
     prober.report("ablation of the parts")
     rows = {
@@ -55,16 +55,16 @@ def probe_parts(prober: Prober, ablations: Ablations) -> list[dict[str, Any]]:
         (False, True): ablations.preprocessor_only,
         (True, True): ablations.whole,
     }
-    return [
-        {
-            "masker": masker,
-            "preprocessor": preprocessor,
-            "clean": answer(prober.right(ablation.scored, prober.samples.images)),
-            "attacked": answer(prober.right_under_pgd(ablation)),
-        }
+    return tuple(
+        PartsAnswers(
+            masker=masker,
+            preprocessor=preprocessor,
+            clean=Answers.of(prober.right(ablation.scored, prober.samples.images)),
+            attacked=Answers.of(prober.right_under_pgd(ablation)),
+        )
         for (masker, preprocessor), ablation in rows.items()
         if masker <= ablations.has_masker and preprocessor <= ablations.has_preprocessor
-    ]
+    )
 
 
 LARGEST_MARGIN = 40.0
@@ -75,7 +75,7 @@ SATURATION = 1000.0
 """By how much more logits are scaled for no gradient to be left."""
 
 
-def probe_known_breaks(prober: Prober, bare: Ablation) -> dict[str, Any]:
+def probe_known_breaks(prober: Prober, bare: Ablation) -> KnownBreaks:
     """Returns how the attack fares on defences that it has to break, in the same run.
 
     Carlini et al. 2019 ask for attack code that is shown to work where it should. A bit depth of 3
@@ -86,13 +86,6 @@ def probe_known_breaks(prober: Prober, bare: Ablation) -> dict[str, Any]:
     Args:
         prober: Where it is measured.
         bare: The classifier without any defence.
-
-    Returns:
-        The answers without an attack, `bare_clean`, and under PGD, `bare`, `bit_depth` and
-        `scaled`; `factor` that its logits are scaled by; `plain_blind_share` and
-        `stable_blind_share`, of the images whose label's logit has no gradient there; and
-        `saturated_zero_share`, of the images that the attack itself calls without a gradient where
-        the factor is larger.
     """
     prober.report("PGD on broken defences")
     logits = prober.logits(bare.scored, prober.samples.images)
@@ -100,16 +93,16 @@ def probe_known_breaks(prober: Prober, bare: Ablation) -> dict[str, Any]:
     squeezed = bare.scored._replace(preprocessor=BROKEN)
     scaled = bare.scored._replace(factor=factor)
     labels = prober.samples.labels
-    return {
-        "bare_clean": answer(prober.right(bare.scored, prober.samples.images)),
-        "bare": answer(prober.right_under_pgd(bare)),
-        "bit_depth": answer(prober.right_under_pgd(Ablation(squeezed, squeezed))),
-        "scaled": answer(prober.right_under_pgd(Ablation(scaled, scaled))),
-        "factor": factor,
-        "plain_blind_share": logit_blindness(factor * logits, labels, PLAIN),
-        "stable_blind_share": logit_blindness(factor * logits, labels, STABLE),
-        "saturated_zero_share": _zero_share(prober, scaled._replace(factor=SATURATION * factor)),
-    }
+    return KnownBreaks(
+        bare_clean=Answers.of(prober.right(bare.scored, prober.samples.images)),
+        bare=Answers.of(prober.right_under_pgd(bare)),
+        bit_depth=Answers.of(prober.right_under_pgd(Ablation(squeezed, squeezed))),
+        scaled=Answers.of(prober.right_under_pgd(Ablation(scaled, scaled))),
+        factor=factor,
+        plain_blind_share=logit_blindness(factor * logits, labels, PLAIN),
+        stable_blind_share=logit_blindness(factor * logits, labels, STABLE),
+        saturated_zero_share=_zero_share(prober, scaled._replace(factor=SATURATION * factor)),
+    )
 
 
 def _factor(logits: np.ndarray) -> float:
@@ -129,7 +122,7 @@ DRAWS = 5
 """How often each image is shown."""
 
 
-def probe_draws(prober: Prober, subject: DefendedModel, whole: Ablation) -> dict[str, Any]:
+def probe_draws(prober: Prober, subject: DefendedModel, whole: Ablation) -> Draws:
     """Returns the answers of a random defence when it draws anew.
 
     The attacker's copy of the model draws anew for equal images that stand side by side in a batch.
@@ -138,20 +131,20 @@ def probe_draws(prober: Prober, subject: DefendedModel, whole: Ablation) -> dict
         prober: Where it is measured.
         subject: The model under test.
         whole: The same with all its parts.
-
-    Returns:
-        `clean` and `attacked`, without and under PGD: the answers for each of the draws.
     """
     prober.report("repeated draws")
-    images = {"clean": prober.samples.images, "attacked": prober.pgd(whole.attacked).images}
-    return {name: _answers(prober, subject, shown) for name, shown in images.items()}
+    attacked = prober.pgd(whole.attacked).images
+    return Draws(
+        clean=_answers(prober, subject, prober.samples.images),
+        attacked=_answers(prober, subject, attacked),
+    )
 
 
-def _answers(prober: Prober, subject: DefendedModel, images: np.ndarray) -> list[dict[str, Any]]:
+def _answers(prober: Prober, subject: DefendedModel, images: np.ndarray) -> tuple[Answers, ...]:
     # All looks at an image have to be in one batch.
     size = DRAWS * max(1, prober.batch_size // DRAWS)
     classifier = prober.samples.wrap(subject.for_attacker(), size)
     logits = classifier.predict(np.repeat(images, DRAWS, axis=0), size)
     predictions = np.argmax(logits, axis=1).reshape(len(images), DRAWS)
     right = predictions == prober.samples.labels[:, None]
-    return [answer(column) for column in right.T]
+    return tuple(Answers.of(column) for column in right.T)

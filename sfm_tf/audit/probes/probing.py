@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import Any
 
 import keras
@@ -14,46 +14,12 @@ from scipy.special import gammaln
 from sfm_tf.artifacts.progress import Progress
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.audit.probes.probed_models import Ablation, SwitchedModel, Switches
-from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
 from sfm_tf.evaluation.attack_catalogue import NORMS
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.logit_losses import stable_cross_entropy
 from sfm_tf.settings import PIXEL_LEVELS
-
-
-def answer(right: np.ndarray) -> dict[str, Any]:
-    """Returns a probe's answers as JSON holds them.
-
-    Args:
-        right: Bool of shape `(count,)`: whether the model is right on each image.
-
-    Returns:
-        `examples`, `correct` and `right`, a string with a 1 or a 0 for each image.
-    """
-    text = "".join("1" if value else "0" for value in right)
-    return {"examples": len(right), "correct": int(np.sum(right)), "right": text}
-
-
-def right_images(entry: Mapping[str, Any]) -> np.ndarray:
-    """Returns, bool of shape `(count,)`, what `answer` was given.
-
-    Raises:
-        SfmError: If the entry does not agree with itself.
-    """
-    text = entry["right"]
-    right = np.array([value == "1" for value in text], bool)
-    if set(text) - {"0", "1"} or (len(text), int(right.sum())) != (
-        entry["examples"],
-        entry["correct"],
-    ):
-        raise SfmError(
-            f"Probe of {entry['examples']} images, {entry['correct']} right, holds {text!r}; run "
-            "the evaluation again."
-        )
-    return right
-
 
 LADDER = (0.25, 0.5, 1.0, 2.0)
 """Multiples of the largest evaluated radius."""

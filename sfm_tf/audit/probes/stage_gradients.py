@@ -1,11 +1,11 @@
 """What is left of the loss's gradient at each stage of the model, from the logits to the image."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from sfm_tf.audit.probes.measurements import GradientHealth, LossGradient, StageGradient
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.logit_losses import LOSSES
@@ -16,7 +16,7 @@ STAGES = ("logits", "classifier_input", "masked_image", "mask", "image")
 PLAIN, STABLE = "cross_entropy", "stable_cross_entropy"
 
 
-def gradient_health(model: DefendedModel, samples: Samples, batch_size: int) -> dict[str, Any]:
+def gradient_health(model: DefendedModel, samples: Samples, batch_size: int) -> GradientHealth:
     """Returns how the gradients of the loss fare at the clean images, stage by stage.
 
     A zero or broken gradient stalls an attack without making the model robust (Carlini et al. 2019,
@@ -29,19 +29,15 @@ def gradient_health(model: DefendedModel, samples: Samples, batch_size: int) -> 
         batch_size: Images differentiated at a time.
 
     Returns:
-        `stages`, an entry for each of `STAGES`: `connected`, whether the loss depends on it
-        differentiably; `median_norm` of the gradient in L2; `zero_share`, of the images where all
-        of it is zero, and `not_finite_share`, where an entry is NaN or infinite. `losses`, for the
-        plain and the stable cross-entropy: `zero_share`, of the images without any gradient, and
-        `label_blind_share`, of those whose label's logit has none.
+        An entry for each of `STAGES`, and for the plain and the stable cross-entropy.
     """
     gradients = {
         loss: stage_gradients(model, samples, loss, batch_size) for loss in (PLAIN, STABLE)
     }
-    return {
-        "stages": [{"stage": name, **_health(gradients[STABLE][name])} for name in STAGES],
-        "losses": {loss: _blindness(found, samples.labels) for loss, found in gradients.items()},
-    }
+    return GradientHealth(
+        stages=tuple(_health(name, gradients[STABLE][name]) for name in STAGES),
+        losses={loss: _blindness(found, samples.labels) for loss, found in gradients.items()},
+    )
 
 
 def stage_gradients(
@@ -96,25 +92,27 @@ def _rows(gradient: tf.Tensor) -> np.ndarray:
     return gradient.numpy().astype(np.float64).reshape(len(gradient), -1)
 
 
-def _health(gradient: np.ndarray | None) -> dict[str, Any]:
+def _health(stage: str, gradient: np.ndarray | None) -> StageGradient:
     if gradient is None:
-        return {"connected": False, "median_norm": 0.0, "zero_share": 1.0, "not_finite_share": 0.0}
+        return StageGradient(
+            stage=stage, connected=False, median_norm=0.0, zero_share=1.0, not_finite_share=0.0
+        )
     is_finite = np.isfinite(gradient).all(axis=1)
     norms = np.linalg.norm(gradient[is_finite], axis=1)
-    return {
-        "connected": True,
-        "median_norm": float(np.median(norms)) if len(norms) else 0.0,
-        "zero_share": float(np.mean(_is_zero(gradient))),
-        "not_finite_share": float(np.mean(~is_finite)),
-    }
+    return StageGradient(
+        stage=stage,
+        median_norm=float(np.median(norms)) if len(norms) else 0.0,
+        zero_share=float(np.mean(_is_zero(gradient))),
+        not_finite_share=float(np.mean(~is_finite)),
+    )
 
 
-def _blindness(gradients: Mapping[str, np.ndarray | None], labels: np.ndarray) -> dict[str, float]:
+def _blindness(gradients: Mapping[str, np.ndarray | None], labels: np.ndarray) -> LossGradient:
     image, logits = gradients["image"], gradients["logits"]
-    return {
-        "zero_share": 1.0 if image is None else float(np.mean(_is_zero(image))),
-        "label_blind_share": _blind_share(logits, labels),
-    }
+    return LossGradient(
+        zero_share=1.0 if image is None else float(np.mean(_is_zero(image))),
+        label_blind_share=_blind_share(logits, labels),
+    )
 
 
 def logit_blindness(logits: np.ndarray, labels: np.ndarray, loss: str) -> float:

@@ -1,8 +1,5 @@
 """All probes of one model, in one place."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from sfm_tf.audit.probes.attack_strength import (
@@ -16,18 +13,23 @@ from sfm_tf.audit.probes.attack_strength import (
     probe_targeted,
     probe_transfer,
 )
+from sfm_tf.audit.probes.measurements import (
+    Convergence,
+    ProbedModel,
+    Probes,
+    ProbeSettings,
+    UnderSurrogate,
+)
 from sfm_tf.audit.probes.parts import probe_draws, probe_known_breaks, probe_parts, probe_surrogates
 from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
-from sfm_tf.audit.probes.probing import Prober, right_images
+from sfm_tf.audit.probes.probing import Prober
 from sfm_tf.audit.probes.stage_gradients import gradient_health
 from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.models.defended_model import DefendedModel
 
-SCHEMA_VERSION = 1
 
-
-def run_probes(defence: str, job: EvaluationJob) -> dict[str, Any]:
+def run_probes(defence: str, job: EvaluationJob) -> Probes:
     """Returns what shows whether the attacks on a model were as strong as they could be.
 
     Unless said otherwise it is attacked in the white box, by the evaluation's PGD at its largest
@@ -38,9 +40,7 @@ def run_probes(defence: str, job: EvaluationJob) -> dict[str, Any]:
         job: The evaluation; its first `audit_examples` images are attacked.
 
     Returns:
-        Values that JSON can hold, the same for the same arguments: `schema_version`, `subject`,
-        `settings`, and under its own name what each of the functions `probe_*` returns; `gradients`
-        is what `gradient_health` does. `draws` is there only for a random pre-processing.
+        The same for the same arguments.
     """
     subject, samples = job.models[defence], job.samples.first(job.config.audit_examples)
     prober = Prober(SwitchedModel(subject), samples, job.config, job.seed, job.progress)
@@ -48,54 +48,52 @@ def run_probes(defence: str, job: EvaluationJob) -> dict[str, Any]:
     whole = ablations.whole
     convergence = probe_convergence(prober, whole)
     surrogates = probe_surrogates(prober, ablations, subject.preprocessor.surrogate)
-    found = {
-        "schema_version": SCHEMA_VERSION,
-        "subject": _subject(subject, samples),
-        "settings": _settings(prober),
-        "ladder": probe_ladder(prober, whole),
-        "convergence": convergence,
-        "curve": probe_curve(prober, whole),
-        "gradients": gradient_health(subject.for_attacker(), samples, prober.batch_size),
-        "surrogates": surrogates,
-        "parts": probe_parts(prober, ablations),
-        "known_breaks": probe_known_breaks(prober, ablations.bare),
-        "noise": probe_noise(prober, whole),
-        "square": probe_square(prober, whole, _left(convergence, surrogates)),
-        "transfer": probe_transfer(prober, ablations, job.source),
-        "targeted": probe_targeted(prober, whole),
-        "other_norm": probe_other_norm(prober, whole),
-    }
-    if subject.preprocessor.is_random:
-        found["draws"] = probe_draws(prober, subject, whole)
+    found = Probes(
+        subject=_subject(subject, samples),
+        settings=_settings(prober),
+        ladder=probe_ladder(prober, whole),
+        convergence=convergence,
+        curve=probe_curve(prober, whole),
+        gradients=gradient_health(subject.for_attacker(), samples, prober.batch_size),
+        surrogates=surrogates,
+        parts=probe_parts(prober, ablations),
+        known_breaks=probe_known_breaks(prober, ablations.bare),
+        noise=probe_noise(prober, whole),
+        square=probe_square(prober, whole, _left(convergence, surrogates)),
+        transfer=probe_transfer(prober, ablations, job.source),
+        targeted=probe_targeted(prober, whole),
+        other_norm=probe_other_norm(prober, whole),
+        draws=probe_draws(prober, subject, whole) if subject.preprocessor.is_random else None,
+    )
     job.progress("audit: finished", len(samples), len(samples))
     return found
 
 
-def _left(convergence: Mapping[str, Any], surrogates: list[dict[str, Any]]) -> np.ndarray:
+def _left(convergence: Convergence, surrogates: tuple[UnderSurrogate, ...]) -> np.ndarray:
     """Returns whether the model is right after each of these attacks, bool `(count,)`."""
-    efforts = (convergence[name] for name in EFFORTS)
-    return np.logical_and.reduce([right_images(entry) for entry in (*efforts, *surrogates)])
+    efforts = (getattr(convergence, name) for name in EFFORTS)
+    return np.logical_and.reduce([entry.right_images() for entry in (*efforts, *surrogates)])
 
 
-def _subject(subject: DefendedModel, samples: Samples) -> dict[str, Any]:
+def _subject(subject: DefendedModel, samples: Samples) -> ProbedModel:
     preprocessor = subject.preprocessor
-    return {
-        "masker": subject.masker is not None,
-        "preprocessor": preprocessor.spec,
-        "surrogate": preprocessor.surrogate,
-        "is_random": preprocessor.is_random,
-        "classes": samples.class_count,
-    }
+    return ProbedModel(
+        masker=subject.masker is not None,
+        preprocessor=preprocessor.spec,
+        surrogate=preprocessor.surrogate,
+        is_random=preprocessor.is_random,
+        classes=samples.class_count,
+    )
 
 
-def _settings(prober: Prober) -> dict[str, Any]:
+def _settings(prober: Prober) -> ProbeSettings:
     config = prober.config
-    return {
-        "examples": len(prober.samples),
-        "seed": prober.seed,
-        "norm": config.norm,
-        "epsilon": prober.epsilon,
-        "step_size": prober.step_size(prober.epsilon),
-        "iterations": config.iterations,
-        "gradient_samples": config.gradient_samples,
-    }
+    return ProbeSettings(
+        examples=len(prober.samples),
+        seed=prober.seed,
+        norm=config.norm,
+        epsilon=prober.epsilon,
+        step_size=prober.step_size(prober.epsilon),
+        iterations=config.iterations,
+        gradient_samples=config.gradient_samples,
+    )

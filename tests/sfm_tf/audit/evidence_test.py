@@ -45,7 +45,7 @@ RESULTS = join_results(
 EVIDENCE = Evidence(
     metrics=summarise(RESULTS),
     results=RESULTS,
-    probes={"square": {"queries": 5}},
+    probes=None,
     config=EvaluationConfig(epsilons=(16.0, 8.0)),
     class_counts=count_classes(LABELS, 3),
 )
@@ -74,7 +74,6 @@ def test_what_was_not_run_is_not_there():
     assert EVIDENCE.right(("white_box",), 8.0, ()) is None
     assert EVIDENCE.attacks(("black_box",)) == ()
     assert EVIDENCE.examples("black_box") == 0
-    assert EVIDENCE.probe("noise") is None
 
 
 def test_only_the_subject_counts():
@@ -84,7 +83,6 @@ def test_only_the_subject_counts():
     assert EVIDENCE.examples("white_box") == 4
     assert EVIDENCE.examples("decision_based") == 2
     assert EVIDENCE.epsilon == 16.0
-    assert EVIDENCE.probe("square") == {"queries": 5}
 
 
 def test_classes_without_an_image_are_counted():

@@ -5,76 +5,81 @@ import pytest
 
 from sfm_tf.audit import health_rules as rules
 from sfm_tf.audit.evidence import Evidence
-from sfm_tf.audit.probes.probing import answer
+from sfm_tf.audit.probes.measurements import (
+    AfterSteps,
+    Answers,
+    Convergence,
+    Draws,
+    GradientHealth,
+    KnownBreaks,
+    PartsAnswers,
+    StageGradient,
+    UnderSurrogate,
+)
 from sfm_tf.evaluation.metrics import AttackedAccuracy, Metrics, VanishedGradients
 from sfm_tf.evaluation.results import results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
+from tests import made_up
 
 COUNT = 100
 
 
-def _answer(right):
+def _answer(right, kind=Answers, **others):
     """The answers of a model that is right on the first images, or on those of a range."""
     places = range(right) if isinstance(right, int) else right
-    return answer(np.isin(np.arange(COUNT), list(places)))
-
-
-def _stage(stage, median_norm, zero_share=0.0, not_finite_share=0.0):
-    shares = {"zero_share": zero_share, "not_finite_share": not_finite_share}
-    return {"stage": stage, "connected": True, "median_norm": median_norm, **shares}
+    return kind.of(np.isin(np.arange(COUNT), list(places)), **others)
 
 
 def _stages(**changes):
     norms = {"logits": 1.0, "classifier_input": 2.0, "mask": 0.5, "image": 0.4}
-    return {
-        "stages": [{**_stage(name, norm), **changes.get(name, {})} for name, norm in norms.items()]
-    }
+    healthy = {"zero_share": 0.0, "not_finite_share": 0.0}
+    stages = (
+        StageGradient(**{"stage": name, "median_norm": norm, **healthy, **changes.get(name, {})})
+        for name, norm in norms.items()
+    )
+    return GradientHealth(stages=tuple(stages), losses={})
 
 
 def _part(masker, preprocessor, right):
-    parts = {"masker": masker, "preprocessor": preprocessor}
-    return {**parts, "clean": _answer(99), "attacked": _answer(right)}
+    return PartsAnswers(
+        masker=masker, preprocessor=preprocessor, clean=_answer(99), attacked=_answer(right)
+    )
 
 
 def _surrogates(smooth=20, ignored=24):
-    return [
-        {"surrogate": "identity", "used": True, **_answer(20)},
-        {"surrogate": "smooth", "used": False, **_answer(smooth)},
-        {"surrogate": "ignored", "used": False, **_answer(ignored)},
-    ]
+    return tuple(
+        _answer(right, UnderSurrogate, surrogate=name, used=name == "identity")
+        for name, right in (("identity", 20), ("smooth", smooth), ("ignored", ignored))
+    )
 
 
-CONVERGENCE = {
-    "base": _answer(20),
-    "single_step": _answer(60),
-    "double_iterations": _answer(19),
-    "more_restarts": _answer(18),
-    "half_step": _answer(40),
-    "double_step": _answer(20),
-    "restarts": 4,
-}
-BREAKS = {
-    "bare_clean": _answer(99),
-    "bare": _answer(10),
-    "bit_depth": _answer(14),
-    "scaled": _answer(11),
-    "factor": 3.0,
-    "plain_blind_share": 0.9,
-    "stable_blind_share": 0.0,
-    "saturated_zero_share": 0.98,
-}
-PROBES = {
-    "subject": {"masker": True, "preprocessor": "bit_depth_4", "is_random": False, "classes": 10},
-    "convergence": CONVERGENCE,
-    "curve": [
-        {"steps": steps, "median_loss": loss, "mean_loss": loss, "success": 0.0}
-        for steps, loss in ((0, 0.1), (1, 0.5), (2, 0.9), (5, 4.0))
-    ],
-    "gradients": _stages(),
-    "surrogates": _surrogates(),
-    "parts": [_part(False, False, 10), _part(True, False, 20), _part(True, True, 30)],
-    "known_breaks": BREAKS,
-}
+CONVERGENCE = Convergence(
+    base=_answer(20),
+    single_step=_answer(60),
+    double_iterations=_answer(19),
+    more_restarts=_answer(18),
+    half_step=_answer(40),
+    double_step=_answer(20),
+    restarts=4,
+)
+BREAKS = KnownBreaks(
+    bare_clean=_answer(99),
+    bare=_answer(10),
+    bit_depth=_answer(14),
+    scaled=_answer(11),
+    factor=3.0,
+    plain_blind_share=0.9,
+    stable_blind_share=0.0,
+    saturated_zero_share=0.98,
+)
+PROBES = dataclasses.replace(
+    made_up.PROBES,
+    convergence=CONVERGENCE,
+    gradients=_stages(),
+    surrogates=_surrogates(),
+    parts=(_part(False, False, 10), _part(True, False, 20), _part(True, True, 30)),
+    known_breaks=BREAKS,
+)
 
 
 def _entry(**changes):
@@ -109,7 +114,7 @@ def _evidence(probes=PROBES, attacks=(ENTRY,), vanished=(), config=None, **chang
             vanished_gradients=tuple(vanished),
         ),
         results=results_rows(0, {**integers, **numbers, **words, "zero_gradient": False}),
-        probes=probes and {**probes, **changed_probes},
+        probes=probes and dataclasses.replace(probes, **changed_probes),
         config=config or EvaluationConfig(),
         class_counts={},
     )
@@ -139,22 +144,25 @@ def test_without_measurements_nothing_passes(judge):
 
 
 def _convergence(**changes):
-    return _evidence(convergence={**CONVERGENCE, **changes})
+    return _evidence(convergence=dataclasses.replace(CONVERGENCE, **changes))
 
 
 def _curve(*losses):
     return _evidence(
-        curve=[{"steps": steps, "mean_loss": loss} for steps, loss in enumerate(losses)]
+        curve=[
+            AfterSteps(steps=steps, median_loss=loss, mean_loss=loss, success=0.0)
+            for steps, loss in enumerate(losses)
+        ]
     )
 
 
 def _breaks(**changes):
-    return _evidence(known_breaks={**BREAKS, **changes})
+    return _evidence(known_breaks=dataclasses.replace(BREAKS, **changes))
 
 
 def _random(**draws):
-    subject = {**PROBES["subject"], "is_random": True}
-    return _evidence(subject=subject, **({"draws": draws} if draws else {}))
+    subject = dataclasses.replace(PROBES.subject, is_random=True)
+    return _evidence(subject=subject, draws=Draws(**draws) if draws else None)
 
 
 LOST = VanishedGradients(defence="sfm", threat_model="white_box", share=0.3)
@@ -299,7 +307,7 @@ def test_a_flaw_is_found(judge, evidence, status, part):
 
 def test_an_evaluation_with_as_many_starts_needs_no_more():
     config = dataclasses.replace(EvaluationConfig(), restarts=4)
-    convergence = {**CONVERGENCE, "more_restarts": _answer(2)}
+    convergence = dataclasses.replace(CONVERGENCE, more_restarts=_answer(2))
     evidence = _evidence(convergence=convergence, config=config)
     assert rules.judge_convergence(evidence).status == "pass"
 

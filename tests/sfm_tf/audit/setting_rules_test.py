@@ -8,6 +8,7 @@ from sfm_tf.audit.evidence import Evidence, count_classes
 from sfm_tf.evaluation.metrics import WorstCase, summarise
 from sfm_tf.evaluation.results import join_results, results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
+from tests.made_up import PROBES
 
 COUNT = 20
 LABELS = np.arange(COUNT) % 4
@@ -20,8 +21,6 @@ PACKAGES = {
     "numpy": "2.2.6",
     "tensorflow": "2.21.0",
 }
-PARTS = {"masker": True, "preprocessor": "bit_depth_4", "is_random": False, "classes": 4}
-PROBES = {"subject": PARTS, "surrogates": [{"surrogate": "identity"}, {"surrogate": "smooth"}]}
 
 
 def _rows(attack, threat_model="white_box", defence="sfm", right=10, count=COUNT, **values):
@@ -72,7 +71,8 @@ def _evidence(*tables, metrics=None, **changes):
 
 
 def _subject(**changes):
-    return {**PROBES, "subject": {**PARTS, **changes}}
+    subject = dataclasses.replace(PROBES.subject, **changes)
+    return dataclasses.replace(PROBES, subject=subject)
 
 
 def _headline(correct, examples, low, high):
@@ -180,7 +180,7 @@ CASES = {
     ),
     "one surrogate": (
         rules.judge_adaptive,
-        _evidence(probes={**PROBES, "surrogates": []}),
+        _evidence(probes=dataclasses.replace(PROBES, surrogates=())),
         "warn",
         "Missing: both surrogates",
     ),

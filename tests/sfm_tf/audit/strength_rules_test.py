@@ -6,10 +6,18 @@ import pytest
 
 from sfm_tf.audit import strength_rules as rules
 from sfm_tf.audit.evidence import Evidence, count_classes
-from sfm_tf.audit.probes.probing import answer
+from sfm_tf.audit.probes.measurements import (
+    Answers,
+    AtRadius,
+    InNorm,
+    SquareAnswers,
+    TargetedAnswers,
+    Transferred,
+)
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.results import join_results, results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
+from tests import made_up
 
 COUNT = 20
 LABELS = np.arange(COUNT) % 4
@@ -36,27 +44,34 @@ def _rows(attack, right, epsilon=8.0, threat_model="white_box", count=COUNT):
     return results_rows(count, values)
 
 
-def _answer(right):
-    return answer(np.arange(COUNT) < right)
+def _answer(right, kind=Answers, count=COUNT, **others):
+    return kind.of(np.arange(count) < right, **others)
 
 
-SQUARE = {"queries": 1000, "survivors": 8, **answer(np.arange(8) < 8)}
-PROBES = {
-    "subject": {"masker": True, "preprocessor": "none", "is_random": False, "classes": 4},
-    "ladder": [
-        {"epsilon": epsilon, **_answer(right)}
+def _square(survivors, count, right):
+    return _answer(right, SquareAnswers, count, queries=1000, survivors=survivors)
+
+
+PROBES = dataclasses.replace(
+    made_up.PROBES,
+    subject=dataclasses.replace(made_up.PROBES.subject, classes=4),
+    settings=dataclasses.replace(made_up.PROBES.settings, examples=COUNT),
+    ladder=tuple(
+        _answer(right, AtRadius, epsilon=epsilon)
         for epsilon, right in ((0.0, 20), (2.0, 18), (4.0, 12), (8.0, 8), (16.0, 1), (127.5, 0))
-    ],
-    "convergence": {"base": _answer(8), "single_step": _answer(14)},
-    "noise": {"uniform": _answer(18), "gaussian": _answer(19), "gaussian_l2": 0.5},
-    "square": SQUARE,
-    "transfer": [
-        {"source": "independent", **_answer(15)},
-        {"source": "bare", **_answer(10)},
-    ],
-    "targeted": {**_answer(13), "reached": 7},
-    "other_norm": {"norm": "2", "epsilon": 30.0, **_answer(9)},
-}
+    ),
+    convergence=dataclasses.replace(
+        made_up.PROBES.convergence, base=_answer(8), single_step=_answer(14)
+    ),
+    noise=dataclasses.replace(made_up.PROBES.noise, uniform=_answer(18), gaussian=_answer(19)),
+    square=_square(8, 8, 8),
+    transfer=(
+        _answer(15, Transferred, source="independent"),
+        _answer(10, Transferred, source="bare"),
+    ),
+    targeted=_answer(13, TargetedAnswers, reached=7),
+    other_norm=_answer(9, InNorm, norm="2", epsilon=30.0),
+)
 CLEAN = _rows("clean", COUNT, 0.0, "none")
 WHITE = (
     _rows("fgsm", 16, 4.0),
@@ -77,7 +92,7 @@ def _evidence(*tables, probes=PROBES, config=CONFIG, **changed_probes):
     return Evidence(
         metrics=summarise(results),
         results=results,
-        probes=probes and {**probes, **changed_probes},
+        probes=probes and dataclasses.replace(probes, **changed_probes),
         config=config,
         class_counts=count_classes(LABELS, 4),
     )
@@ -128,11 +143,11 @@ def test_of_several_comparisons_the_worst_is_told():
 
 
 def _noise(**changes):
-    return {"noise": {**PROBES["noise"], **changes}}
+    return {"noise": dataclasses.replace(PROBES.noise, **changes)}
 
 
 def _transfer(right):
-    return {"transfer": [{"source": "independent", **_answer(right)}]}
+    return {"transfer": [_answer(right, Transferred, source="independent")]}
 
 
 LAST = np.arange(COUNT) >= COUNT - 8
@@ -140,7 +155,7 @@ LAST = np.arange(COUNT) >= COUNT - 8
 CASES = {
     "one step breaks more, in the probes": (
         rules.judge_iteration,
-        _evidence(convergence={"base": _answer(8), "single_step": _answer(4)}),
+        _evidence(convergence=dataclasses.replace(PROBES.convergence, single_step=_answer(4))),
         "fail",
         "left 4 more of 20 images right than a",
     ),
@@ -152,7 +167,7 @@ CASES = {
     ),
     "a larger ball breaks less, in the probes": (
         rules.judge_growth,
-        _evidence(ladder=[PROBES["ladder"][3], PROBES["ladder"][2]]),
+        _evidence(ladder=PROBES.ladder[3:1:-1]),
         "fail",
         "PGD 8, 12 of 20",
     ),
@@ -164,7 +179,7 @@ CASES = {
     ),
     "a ball without limits leaves something": (
         rules.judge_huge_radius,
-        _evidence(ladder=[*PROBES["ladder"][:-1], {"epsilon": 127.5, **_answer(6)}]),
+        _evidence(ladder=[_answer(6, AtRadius, epsilon=127.5)]),
         "fail",
         "right on 6 of 20 images; guessing is right on 25.0%",
     ),
@@ -200,13 +215,13 @@ CASES = {
     ),
     "Square breaks half of what was left": (
         rules.judge_gradient_free,
-        _evidence(square={"queries": 1000, "survivors": 12, **answer(np.arange(6) < 3)}),
+        _evidence(square=_square(12, 6, 3)),
         "fail",
         "Square (where PGD and more effort failed) 6 of 20",
     ),
     "noise breaks others": (
         rules.judge_noise,
-        _evidence(**_noise(uniform=answer(LAST))),
+        _evidence(**_noise(uniform=Answers.of(LAST))),
         "fail",
         "only noise breaks 8",
     ),
@@ -237,13 +252,13 @@ CASES = {
     ),
     "a target is reached more easily": (
         rules.judge_goals,
-        _evidence(targeted={**_answer(3), "reached": 17}),
+        _evidence(targeted=_answer(3, TargetedAnswers, reached=17)),
         "fail",
         "on 17 of 20 images and leaves 3 right",
     ),
     "the other norm does nothing": (
         rules.judge_goals,
-        _evidence(other_norm={"norm": "2", "epsilon": 30.0, **_answer(20)}),
+        _evidence(other_norm=_answer(20, InNorm, norm="2", epsilon=30.0)),
         "warn",
         "in the L2 norm, in a ball of the same volume, 20",
     ),
@@ -271,8 +286,7 @@ def test_what_the_adaptive_attacker_breaks_counts_as_white_box():
 
 
 def test_square_needs_no_images_where_gradients_left_none():
-    square = {"queries": 1000, "survivors": 0, **answer(np.ones(0, bool))}
-    evidence = _evidence(CLEAN, *WHITE, square=square)
+    evidence = _evidence(CLEAN, *WHITE, square=_square(0, 0, 0))
     assert rules.judge_gradient_free(evidence).status == "pass"
 
 

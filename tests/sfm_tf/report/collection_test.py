@@ -297,7 +297,7 @@ def test_probes_and_audit_are_read_where_they_are_stored(copied):
     finding = Finding("noise", "Noise breaks least", "pass", "1 of 9.", "Why.", "Who", True)
     audit = Audit((finding,), AuditVerdict("credible", "All is well."))
     write_audit(evaluation.folder / "audit.json", audit.findings, audit.verdict)
-    write_json(evaluation.folder / "probes.json", {"ladder": []})
+    write_json(evaluation.folder / "probes.json", made_up.PROBES.to_json())
     inputs = collect_inputs("digits", made_from, evaluation, ReportConfig())
-    assert inputs.probes == {"ladder": []}
+    assert inputs.probes == made_up.PROBES
     assert inputs.audit == audit

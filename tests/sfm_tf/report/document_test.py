@@ -378,7 +378,7 @@ def test_json_holds_the_figures_and_no_nan(folder):
     text = (folder / "report.json").read_text("utf-8")
     report = json.loads(text, parse_constant=refuse_constant)
     assert report["schema_version"] == 1
-    assert report["metrics"] == json.loads(json.dumps(MEASURED.to_json()))
+    assert report["metrics"] == json.loads(json.dumps(dataclasses.asdict(MEASURED)))
     assert report["verdict"]["blessed"] is False
     assert report["verdict"]["reasons"]
     assert report["class_counts"] == {HOSTILE: 2, "dog": 2}

@@ -269,8 +269,7 @@ def test_what_was_not_probed_is_said():
 
 
 def test_a_partial_probe_shows_what_there_is():
-    ladder = [{"epsilon": 8.0, "examples": 4, "correct": 3}]
-    inputs = dataclasses.replace(INPUTS, probes={"ladder": ladder})
+    inputs = dataclasses.replace(INPUTS, probes=dataclasses.replace(made_up.PROBES, curve=()))
     section = strength_section(inputs, NAMES)
     assert [figure.name for figure in section.figures] == ["accuracy_ladder"]
     assert len(section.paragraphs) == 3
@@ -357,11 +356,7 @@ COMPLETE = dataclasses.replace(
         [Finding("noise", "Noise breaks least", "pass", "1 of 9.", "Chance.", "Someone", True)],
         AuditVerdict("credible", "All is well."),
     ),
-    probes={
-        "settings": {"examples": 4},
-        "ladder": [{"epsilon": 0.0, "examples": 4, "correct": 3}],
-        "curve": [{"steps": 0, "median_loss": 1.0, "mean_loss": 1.0, "success": 0.25}],
-    },
+    probes=made_up.PROBES,
     paired=[
         {
             **WORST,

@@ -4,7 +4,6 @@ import pytest
 
 from sfm_tf.attacks.attack import perturbation_sizes
 from sfm_tf.audit.probes.attack_strength import (
-    EFFORTS,
     SQUARE_EXAMPLES,
     _targets,
     _with_gaussian_noise,
@@ -18,7 +17,7 @@ from sfm_tf.audit.probes.attack_strength import (
     probe_transfer,
 )
 from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
-from sfm_tf.audit.probes.probing import Prober, equal_volume_radius, right_images
+from sfm_tf.audit.probes.probing import Prober, equal_volume_radius
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -60,40 +59,39 @@ def measured():
 
 def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(measured):
     samples, ladder, _, _ = measured
-    assert [entry["epsilon"] for entry in ladder] == [0.0, 2.0, 4.0, 8.0, 16.0, 127.5]
+    assert [entry.epsilon for entry in ladder] == [0.0, 2.0, 4.0, 8.0, 16.0, 127.5]
     difference = KERNEL[:, 0] - KERNEL[:, 1]
     margins = np.abs(samples.images.reshape(COUNT, 16) @ difference)
     for entry in ladder[:-1]:  # In the last ball pixels end at 0 and 1.
-        reach = entry["epsilon"] / 255.0 * np.abs(difference).sum()
-        assert right_images(entry).tolist() == (margins > reach).tolist()
-    assert ladder[0]["correct"] == COUNT > ladder[1]["correct"] > ladder[3]["correct"] > 0
-    assert ladder[-1]["correct"] == 0
+        reach = entry.epsilon / 255.0 * np.abs(difference).sum()
+        assert entry.right_images().tolist() == (margins > reach).tolist()
+    assert ladder[0].correct == COUNT > ladder[1].correct > ladder[3].correct > 0
+    assert ladder[-1].correct == 0
 
 
 def test_no_effort_beats_an_attack_that_is_already_exact(measured):
     _, ladder, convergence, _ = measured
-    assert set(convergence) == {*EFFORTS, "restarts"}
     for name in ("double_iterations", "more_restarts", "half_step", "double_step"):
-        assert convergence[name]["right"] == ladder[3]["right"], name
-    assert convergence["restarts"] == 4
+        assert getattr(convergence, name).right == ladder[3].right, name
+    assert convergence.restarts == 4
     # From a random start one step of the radius seldom reaches a corner of the ball.
-    assert convergence["single_step"]["correct"] > convergence["base"]["correct"]
+    assert convergence.single_step.correct > convergence.base.correct
 
 
 def test_more_restarts_count_the_first():
     prober, whole = _linear_prober()
     convergence = probe_convergence(prober, whole)
-    base, more = (right_images(convergence[name]) for name in ("base", "more_restarts"))
+    more, base = convergence.more_restarts.right_images(), convergence.base.right_images()
     assert not (more & ~base).any()
 
 
 def test_the_curve_rises_from_the_clean_loss_to_the_attacks(measured):
     _, ladder, convergence, curve = measured
-    assert [entry["steps"] for entry in curve] == [0, 1, 2, 5, 10, 12]
-    losses = [entry["mean_loss"] for entry in curve]
+    assert [entry.steps for entry in curve] == [0, 1, 2, 5, 10, 12]
+    losses = [entry.mean_loss for entry in curve]
     assert losses == sorted(losses)
-    assert curve[0]["success"] == 0.0
-    assert curve[-1]["success"] == pytest.approx(1.0 - convergence["base"]["correct"] / COUNT)
+    assert curve[0].success == 0.0
+    assert curve[-1].success == pytest.approx(1.0 - convergence.base.correct / COUNT)
 
 
 WEAKER_ATTACKERS_SHAPE = (4, 4, 1)
@@ -140,7 +138,7 @@ def test_noise_is_weaker_than_pgd_and_repeatable():
     noise = probe_noise(prober, ablations.whole)
     attacked = prober.right_under_pgd(ablations.whole)
     for name in ("uniform", "gaussian"):
-        assert noise[name]["correct"] > attacked.sum()
+        assert getattr(noise, name).correct > attacked.sum()
     again, _, other = _bench_and_variants()
     assert probe_noise(again, other.whole) == noise
 
@@ -163,29 +161,29 @@ def test_square_is_run_where_gradients_failed():
     left = np.ones(WEAKER_ATTACKERS_COUNT, bool)
     left[:3] = False
     square = probe_square(prober, ablations.whole, left)
-    assert (square["queries"], square["survivors"]) == (30, WEAKER_ATTACKERS_COUNT - 3)
-    assert square["examples"] == SQUARE_EXAMPLES
-    assert square["correct"] < SQUARE_EXAMPLES
+    assert (square.queries, square.survivors) == (30, WEAKER_ATTACKERS_COUNT - 3)
+    assert square.examples == SQUARE_EXAMPLES
+    assert square.correct < SQUARE_EXAMPLES
 
 
 def test_square_has_nothing_to_do_where_nothing_is_left():
     prober, _, ablations = _bench_and_variants()
     square = probe_square(prober, ablations.whole, np.zeros(WEAKER_ATTACKERS_COUNT, bool))
-    assert (square["survivors"], square["examples"], square["right"]) == (0, 0, "")
+    assert (square.survivors, square.examples, square.right) == (0, 0, "")
 
 
 def test_images_are_transferred_from_the_source_and_from_the_bare_classifier():
     prober, subject, ablations = _bench_and_variants(MASKER)
     transfers = probe_transfer(prober, ablations, SOURCE)
-    assert [entry["source"] for entry in transfers] == ["independent", "bare"]
+    assert [entry.source for entry in transfers] == ["independent", "bare"]
     for entry, model in zip(transfers, (SOURCE, ablations.bare.attacked), strict=True):
         predictions = np.asarray(subject(prober.pgd(model).images)).argmax(axis=1)
-        assert entry["correct"] == (predictions == prober.samples.labels).sum()
+        assert entry.correct == (predictions == prober.samples.labels).sum()
 
 
 def test_a_bare_classifier_without_a_source_has_nothing_to_transfer_from():
     prober, _, ablations = _bench_and_variants()
-    assert probe_transfer(prober, ablations, None) == []
+    assert probe_transfer(prober, ablations, None) == ()
 
 
 OTHER_GOALS_SHAPE = (4, 4, 1)
@@ -220,8 +218,8 @@ def _prober(norm, epsilon):
 def test_with_two_classes_the_target_is_the_other_one():
     prober, whole = _prober("inf", 8.0)
     targeted = probe_targeted(prober, whole)
-    assert targeted["reached"] == OTHER_GOALS_COUNT - targeted["correct"] > 0
-    assert targeted["correct"] == prober.right_under_pgd(whole).sum()
+    assert targeted.reached == OTHER_GOALS_COUNT - targeted.correct > 0
+    assert targeted.correct == prober.right_under_pgd(whole).sum()
 
 
 def test_targets_are_wrong_classes_and_all_of_them():
@@ -239,12 +237,12 @@ def test_targets_are_wrong_classes_and_all_of_them():
 def test_a_linear_model_falls_where_the_other_ball_reaches_its_boundary(norm, epsilon, other, dual):
     prober, whole = _prober(norm, epsilon)
     found = probe_other_norm(prober, whole)
-    assert found["norm"] == other
-    assert found["epsilon"] == equal_volume_radius(epsilon, norm, 16)
+    assert found.norm == other
+    assert found.epsilon == equal_volume_radius(epsilon, norm, 16)
     difference = OTHER_GOALS_KERNEL[:, 0] - OTHER_GOALS_KERNEL[:, 1]
     margins = np.abs(prober.samples.images.reshape(OTHER_GOALS_COUNT, 16) @ difference)
-    reach = found["epsilon"] / 255.0 * np.linalg.norm(difference, ord=dual)
-    right = right_images(found)
+    reach = found.epsilon / 255.0 * np.linalg.norm(difference, ord=dual)
+    right = found.right_images()
     assert 0 < right.sum() < OTHER_GOALS_COUNT
     assert right[margins > reach].all()
     # Where the random start still shows in L2, the last per cent is not reached.

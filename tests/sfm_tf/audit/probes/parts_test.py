@@ -11,7 +11,7 @@ from sfm_tf.audit.probes.parts import (
     probe_surrogates,
 )
 from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
-from sfm_tf.audit.probes.probing import Prober, right_images
+from sfm_tf.audit.probes.probing import Prober
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
@@ -44,14 +44,14 @@ def _bench_and_variants(masker, preprocessor):
 
 def test_a_wide_ball_breaks_every_combination_of_the_parts():
     parts = probe_parts(*_bench_and_variants(MASKER, SQUEEZE))
-    assert [(entry["masker"], entry["preprocessor"]) for entry in parts] == [
+    assert [(entry.masker, entry.preprocessor) for entry in parts] == [
         (False, False),
         (True, False),
         (False, True),
         (True, True),
     ]
-    assert parts[-1]["clean"]["correct"] == COUNT
-    assert [entry["attacked"]["correct"] for entry in parts] == [0] * 4
+    assert parts[-1].clean.correct == COUNT
+    assert [entry.attacked.correct for entry in parts] == [0] * 4
 
 
 @pytest.mark.parametrize(
@@ -66,16 +66,16 @@ def test_a_wide_ball_breaks_every_combination_of_the_parts():
 def test_only_parts_that_are_there_are_listed(masker, preprocessor, listed):
     prober, ablations = _bench_and_variants(masker, preprocessor)
     parts = probe_parts(prober, ablations)
-    assert [(entry["masker"], entry["preprocessor"]) for entry in parts] == listed
+    assert [(entry.masker, entry.preprocessor) for entry in parts] == listed
     if preprocessor is None:
-        assert probe_surrogates(prober, ablations, "identity") == []
+        assert probe_surrogates(prober, ablations, "identity") == ()
 
 
 def test_a_surrogate_without_a_gradient_is_found_out_by_the_others():
     blocking = Operation(lambda images: images, lambda images: 0.0 * images, ())
     blocked = Preprocessor("blocking", "smooth", steps=((blocking, ()),))
     surrogates = probe_surrogates(*_bench_and_variants(None, blocked), "smooth")
-    found = {entry["surrogate"]: (entry["used"], entry["correct"]) for entry in surrogates}
+    found = {entry.surrogate: (entry.used, entry.correct) for entry in surrogates}
     assert set(found) == {"identity", "smooth", "ignored"}
     assert found["identity"] == found["ignored"] == (False, 0)
     assert found["smooth"][0]
@@ -106,16 +106,16 @@ def test_broken_defences_are_broken_and_lost_gradients_noticed():
     kernel = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
     # Grey images lie on the boundary.
     found = _found(kernel - kernel.mean(axis=0))
-    assert found["bare_clean"]["correct"] == KNOWN_BREAKS_COUNT
-    assert [found[name]["correct"] for name in ("bare", "bit_depth", "scaled")] == [0, 0, 0]
-    assert found["plain_blind_share"] > 0.3
-    assert found["stable_blind_share"] == 0.0
-    assert found["saturated_zero_share"] > 0.9
+    assert found.bare_clean.correct == KNOWN_BREAKS_COUNT
+    assert [entry.correct for entry in (found.bare, found.bit_depth, found.scaled)] == [0, 0, 0]
+    assert found.plain_blind_share > 0.3
+    assert found.stable_blind_share == 0.0
+    assert found.saturated_zero_share > 0.9
 
 
 def test_logits_that_never_differ_are_left_as_they_are():
     found = _found(np.zeros((16, 2), np.float32))
-    assert found["factor"] == 1.0
+    assert found.factor == 1.0
 
 
 REPEATED_DRAWS_SHAPE = (2, 2, 1)
@@ -145,9 +145,9 @@ def test_each_draw_is_another_one(count):
     samples = check_samples(images, np.ones(count, int), classifier)
     prober = Prober(SwitchedModel(subject), samples, REPEATED_DRAWS_CONFIG, 0, lambda *_: None)
     draws = probe_draws(prober, subject, make_ablations(subject).whole)
-    for name in ("clean", "attacked"):
-        assert [entry["examples"] for entry in draws[name]] == [count] * DRAWS
-        rights = np.stack([right_images(entry) for entry in draws[name]])
+    for entries in (draws.clean, draws.attacked):
+        assert [entry.examples for entry in entries] == [count] * DRAWS
+        rights = np.stack([entry.right_images() for entry in entries])
         if count == 40:
             # White is class 1, at even odds in every draw, and draws differ.
             assert 0.3 < rights.mean() < 0.7

@@ -1,4 +1,3 @@
-import json
 import math
 
 import keras
@@ -10,34 +9,13 @@ from sfm_tf.attacks.pgd import GradientAttack
 from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
 from sfm_tf.audit.probes.probing import (
     Prober,
-    answer,
     equal_volume_radius,
     huge_radius,
     ladder_radii,
-    right_images,
 )
-from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
-
-
-def test_answers_say_which_images_are_right():
-    entry = answer(np.array([True, False, True]))
-    assert entry == {"examples": 3, "correct": 2, "right": "101"}
-    assert json.loads(json.dumps(entry)) == entry
-    assert right_images(entry).tolist() == [True, False, True]
-
-
-def test_there_may_be_none():
-    assert right_images(answer(np.ones(0, bool))).tolist() == []
-
-
-@pytest.mark.parametrize("change", [{"right": "1x1"}, {"right": "11"}, {"correct": 3}])
-def test_an_entry_that_contradicts_itself_is_refused(change):
-    entry = {**answer(np.array([True, False, True])), **change}
-    with pytest.raises(SfmError, match=r"^Probe of 3 images, . right, holds '.*'; run the eval"):
-        right_images(entry)
 
 
 def test_the_ladder_ends_where_every_image_can_become_grey():

@@ -41,8 +41,8 @@ def _samples():
 
 def _health(model):
     health = gradient_health(model, _samples(), batch_size=2)
-    assert [entry["stage"] for entry in health["stages"]] == list(STAGES)
-    return {entry["stage"]: entry for entry in health["stages"]}, health["losses"]
+    assert [entry.stage for entry in health.stages] == list(STAGES)
+    return {entry.stage: entry for entry in health.stages}, health.losses
 
 
 def test_gradients_of_each_stage_are_those_by_hand():
@@ -64,26 +64,26 @@ def test_gradients_of_each_stage_are_those_by_hand():
     stages, _ = _health(model)
     for stage, values in expected.items():
         norm = np.median(np.linalg.norm(values, axis=1))
-        assert stages[stage]["median_norm"] == pytest.approx(norm, rel=1e-4)
-        assert (stages[stage]["connected"], stages[stage]["zero_share"]) == (True, 0.0)
+        assert stages[stage].median_norm == pytest.approx(norm, rel=1e-4)
+        assert (stages[stage].connected, stages[stage].zero_share) == (True, 0.0)
 
 
 def test_without_a_masker_the_mask_has_a_gradient_all_the_same():
     stages, _ = _health(DefendedModel(_classifier()))
-    assert stages["mask"]["median_norm"] > 0.0
+    assert stages["mask"].median_norm > 0.0
 
 
 def test_the_surrogate_decides_what_passes_the_preprocessing():
     blocking = Operation(lambda images: images, lambda images: 0.0 * images, ())
     blocked = Preprocessor("blocking", "smooth", steps=((blocking, ()),))
     stages, losses = _health(DefendedModel(_classifier(), None, blocked))
-    assert stages["classifier_input"]["zero_share"] == 0.0
+    assert stages["classifier_input"].zero_share == 0.0
     for stage in ("masked_image", "mask", "image"):
-        assert (stages[stage]["zero_share"], stages[stage]["median_norm"]) == (1.0, 0.0)
-    assert losses["stable_cross_entropy"]["zero_share"] == 1.0
+        assert (stages[stage].zero_share, stages[stage].median_norm) == (1.0, 0.0)
+    assert losses["stable_cross_entropy"].zero_share == 1.0
     passed, _ = _health(DefendedModel(_classifier(), None, parse_preprocessor("bit_depth_3")))
     np.testing.assert_allclose(
-        passed["masked_image"]["median_norm"], passed["classifier_input"]["median_norm"]
+        passed["masked_image"].median_norm, passed["classifier_input"].median_norm
     )
 
 
@@ -91,7 +91,7 @@ def test_gradients_that_are_not_numbers_are_counted():
     model = _classifier()
     model.layers[-1].set_weights([np.where(KERNEL > 1.0, np.inf, KERNEL)])
     stages, _ = _health(DefendedModel(model))
-    assert stages["image"]["not_finite_share"] == 1.0
+    assert stages["image"].not_finite_share == 1.0
 
 
 class Rounder(keras.Model):
@@ -107,9 +107,9 @@ def test_a_stage_that_the_loss_does_not_depend_on_is_told():
             return keras.ops.zeros((keras.ops.shape(images)[0], 3))
 
     stages, losses = _health(DefendedModel(Constant(), Rounder()))
-    assert stages["logits"]["connected"]
-    assert not stages["image"]["connected"]
-    assert stages["image"]["zero_share"] == losses["cross_entropy"]["zero_share"] == 1.0
+    assert stages["logits"].connected
+    assert not stages["image"].connected
+    assert stages["image"].zero_share == losses["cross_entropy"].zero_share == 1.0
 
 
 @pytest.mark.parametrize(

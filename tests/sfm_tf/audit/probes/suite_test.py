@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from sfm_tf.artifacts.typed_json import from_json
+from sfm_tf.audit.probes.attack_strength import EFFORTS
+from sfm_tf.audit.probes.measurements import ProbedModel, Probes
 from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.job import EvaluationJob
@@ -72,66 +75,51 @@ def probes(models):
 
 
 def test_probes_are_json(probes):
-    assert json.loads(json.dumps(probes, allow_nan=False)) == probes
+    value = json.loads(json.dumps(probes.to_json(), allow_nan=False))
+    assert from_json(Probes, value) == probes
+    assert "draws" not in value
 
 
 def test_all_probes_are_there_and_of_the_same_images(probes):
-    assert set(probes) == {
-        "schema_version",
-        "subject",
-        "settings",
-        "ladder",
-        "convergence",
-        "curve",
-        "gradients",
-        "surrogates",
-        "parts",
-        "known_breaks",
-        "noise",
-        "square",
-        "transfer",
-        "targeted",
-        "other_norm",
-    }
-    assert probes["subject"] == {
-        "masker": True,
-        "preprocessor": "bit_depth_4",
-        "surrogate": "identity",
-        "is_random": False,
-        "classes": 10,
-    }
-    assert probes["settings"]["epsilon"] == 32.0
+    assert probes.subject == ProbedModel(
+        masker=True,
+        preprocessor="bit_depth_4",
+        surrogate="identity",
+        is_random=False,
+        classes=10,
+    )
+    assert probes.settings.epsilon == 32.0
     entries = [
-        *probes["ladder"],
-        *probes["surrogates"],
-        *probes["transfer"],
-        probes["targeted"],
-        probes["other_norm"],
-        probes["noise"]["uniform"],
+        *probes.ladder,
+        *probes.surrogates,
+        *probes.transfer,
+        probes.targeted,
+        probes.other_norm,
+        probes.noise.uniform,
     ]
-    assert {entry["examples"] for entry in entries} == {COUNT}
+    assert {entry.examples for entry in entries} == {COUNT}
 
 
 def test_probes_that_ask_for_the_same_attack_agree(probes):
-    base = probes["convergence"]["base"]["right"]
-    assert probes["ladder"][3]["right"] == base
-    assert next(e["right"] for e in probes["surrogates"] if e["used"]) == base
-    assert probes["parts"][-1]["attacked"]["right"] == base
-    assert probes["parts"][0]["attacked"]["right"] == probes["known_breaks"]["bare"]["right"]
+    base = probes.convergence.base.right
+    assert probes.ladder[3].right == base
+    assert next(e.right for e in probes.surrogates if e.used) == base
+    assert probes.parts[-1].attacked.right == base
+    assert probes.parts[0].attacked.right == probes.known_breaks.bare.right
 
 
 def test_the_model_is_right_without_and_broken_with_an_attack(probes):
-    correct = [entry["correct"] for entry in probes["ladder"]]
+    correct = [entry.correct for entry in probes.ladder]
     assert correct[0] > 0.6 * COUNT
     assert correct == sorted(correct, reverse=True)
     assert correct[-1] == 0
 
 
 def test_square_is_run_on_what_every_gradient_attack_left(probes):
-    convergence = [v["right"] for v in probes["convergence"].values() if isinstance(v, dict)]
-    surrogates = [entry["right"] for entry in probes["surrogates"]]
+    convergence = [getattr(probes.convergence, name).right for name in EFFORTS]
+    surrogates = [entry.right for entry in probes.surrogates]
     left = sum(set(column) == {"1"} for column in zip(*convergence, *surrogates, strict=True))
-    assert probes["square"]["survivors"] == probes["square"]["examples"] == left
+    assert probes.square.survivors == probes.square.examples == left
 
 
 def test_the_same_arguments_give_the_same_figures(models):
@@ -142,5 +130,5 @@ def test_the_same_arguments_give_the_same_figures(models):
     )
     assert found == again
     # A bare model needs no source.
-    assert found["surrogates"] == found["transfer"] == []
-    assert len(found["parts"]) == 1
+    assert found.surrogates == found.transfer == ()
+    assert len(found.parts) == 1
