@@ -1,52 +1,24 @@
-import contextlib
 import csv
-import http.server
 import json
-import os
 import pathlib
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from pipelines import classify
 from sfm_tf.errors import SfmError
 from sfm_tf.serving.client.rest_client import RestClient
+from tests.json_server import json_server
+
+_ROOT = pathlib.Path(classify.__file__).parents[1]
 
 
-@contextlib.contextmanager
-def _server():
-    """A TensorFlow Serving whose model finds class 1 in every file, and the file "bad" no image."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802  The name http.server calls.
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path != "/v1/models/m:predict":
-                return self._send(404, {"error": "Servable not found for request: Latest(x)"})
-            rows = []
-            for instance in request["instances"]:
-                is_bad = instance == {"b64": "YmFk"}
-                row = {"class_id": -1 if is_bad else 1, "status": int(is_bad)}
-                rows.append({**row, "logits": [0.0, 0.0], "probabilities": [0.5, 0.5]})
-            return self._send(200, {"predictions": rows})
-
-        def _send(self, status, value):
-            body = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def _answer(*class_ids):
+    """What a served model answers; -1 is the class of what is no image."""
+    scores = {"logits": [0.0, 0.0], "probabilities": [0.5, 0.5]}
+    rows = [{**scores, "class_id": each, "status": int(each < 0)} for each in class_ids]
+    return 200, json.dumps({"predictions": rows}).encode()
 
 
 @pytest.fixture
@@ -58,22 +30,10 @@ def images(tmp_path):
     return folder
 
 
-def _run(*arguments):
-    root = pathlib.Path(classify.__file__).parents[1]
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.classify", *arguments],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.fspath(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_writes_a_row_per_image_and_tells_its_progress(images, tmp_path, capsys):
     (tmp_path / "names.json").write_text('["cat", "dog"]')
     output = tmp_path / "answers.csv"
-    with _server() as address:
+    with json_server(_answer(1, -1), _answer(1)) as (address, _):
         client = RestClient(address, "m", batch_size=2)
         classify.classify(client, images, output, tmp_path / "names.json")
     with open(output, newline="") as file:
@@ -95,31 +55,28 @@ def test_an_output_that_cannot_be_written_is_told_before_the_server_is_asked(ima
         classify.classify(client, images, tmp_path / "gone" / "a.csv")
 
 
-def test_the_program_needs_no_working_directory(images, tmp_path):
+def test_the_program_needs_neither_a_working_directory_nor_tensorflow(images, tmp_path):
     output = tmp_path / "answers.json"
-    with _server() as address:
-        result = _run(
-            f"--server={address}", "--model_name=m", f"--images={images}", f"--output={output}"
+    # As `python -m` does, but for the last line.
+    code = (
+        "import runpy, sys\n"
+        "try:\n"
+        "    runpy.run_module('pipelines.classify', run_name='__main__', alter_sys=True)\n"
+        "finally:\n"
+        "    print('tensorflow' in sys.modules)\n"
+    )
+    with json_server(_answer(1, -1, 1)) as (address, requests):
+        arguments = [f"--server={address}", f"--images={images}", f"--output={output}"]
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments, "--model_name=m"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     assert result.returncode == 0, result.stderr
+    assert result.stdout == "False\n"
     assert result.stderr.splitlines()[-1] == f"classify: 3 images, 1 not classified: {output}"
+    assert [path for _, path, _ in requests] == ["/v1/models/m:predict"]
     assert [row["class_id"] for row in json.loads(output.read_text())] == [1, None, 1]
     assert not (tmp_path / "runs").exists()
-
-
-def test_an_error_is_one_line(images, tmp_path):
-    with _server() as address:
-        settings = [f"--server={address}", f"--images={images}", f"--output={tmp_path / 'a.csv'}"]
-        result = _run(*settings, "--model_name=x")
-    assert result.returncode == 2
-    assert result.stderr == (
-        f"Error: The server {address} answered 404 Not Found: "
-        "Servable not found for request: Latest(x)\n"
-    )
-    assert not (tmp_path / "a.csv").exists()
-
-
-def test_over_rest_no_tensorflow_is_loaded():
-    root = pathlib.Path(classify.__file__).parents[1]
-    code = "import sys, pipelines.classify; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -7,6 +7,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from pipelines import command_line, evaluate, train
+from sfm_tf import experiments
 from sfm_tf.errors import SfmError
 
 
@@ -19,23 +20,15 @@ def test_every_field_has_a_flag_that_says_what_it_takes():
 
 
 def test_without_flags_the_preset_is_unchanged():
-    experiment = command_line.experiment_from_flags("cifar10")
-    assert experiment.name == "cifar10"
-    assert experiment.training.epochs == 50
+    assert command_line.experiment_from_flags("cifar10") == experiments.preset("cifar10")
 
 
 def test_a_flag_overrides_its_field():
-    with flagsaver.as_parsed(epochs="3", epsilons="4,8", attacks="pgd", seed="7"):
-        experiment = command_line.experiment_from_flags(None)
-    assert experiment.training.epochs == 3
-    assert experiment.evaluation.epsilons == (4.0, 8.0)
-    assert experiment.evaluation.attacks == ("pgd",)
-    assert experiment.seed == 7
-
-
-def test_the_experiment_flag_wins_over_the_owner():
-    with flagsaver.as_parsed(experiment="svhn"):
-        assert command_line.experiment_from_flags("digits").name == "svhn"
+    given = {"epochs": "3", "epsilons": "4,8", "attacks": "pgd", "seed": "7", "experiment": "svhn"}
+    with flagsaver.as_parsed(**given):
+        experiment = command_line.experiment_from_flags("digits")
+    values = {"epochs": 3, "epsilons": (4.0, 8.0), "attacks": ("pgd",), "seed": 7}
+    assert experiment == experiments.override(experiments.preset("svhn"), values)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +89,27 @@ def test_an_alternative_takes_arguments_and_makes_no_directory(run_program, tmp_
     ended = run_program(main, "a", "--workdir=w", "b")
     assert (ended.returncode, ended.stdout.strip()) == (0, "['a', 'b'] w")
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 0, "done"),
+        (["--raised=user"], 2, "Error: Unknown colour 'rad'; expected one of red, blue."),
+        (["leftover"], 2, "Error: Unexpected argument 'leftover'"),
+    ],
+)
+def test_a_tool_has_no_directory(run_program, tmp_path, monkeypatch, arguments, status, words):
+    def tool():
+        if flags.FLAGS.raised:
+            raise _RAISED[flags.FLAGS.raised]
+        print("done")
+
+    monkeypatch.chdir(tmp_path)
+    ended = run_program(lambda: command_line.start_tool(["tests.stage"], tool), *arguments)
+    assert ended.returncode == status
+    assert (ended.stdout + ended.stderr).startswith(words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_run_remembers_the_experiment_of_the_directory(start):

@@ -18,6 +18,17 @@ class Ended:
 
 
 @pytest.fixture
+def validated(new_run):
+    """A working directory of the test's own with validated records."""
+    from pipelines.validate import validate
+    from tests.pipelines.tiny_digits import digits
+
+    run_directory = new_run("ingest")
+    validate(run_directory, digits(), False)
+    return run_directory
+
+
+@pytest.fixture
 def run_program(monkeypatch, capsys):
     """Returns a function that runs a program, given as its `main`, with command-line arguments."""
 

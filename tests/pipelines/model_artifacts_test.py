@@ -1,14 +1,10 @@
 import pytest
 
 from pipelines.model_artifacts import model_folders, model_inputs
-from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE
 from sfm_tf.errors import SfmError
-
-
-def _digits(**values):
-    return experiments.override(experiments.preset("digits"), values)
+from tests.pipelines.tiny_digits import digits
 
 
 def _leave(run_directory, stage, inputs=None):
@@ -26,7 +22,7 @@ def _run_directory(new_run):
 def test_an_evaluation_reads_what_its_defences_need_and_no_more(run_directory):
     quilting = _leave(run_directory, "fit_quilting")
     _leave(run_directory, "fit_pixel_defend")
-    inputs = model_inputs(run_directory, _digits(defences=("sfm", "quilting+median_2")))
+    inputs = model_inputs(run_directory, digits(defences=("sfm", "quilting+median_2")))
     assert set(inputs) == {"ingest", "train", "fit_quilting"}
     folders = model_folders(inputs)
     assert folders.fits == {"quilting": quilting.folder}
@@ -37,7 +33,7 @@ def test_an_evaluation_reads_what_its_defences_need_and_no_more(run_directory):
 def test_all_takes_adversarially_trained_models_where_there_are_some(run_directory):
     for stage in ("fit_quilting", "fit_pixel_defend"):
         _leave(run_directory, stage)
-    settings = _digits(defences=("all",))
+    settings = digits(defences=("all",))
     assert ADVERSARIAL_STAGE not in model_inputs(run_directory, settings)
     trained = _leave(run_directory, ADVERSARIAL_STAGE)
     assert model_folders(model_inputs(run_directory, settings)).adversarial == trained.folder
@@ -52,21 +48,21 @@ def test_all_takes_adversarially_trained_models_where_there_are_some(run_directo
 )
 def test_what_is_missing_is_told_with_the_command_that_makes_it(run_directory, name, program):
     with pytest.raises(SfmError, match=program):
-        model_inputs(run_directory, _digits(defences=(name,)))
+        model_inputs(run_directory, digits(defences=(name,)))
 
 
 def test_what_learnt_from_another_ingest_is_refused(run_directory):
     other = _leave(run_directory, "fit_quilting", {"ingest": _leave(run_directory, "ingest")})
     with pytest.raises(SfmError, match="was trained on other records"):
-        model_inputs(run_directory, _digits(defences=("quilting",)))
+        model_inputs(run_directory, digits(defences=("quilting",)))
     same = {"ingest": run_directory.input_of(run_directory.latest("train"), "ingest")}
     made = _leave(run_directory, "fit_quilting", same)
     assert made.folder != other.folder
-    inputs = model_inputs(run_directory, _digits(defences=("quilting",)))
+    inputs = model_inputs(run_directory, digits(defences=("quilting",)))
     assert inputs["fit_quilting"].folder == made.folder
 
 
 def test_a_model_of_ones_own_needs_no_trained_one(run_directory):
-    inputs = model_inputs(run_directory, _digits(model="own.keras"))
+    inputs = model_inputs(run_directory, digits(model="own.keras"))
     assert set(inputs) == {"ingest"}
     assert model_folders(inputs).trained is None

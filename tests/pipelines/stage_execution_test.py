@@ -1,24 +1,56 @@
+import pytest
+
+from pipelines.ablate import ablate
+from pipelines.evaluate import evaluate
+from pipelines.export import export
+from pipelines.fit_defences import fit_all
+from pipelines.report import report
 from pipelines.stage_execution import execute_stage
+from pipelines.train import train
+from pipelines.tune import tune
+from pipelines.validate import validate
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import RunDirectory
-
-
-def _execution():
-    return Execution(stage="ingest", module="sfm_tf.errors", configs={}, seed=0, inputs={})
+from sfm_tf.errors import SfmError
+from tests.pipelines.tiny_digits import digits
 
 
 def test_says_whether_the_artifact_was_made_or_found(tmp_path, capsys):
+    execution = Execution(stage="ingest", module="sfm_tf.errors", configs={}, seed=0, inputs={})
     run_directory = RunDirectory(tmp_path)
 
     def produce(folder, progress):
         progress.update("images", 2, 2)
         (folder / "records").write_text("x")
 
-    made = execute_stage(_execution(), run_directory, produce, False)
+    made = execute_stage(execution, run_directory, produce, False)
     first = capsys.readouterr().err
-    found = execute_stage(_execution(), run_directory, produce, False)
+    found = execute_stage(execution, run_directory, produce, False)
     second = capsys.readouterr().err
     assert made == found
     assert "ingest: images 2/2" in first
     assert "ingest: finished in 0.0 s" in first
     assert second.startswith("ingest: found finished")
+
+
+@pytest.mark.parametrize(
+    ("stage", "last_stage", "missing"),
+    [
+        (validate, None, "ingest"),
+        (train, None, "ingest"),
+        (tune, None, "ingest"),
+        (evaluate, None, "train"),
+        (report, None, "evaluate"),
+        (export, None, "evaluate"),
+        (train, "ingest", "validate"),
+        (tune, "ingest", "validate"),
+        (ablate, "ingest", "validate"),
+        (fit_all, "ingest", "validate"),
+    ],
+)
+def test_a_stage_names_the_one_before_it_that_is_missing(
+    stage, last_stage, missing, new_run, tmp_path
+):
+    run_directory = new_run(last_stage) if last_stage else RunDirectory(tmp_path)
+    with pytest.raises(SfmError, match=f"Stage {missing} has not finished"):
+        stage(run_directory, digits(), False)

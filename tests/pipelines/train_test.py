@@ -7,7 +7,6 @@ import pytest
 from pipelines.ingest import ingest
 from pipelines.train import train, train_adversarially
 from pipelines.validate import validate
-from sfm_tf import experiments
 from sfm_tf.artifacts import atomic_files
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, RunDirectory
@@ -17,6 +16,7 @@ from sfm_tf.training.model_files import (
     load_defended_model,
     load_source_model,
 )
+from tests.pipelines.tiny_digits import digits
 from tests.small_models import small_models
 
 
@@ -26,15 +26,6 @@ def _small_models():
         yield
 
 
-_TINY = {
-    "max_train_examples": 150,
-    "classifier_width": 4,
-    "masker_width": 4,
-    "masker_depth": 1,
-    "pretraining_epochs": 1,
-    "epochs": 1,
-    "source_epochs": 1,
-}
 _ADVERSARIAL = {
     "adversarial_training": "trades",
     "adversarial_epochs": 1,
@@ -43,20 +34,13 @@ _ADVERSARIAL = {
 }
 
 
-def _digits(**changes):
-    return experiments.override(experiments.preset("digits"), {**_TINY, **changes})
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(new_run):
     """A working directory with records and ordinary training, and what that said."""
-    run_directory = RunDirectory(tmp_path_factory.mktemp("run"))
-    ingest(run_directory, _digits(), False)
-    with pytest.raises(SfmError, match="Stage validate has not finished"):
-        train(run_directory, _digits(), False)
-    validate(run_directory, _digits(), False)
+    run_directory = new_run("ingest")
+    validate(run_directory, digits(), False)
     with contextlib.redirect_stderr(io.StringIO()) as words:
-        artifact = train(run_directory, _digits(), False)
+        artifact = train(run_directory, digits(), False)
     return run_directory, artifact, words.getvalue()
 
 
@@ -77,7 +61,7 @@ def test_adversarial_training_is_a_stage_of_its_own_and_leaves_the_ordinary_one_
     trained, capsys
 ):
     run_directory, ordinary, _ = trained
-    again = train(run_directory, _digits(**_ADVERSARIAL), False)
+    again = train(run_directory, digits(**_ADVERSARIAL), False)
     assert again.manifest == ordinary.manifest
     artifact = run_directory.latest(ADVERSARIAL_STAGE)
     assert artifact.manifest.inputs == ordinary.manifest.inputs
@@ -88,16 +72,13 @@ def test_adversarial_training_is_a_stage_of_its_own_and_leaves_the_ordinary_one_
     assert "train: found finished" in words
     assert "train_adversarially: adversarial_alternation" in words
     # More epochs of the ordinary training do not train it anew.
-    other = _digits(**_ADVERSARIAL, source_epochs=3)
+    other = digits(**_ADVERSARIAL, source_epochs=3)
     assert train_adversarially(run_directory, other, False).manifest == artifact.manifest
 
 
-def test_adversarial_training_needs_a_method(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    ingest(run_directory, _digits(), False)
-    validate(run_directory, _digits(), False)
+def test_adversarial_training_needs_a_method(validated):
     with pytest.raises(SfmError, match="Unknown adversarial training 'none'"):
-        train_adversarially(run_directory, _digits(), False)
+        train_adversarially(validated, digits(), False)
 
 
 def _leave_tuning(run_directory, records, **values):
@@ -115,10 +96,10 @@ def _leave_tuning(run_directory, records, **values):
 def test_weights_of_a_tuning_are_taken_and_it_is_an_input(trained):
     run_directory, untuned, _ = trained
     with pytest.raises(SfmError, match="Stage tune has not finished"):
-        train(run_directory, _digits(tuned=True), False)
+        train(run_directory, digits(tuned=True), False)
     weights = {"sparsity_weight": 0.21, "semantic_weight": 7.0, "reconstruction_weight": 1.5}
     tuning = _leave_tuning(run_directory, run_directory.latest("ingest"), **weights)
-    artifact = train(run_directory, _digits(tuned=True), False)
+    artifact = train(run_directory, digits(tuned=True), False)
     assert artifact.manifest.fingerprint != untuned.manifest.fingerprint
     assert artifact.manifest.inputs["tune"] == tuning.manifest.fingerprint
     used = artifact.manifest.config["training"]
@@ -127,16 +108,8 @@ def test_weights_of_a_tuning_are_taken_and_it_is_an_input(trained):
     assert written["sparsity_weight"] == 0.21
 
 
-def test_tuning_on_other_images_is_refused(trained, tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    ingest(run_directory, _digits(), False)
-    validate(run_directory, _digits(), False)
-    others = ingest(RunDirectory(tmp_path / "others"), _digits(max_train_examples=140), False)
-    _leave_tuning(run_directory, others, sparsity_weight=0.1)
+def test_tuning_on_other_images_is_refused(validated, tmp_path):
+    others = ingest(RunDirectory(tmp_path), digits(), False)
+    _leave_tuning(validated, others, sparsity_weight=0.1)
     with pytest.raises(SfmError, match="used other images than"):
-        train(run_directory, _digits(tuned=True), False)
-
-
-def test_needs_the_records(tmp_path):
-    with pytest.raises(SfmError, match="Stage ingest has not finished"):
-        train(RunDirectory(tmp_path), _digits(), False)
+        train(validated, digits(tuned=True), False)

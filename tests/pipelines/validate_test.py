@@ -52,17 +52,9 @@ def test_an_allowed_kind_does_not_stop_the_run(tmp_path):
     check_validated(run_directory, run_directory.latest("ingest"))
 
 
-def test_other_records_than_the_validated_ones_are_not_accepted(tmp_path):
-    run_directory = RunDirectory(tmp_path)
-    ingest(run_directory, _digits(), False)
-    validate(run_directory, _digits(), False)
-    other = ingest(run_directory, _digits(seed=1), False)
+def test_other_records_than_the_validated_ones_are_not_accepted(validated):
+    other = ingest(validated, _digits(seed=1), False)
     with pytest.raises(
         SfmError, match="have not been validated; run `python -m pipelines.validate"
     ):
-        check_validated(run_directory, other)
-
-
-def test_needs_the_records(tmp_path):
-    with pytest.raises(SfmError, match="Stage ingest has not finished"):
-        validate(RunDirectory(tmp_path), _digits(), False)
+        check_validated(validated, other)

@@ -15,26 +15,8 @@ from tensorflow_serving.apis import (
 )
 
 from sfm_tf.serving.grpc_api import SERVICES, GrpcApi
-from sfm_tf.serving.prediction_service import (
-    ModelRepository,
-    RequestError,
-    RequestLimits,
-    run_merged,
-)
 from sfm_tf.serving.ray_server import start_grpc_server
-
-IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
-LIMITS = RequestLimits(body_bytes=20_000, batch_size=4)
-
-
-@tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.float32, name="images")])
-def classify(images):
-    return {"mean": tf.reduce_mean(images, (1, 2, 3)), "largest": tf.reduce_max(images, (1, 2, 3))}
-
-
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-def measure(image_bytes):
-    return {"status": tf.cast(tf.strings.length(image_bytes), tf.int64), "copy": image_bytes}
+from tests.sfm_tf.serving.toy_model import IMAGES, LIMITS, api_of_version_3, logits
 
 
 @contextlib.contextmanager
@@ -60,19 +42,8 @@ def served(api, services):
 
 @pytest.fixture(scope="module")
 def channel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    signatures = {"serving_default": classify, "predict_bytes": measure}
-    tf.saved_model.save(tf.Module(), str(folder / "3"), signatures=signatures)
-    repository = ModelRepository({"toy": folder})
-    repository.refresh()
-
-    async def predict(prediction):
-        (result,) = run_merged([prediction], LIMITS.batch_size)
-        if isinstance(result, RequestError):
-            raise result
-        return result
-
-    with served(GrpcApi(repository, predict, LIMITS), SERVICES) as opened:
+    api = api_of_version_3(GrpcApi, tmp_path_factory.mktemp("toy"))
+    with served(api, SERVICES) as opened:
         yield opened
 
 
@@ -102,9 +73,9 @@ def test_the_unmodified_stub_predicts(channel, version):
     spec = response.model_spec
     assert (spec.name, spec.version.value, spec.signature_name) == ("toy", 3, "serving_default")
     outputs = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
-    assert set(outputs) == {"mean", "largest"}
-    np.testing.assert_allclose(outputs["mean"], IMAGES.mean((1, 2, 3)), rtol=1e-6)
-    np.testing.assert_array_equal(outputs["largest"], IMAGES.max((1, 2, 3)))
+    assert set(outputs) == {"logits", "class_id"}
+    np.testing.assert_allclose(outputs["logits"], logits(3), rtol=1e-6)
+    np.testing.assert_array_equal(outputs["class_id"], [1, 1])
 
 
 def test_strings_and_named_signatures(channel):
@@ -112,18 +83,18 @@ def test_strings_and_named_signatures(channel):
     request = predict_request(data, signature="predict_bytes", key="image_bytes")
     response = predict(channel, request)
     assert tf.make_ndarray(response.outputs["status"]).tolist() == [6, 0]
-    assert tf.make_ndarray(response.outputs["copy"]).tolist() == [b"\x89PNG\0\0", b""]
+    assert tf.make_ndarray(response.outputs["copy_bytes"]).tolist() == [b"\x89PNG\0\0", b""]
 
 
 def test_only_the_outputs_asked_for_are_sent(channel):
     request = predict_request()
-    request.output_filter.append("mean")
-    assert list(predict(channel, request).outputs) == ["mean"]
-    for wanted in (["mean", "mean"], ["median"]):
+    request.output_filter.append("logits")
+    assert list(predict(channel, request).outputs) == ["logits"]
+    for wanted in (["logits", "logits"], ["mean"]):
         request.output_filter[:] = wanted
         code, details = refusal(channel, request)
         assert code == "INVALID_ARGUMENT"
-        assert f"output_filter {', '.join(wanted)}; expected some of largest, mean" in details
+        assert f"output_filter {', '.join(wanted)}; expected some of class_id, logits" in details
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from sfm_tf.serving.prediction_service import (
     run_merged,
     version_folders,
 )
+from tests.sfm_tf.serving.toy_model import write_version
 
 HTTP_NAMES = {
     "INVALID_ARGUMENT": "BAD_REQUEST",
@@ -47,32 +48,10 @@ def test_a_refusal_has_a_code_and_one_line():
     assert str(RequestError(Code.NOT_FOUND, "ab" * 5000)) == "ab" * 250
 
 
-class Adding(tf.Module):
-    """Adds a number of its own to each value."""
-
-    def __init__(self, number):
-        super().__init__()
-        self.number = tf.Variable(float(number))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="images")])
-    def add(self, images):
-        return {"sums": images + self.number}
-
-    @tf.function(input_signature=[tf.TensorSpec([3], tf.float32, name="values")])
-    def total(self, values):
-        return {"total": tf.reduce_sum(values)}
-
-
-def write_version(folder, number, saved_as=None):
-    """Leaves a version that adds its own number."""
-    module = Adding(number)
-    signatures = {"serving_default": module.add, "total": module.total}
-    tf.saved_model.save(module, str(folder / (saved_as or str(number))), signatures=signatures)
-
-
-def answer(model):
-    images = tf.constant([[0.0, 10.0]])
-    return model.signatures["serving_default"].run(images=images)["sums"].numpy().tolist()
+def answering_version(model):
+    """The version that a loaded model adds to its answers."""
+    found = model.signatures["serving_default"].run(images=tf.zeros([1, 4, 4, 1]))
+    return found["logits"].numpy()[0, 0]
 
 
 def test_versions_are_folders_with_a_number_and_a_model(tmp_path):
@@ -87,42 +66,42 @@ def test_versions_are_folders_with_a_number_and_a_model(tmp_path):
 
 def test_a_loaded_version_knows_its_signatures(tmp_path):
     write_version(tmp_path, 7)
-    model = load_version("adding", 7, tmp_path / "7")
+    model = load_version("toy", 7, tmp_path / "7")
     signature = model.signatures["serving_default"]
-    assert signature.inputs["images"].shape.as_list() == [None, 2]
-    assert signature.outputs["sums"].dtype == tf.float32
+    assert signature.inputs["images"].shape.as_list() == [None, 4, 4, 1]
+    assert signature.outputs["logits"].dtype == tf.float32
     assert signature.is_batched
     assert model.signature("") is signature
     with pytest.raises(RequestError, match='Serving signature key "nope" not found'):
         model.signature("nope")
     assert not model.signatures["total"].is_batched
     assert model.signature_defs["total"].inputs["values"].dtype == 1  # DT_FLOAT
-    assert answer(model) == [[7.0, 17.0]]
+    assert answering_version(model) == 7.0
 
 
 def test_the_newest_version_is_served_as_versions_come_and_go(tmp_path):
     write_version(tmp_path, 1)
-    repository = ModelRepository({"adding": tmp_path})
-    assert repository.missing() == ["adding"]
+    repository = ModelRepository({"toy": tmp_path})
+    assert repository.missing() == ["toy"]
     repository.refresh()
-    first = repository.find("adding")
-    assert (first.version, answer(first)) == (1, [[1.0, 11.0]])
+    first = repository.find("toy")
+    assert (first.version, answering_version(first)) == (1, 1.0)
 
     repository.refresh()
-    assert repository.find("adding") is first
+    assert repository.find("toy") is first
 
     write_version(tmp_path, 2)
     repository.refresh()
-    assert answer(repository.find("adding", 2)) == [[2.0, 12.0]]
-    assert answer(first) == [[1.0, 11.0]]  # As a request that still holds it needs.
+    assert answering_version(repository.find("toy", 2)) == 2.0
+    assert answering_version(first) == 1.0  # As a request that still holds it needs.
 
     shutil.rmtree(tmp_path / "2")
     repository.refresh()
-    assert repository.find("adding").version == 1
+    assert repository.find("toy").version == 1
 
     shutil.rmtree(tmp_path / "1")
     repository.refresh()
-    assert repository.find("adding").version == 1
+    assert repository.find("toy").version == 1
     assert repository.missing() == []
 
 
@@ -130,18 +109,18 @@ def test_a_version_that_does_not_load_leaves_the_one_before(tmp_path):
     write_version(tmp_path, 1)
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "saved_model.pb").write_bytes(b"half a model")
-    repository = ModelRepository({"adding": tmp_path})
+    repository = ModelRepository({"toy": tmp_path})
     repository.refresh()
-    assert repository.find("adding").version == 1
-    states = [(status.version, status.state) for status in repository.statuses("adding")]
+    assert repository.find("toy").version == 1
+    states = [(status.version, status.state) for status in repository.statuses("toy")]
     assert states == [(2, "END"), (1, "AVAILABLE")]
-    assert "Cannot serve" in repository.statuses("adding", 2)[0].error_message
+    assert "Cannot serve" in repository.statuses("toy", 2)[0].error_message
     assert len(repository.failures()) == 1
 
     shutil.rmtree(tmp_path / "2")
     write_version(tmp_path, 2)
     repository.refresh()
-    assert repository.find("adding").version == 2
+    assert repository.find("toy").version == 2
     assert repository.failures() == []
 
 
@@ -150,16 +129,16 @@ def test_a_version_whose_variables_are_damaged_is_not_loaded(tmp_path):
     data = next((tmp_path / "1" / "variables").glob("*.data*"))
     data.write_bytes(data.read_bytes()[:-2])
     with pytest.raises(SfmError, match="Cannot serve .*; export it again"):
-        load_version("adding", 1, tmp_path / "1")
+        load_version("toy", 1, tmp_path / "1")
 
 
 @pytest.mark.parametrize(
     ("name", "version", "wanted"),
-    [("other", None, r"Latest\(other\)"), ("adding", 9, r"Specific\(adding, 9\)")],
+    [("other", None, r"Latest\(other\)"), ("toy", 9, r"Specific\(toy, 9\)")],
 )
 def test_what_is_not_served_is_not_found(tmp_path, name, version, wanted):
     write_version(tmp_path, 1)
-    repository = ModelRepository({"adding": tmp_path})
+    repository = ModelRepository({"toy": tmp_path})
     repository.refresh()
     with pytest.raises(RequestError, match=f"Servable not found for request: {wanted}") as caught:
         repository.find(name, version)

@@ -1,11 +1,9 @@
 import dataclasses
-import http.server
 import importlib.resources
 import json
 import pathlib
 import shutil
 import subprocess
-import threading
 
 import keras
 import numpy as np
@@ -22,6 +20,7 @@ from sfm_tf.serving import pushing
 from sfm_tf.serving.pushing import EvaluatedModel, PushedModel, push_blessed
 from sfm_tf.serving.saved_model import export_saved_model
 from sfm_tf.serving.settings import ExportConfig
+from tests.json_server import json_server
 
 DEPLOYMENT = pathlib.Path(pushing.__file__).parents[2] / "deployment"
 FILES = ("compose.yaml", "kubernetes.yaml", "kserve.yaml")
@@ -211,38 +210,21 @@ def test_the_servers_are_given_the_files_that_are_written():
     assert {port["targetPort"] for port in service["spec"]["ports"]} == named
 
 
-class _Metadata(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):  # noqa: N802
-        known = self.path == "/v1/models/sfm_defended/metadata"
-        body = b'{"model_spec": {}}' if known else b'{"error": "Servable not found"}'
-        self.send_response(200 if known else 404)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.mark.parametrize(("model", "healthy"), [("sfm_defended", True), ("another", False)])
-def test_the_health_check_tells_a_loaded_model_from_one_that_is_not(model, healthy):
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (404, False)])
+def test_the_health_check_tells_a_loaded_model_from_one_that_is_not(status, healthy):
     (compose,) = documents("compose.yaml")
     kind, *command = compose["services"]["cpu"]["healthcheck"]["test"]
     assert kind == "CMD"
-    server = http.server.HTTPServer(("127.0.0.1", 0), _Metadata)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with json_server((status, b"{}")) as (address, requests):
         # As Compose does: variables are filled in, and two dollars are one.
         filled = [
-            part.replace("${MODEL_NAME:-sfm_defended}", model)
+            part.replace("${MODEL_NAME:-sfm_defended}", "digits")
             .replace("$$", "$")
-            .replace("/8501", f"/{server.server_port}")
+            .replace("/8501", f"/{address.rpartition(':')[2]}")
             for part in command
         ]
         assert (subprocess.run(filled, timeout=20, check=False).returncode == 0) == healthy
-    finally:
-        server.shutdown()
-        server.server_close()
+    assert [path for _, path, _ in requests] == ["/v1/models/digits/metadata"]
     assert subprocess.run(filled, stderr=subprocess.DEVNULL, check=False).returncode != 0
 
 

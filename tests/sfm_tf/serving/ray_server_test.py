@@ -33,6 +33,7 @@ from sfm_tf.serving.ray_server import (
     running_server,
     start_grpc_server,
 )
+from tests.sfm_tf.serving.toy_model import IMAGES, logits, write_version
 
 SERVICES = ("/toy.Echo/",)
 
@@ -95,38 +96,7 @@ def test_listens_where_it_is_told_and_nowhere_else():
     assert asyncio.run(start())
 
 
-IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
 CONTAINER = "tensorflow/serving"
-
-
-class Toy(tf.Module):
-    """Gives each image's mean plus the version's number."""
-
-    def __init__(self, version):
-        super().__init__()
-        self.version = tf.constant(float(version))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.float32, name="images")])
-    def classify(self, images):
-        logits = tf.reduce_mean(images, (1, 2)) + self.version
-        return {"logits": logits, "class_id": tf.argmax(logits, -1)}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-    def classify_bytes(self, image_bytes):
-        lengths = tf.cast(tf.strings.length(image_bytes), tf.int64)
-        return {"status": lengths, "copy_bytes": image_bytes}
-
-
-def write_version(folder, version):
-    toy = Toy(version)
-    signatures = {"serving_default": toy.classify, "predict_bytes": toy.classify_bytes}
-    incoming = folder / f".incoming-{version}"
-    tf.saved_model.save(toy, str(incoming), signatures=signatures)
-    incoming.rename(folder / str(version))
-
-
-def logits(version, images=IMAGES):
-    return images.mean((1, 2)) + version
 
 
 def ask_rest(url, body=None):

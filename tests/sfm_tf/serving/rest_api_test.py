@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sfm_tf.serving.prediction_service import (
-    Code,
-    ModelRepository,
-    RequestError,
-    RequestLimits,
-    run_merged,
-)
+from sfm_tf.serving.prediction_service import Code, RequestError
 from sfm_tf.serving.rest_api import RestApi, read_body, read_inputs, read_request, write_outputs
+from tests.sfm_tf.serving.toy_model import IMAGES, api_of_version_3, logits
 
 
 def test_outputs_are_written_by_row_and_by_column():
@@ -24,9 +19,9 @@ def test_outputs_are_written_by_row_and_by_column():
     rows = json.loads(write_outputs(outputs, by_row=True))["predictions"]
     columns = json.loads(write_outputs(outputs, by_row=False))["outputs"]
     assert [row["class_id"] for row in rows] == columns["class_id"] == [3, 4]
-    logits = [row["logits"] for row in rows]
-    assert logits == columns["logits"]
-    np.testing.assert_array_equal(np.float32(logits), outputs["logits"])
+    by_row = [row["logits"] for row in rows]
+    assert by_row == columns["logits"]
+    np.testing.assert_array_equal(np.float32(by_row), outputs["logits"])
 
 
 def test_a_single_output_is_written_without_its_name():
@@ -183,46 +178,12 @@ def test_a_document_of_brackets_is_refused_before_it_is_parsed():
         read("[" * 200_000, FLOATS, most_lists=10**6)
 
 
-IMAGES = np.linspace(0, 1, 2 * 4 * 4, dtype=np.float32).reshape(2, 4, 4, 1)
-# The model below gives each image's mean, largest and smallest value.
-LOGITS = np.stack([IMAGES.mean((1, 2, 3)), IMAGES.max((1, 2, 3)), IMAGES.min((1, 2, 3))], 1)
 PREDICT = "/v1/models/toy:predict"
-
-
-def scores(images):
-    axes = (1, 2, 3)
-    reductions = (tf.reduce_mean, tf.reduce_max, tf.reduce_min)
-    logits = tf.stack([reduce(images, axes) for reduce in reductions], axis=1)
-    return {"logits": logits, "class_id": tf.argmax(logits, -1)}
-
-
-@tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.float32, name="images")])
-def classify(images):
-    return scores(images)
-
-
-@tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
-def classify_bytes(image_bytes):
-    lengths = tf.cast(tf.strings.length(image_bytes), tf.int64)
-    return {"status": lengths, "copy_bytes": image_bytes}
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    signatures = {"serving_default": classify, "predict_bytes": classify_bytes}
-    tf.saved_model.save(tf.Module(), str(folder / "3"), signatures=signatures)
-    repository = ModelRepository({"toy": folder})
-    repository.refresh()
-    limits = RequestLimits(body_bytes=20_000, batch_size=4)
-
-    async def predict(prediction):
-        (result,) = run_merged([prediction], limits.batch_size)
-        if isinstance(result, RequestError):
-            raise result
-        return result
-
-    return RestApi(repository, predict, limits)
+    return api_of_version_3(RestApi, tmp_path_factory.mktemp("toy"))
 
 
 async def stream(*chunks):
@@ -240,8 +201,8 @@ def ask(api, method, path, body=b"", length=None):
 def test_rows_are_answered_by_rows(api, path):
     status, answer = ask(api, "POST", path, {"instances": IMAGES.tolist()})
     assert status == 200
-    logits = [row["logits"] for row in answer["predictions"]]
-    np.testing.assert_allclose(logits, LOGITS, rtol=1e-6)
+    rows = [row["logits"] for row in answer["predictions"]]
+    np.testing.assert_allclose(rows, logits(3), rtol=1e-6)
     assert [row["class_id"] for row in answer["predictions"]] == [1, 1]
 
 
@@ -249,7 +210,7 @@ def test_columns_are_answered_by_columns(api):
     body = {"signature_name": "serving_default", "inputs": {"images": IMAGES.tolist()}}
     status, answer = ask(api, "POST", PREDICT, body)
     assert status == 200
-    np.testing.assert_allclose(answer["outputs"]["logits"], LOGITS, rtol=1e-6)
+    np.testing.assert_allclose(answer["outputs"]["logits"], logits(3), rtol=1e-6)
     assert answer["outputs"]["class_id"] == [1, 1]
 
 
