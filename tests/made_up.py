@@ -10,11 +10,19 @@ from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.audit.blessing import Blessing, decide
 from sfm_tf.audit.probes.measurements import Probes
-from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, summarise
+from sfm_tf.evaluation.metrics import (
+    AttackedAccuracy,
+    CleanAccuracy,
+    Metrics,
+    WorstCase,
+    summarise,
+)
 from sfm_tf.evaluation.results import ResultsTable, join_results, results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.report.comparison import ComparedRun
 from sfm_tf.report.inputs import ReportInputs
+from sfm_tf.report.tables import Table
 
 HALF_RIGHT: Mapping[str, Any] = {
     "examples": 10,
@@ -27,6 +35,44 @@ HALF_RIGHT: Mapping[str, Any] = {
 
 PROBES = read_typed(Probes, pathlib.Path(__file__).parent / "testdata/probes.json")
 """What the probes of the demo's defence found on 100 images."""
+
+
+def accuracy(correct: int, examples: int) -> dict[str, Any]:
+    """Returns an accuracy as metrics hold it, with its Wilson interval."""
+    low, high = wilson_interval(correct, examples)
+    shares = {"accuracy": correct / examples, "accuracy_low": low, "accuracy_high": high}
+    return {"examples": examples, "correct": correct, **shares}
+
+
+def attacked(
+    threat_model: str,
+    attack: str,
+    epsilon: float,
+    figures: Mapping[str, Any],
+    defence: str = "sfm",
+    **changes: Any,
+) -> AttackedAccuracy:
+    """Returns the accuracy of a defence under an attack that had success on half of the images."""
+    keys = {"defence": defence, "threat_model": threat_model, "attack": attack, "epsilon": epsilon}
+    shares = {"attack_success": 0.5, "zero_gradient_share": 0.0}
+    return AttackedAccuracy(**keys, **{**figures, **shares, **changes})
+
+
+def worst(
+    threat_model: str,
+    epsilon: float | None,
+    figures: Mapping[str, Any],
+    defence: str = "sfm",
+    attack: str | None = "pgd",
+) -> WorstCase:
+    """Returns the accuracy of a defence after the worst attack on each image."""
+    keys = {"defence": defence, "threat_model": threat_model, "epsilon": epsilon}
+    return WorstCase(**keys, **figures, strongest_attack=attack)
+
+
+def cells(table: Table) -> dict[str, list[str]]:
+    """Returns the words of each row of a table by the row's label."""
+    return {row.label: [str(cell) for cell in row.cells] for row in table.rows}
 
 
 def inputs() -> ReportInputs:
@@ -68,6 +114,7 @@ def answers(
     labels: Sequence[int] | np.ndarray,
     clean_predictions: Sequence[int] | np.ndarray,
     predictions: Sequence[int] | np.ndarray,
+    **changes: Any,
 ) -> ResultsTable:
     """Returns results of a defence under an attack, image by image; clean ones are cut to length.
 
@@ -79,6 +126,7 @@ def answers(
         labels: The true classes.
         clean_predictions: The classes that the model predicts without an attack.
         predictions: Those after it, of the first images if there are fewer.
+        **changes: Columns of which another value than the one below matters.
     """
     count = len(predictions)
     values = {
@@ -94,6 +142,7 @@ def answers(
         "iterations": 3,
         "loss": 0.5,
         "zero_gradient": False,
+        **changes,
     }
     return results_rows(count, values)
 

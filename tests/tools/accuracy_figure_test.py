@@ -3,23 +3,19 @@
 import dataclasses
 import json
 
-from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, WorstCase
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics
+from tests import made_up
 from tools import accuracy_figure
 
 
-def _figures(correct):
-    shares = {"accuracy": correct / 10, "accuracy_low": 0.0, "accuracy_high": 1.0}
-    return {"correct": correct, "examples": 10, **shares}
-
-
 def _worst(defence, threat_model, epsilon, correct):
-    names = {"defence": defence, "threat_model": threat_model, "strongest_attack": "pgd"}
-    return WorstCase(epsilon=epsilon, **names, **_figures(correct))
+    return made_up.worst(threat_model, epsilon, made_up.accuracy(correct, 10), defence)
 
 
+NINE = made_up.accuracy(9, 10)
 METRICS = Metrics(
     subject="sfm",
-    clean=tuple(CleanAccuracy(defence=name, **_figures(9)) for name in ("undefended", "sfm")),
+    clean=tuple(CleanAccuracy(defence=name, **NINE) for name in ("undefended", "sfm")),
     worst_case=(
         _worst("undefended", "white_box", 8.0, 2),
         _worst("sfm", "white_box", 8.0, 4),

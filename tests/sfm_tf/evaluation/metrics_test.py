@@ -6,31 +6,17 @@ import pytest
 
 from sfm_tf.artifacts.typed_json import from_json
 from sfm_tf.evaluation.metrics import Metrics, break_down, confusion, per_class, summarise
-from sfm_tf.evaluation.results import Scenario, join_results, results_rows
+from sfm_tf.evaluation.results import Scenario, join_results
 from sfm_tf.evaluation.significance import wilson_interval
+from tests import made_up
 
 LABELS = np.array([0, 1, 2, 3])
 CLEAN = np.array([0, 1, 2, 0])  # The last image is wrong to begin with.
 
 
-def _rows(prediction, attack, epsilon, threat_model="white_box", defence="sfm", zero=False):
-    return results_rows(
-        4,
-        {
-            "label": LABELS,
-            "defence": defence,
-            "threat_model": threat_model,
-            "attack": attack,
-            "epsilon": epsilon,
-            "clean_prediction": CLEAN,
-            "prediction": np.array(prediction),
-            "linf": epsilon / 255,
-            "l2": 0.5,
-            "iterations": 3,
-            "loss": 1.0,
-            "zero_gradient": zero,
-        },
-    )
+def _rows(prediction, attack, epsilon, threat_model="white_box", defence="sfm", **changes):
+    names = defence, threat_model, attack, epsilon
+    return made_up.answers(*names, LABELS, CLEAN, np.array(prediction), **changes)
 
 
 def _results():
@@ -39,7 +25,7 @@ def _results():
         [
             _rows(CLEAN, "clean", 0.0, "none", "undefended"),
             _rows(CLEAN, "clean", 0.0, "none"),
-            _rows([0, 1, 0, 3], "fgsm", 8.0, zero=np.array([True, False, False, False])),
+            _rows([0, 1, 0, 3], "fgsm", 8.0, zero_gradient=np.array([True, False, False, False])),
             _rows([1, 1, 0, 0], "fgsm", 16.0),
             _rows([1, 1, 2, 0], "pgd", 8.0),
             _rows([0, 0, 2, 0], "pgd", 16.0),
@@ -134,22 +120,12 @@ def test_a_model_that_was_never_right_has_no_attack_success():
 
 def _smallest():
     """An attack that breaks images 0 and 2, the latter only at a norm above every radius."""
-    found = results_rows(
-        4,
-        {
-            "label": LABELS,
-            "defence": "sfm",
-            "threat_model": "white_box",
-            "attack": "cw",
-            "epsilon": np.inf,
-            "clean_prediction": CLEAN,
-            "prediction": np.array([1, 1, 3, 0]),
-            "linf": np.array([0.01, 0.0, 0.5, 0.0]),
-            "l2": np.array([0.1, 0.0, 2.0, 0.0]),
-            "iterations": np.array([7, -1, 9, 0]),
-            "loss": 1.0,
-            "zero_gradient": False,
-        },
+    found = _rows(
+        [1, 1, 3, 0],
+        "cw",
+        np.inf,
+        linf=np.array([0.01, 0.0, 0.5, 0.0]),
+        l2=np.array([0.1, 0.0, 2.0, 0.0]),
     )
     return join_results([_rows(CLEAN, "clean", 0.0, "none"), found, _rows([1, 1, 2, 0], "cw", 8.0)])
 
@@ -212,22 +188,8 @@ BREAKDOWN_CLEAN = np.array([0, 0, 1, 1, 1])
 
 
 def breakdown_rows(threat_model, attack, epsilon, prediction, defence="sfm"):
-    count = len(prediction)
-    values = {
-        "label": BREAKDOWN_LABELS[:count],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": BREAKDOWN_CLEAN[:count],
-        "prediction": prediction,
-        "linf": 0.0,
-        "l2": 0.0,
-        "iterations": 0,
-        "loss": 0.0,
-        "zero_gradient": False,
-    }
-    return results_rows(count, values)
+    names = defence, threat_model, attack, epsilon
+    return made_up.answers(*names, BREAKDOWN_LABELS, BREAKDOWN_CLEAN, prediction)
 
 
 RESULTS = join_results(

@@ -12,8 +12,9 @@ from sfm_tf.evaluation.paired_answers import (
     right_answers,
     worst_answers,
 )
-from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.results import join_results
 from sfm_tf.evaluation.significance import holm
+from tests import made_up
 
 KEYS = ("threat_model", "attack", "epsilon", "defence", "other")
 
@@ -25,22 +26,8 @@ CLEAN = {name: RANDOM.integers(0, 3, COUNT) for name in ("undefended", "sfm")}
 
 
 def rows(defence, threat_model, attack, epsilon, prediction, labels=LABELS, clean=CLEAN):
-    count = len(prediction)
-    values = {
-        "label": labels[:count],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": clean[defence][:count],
-        "prediction": prediction,
-        "linf": 0.0,
-        "l2": 0.0,
-        "iterations": 0,
-        "loss": 0.0,
-        "zero_gradient": False,
-    }
-    return results_rows(count, values)
+    names = defence, threat_model, attack, epsilon
+    return made_up.answers(*names, labels, clean[defence], prediction)
 
 
 def made_up_results():

@@ -4,31 +4,18 @@ import numpy as np
 import pytest
 
 from sfm_tf.audit.probes.measurements import AfterSteps, AtRadius
-from sfm_tf.evaluation.metrics import AttackedAccuracy, CleanAccuracy, Metrics, WorstCase
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics
 from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.report import charts
 from sfm_tf.report.charts import Point
 from sfm_tf.report.inputs import RadiusAccuracy
+from tests import made_up
 
 NAMES = {"white_box": "white box", "decision_based": "decision-based", "gray_box": "gray box"}
 
 
 def accuracy(correct: int, examples: int = 20) -> dict:
-    low, high = wilson_interval(correct, examples)
-    shares = {"accuracy": correct / examples, "accuracy_low": low, "accuracy_high": high}
-    return {"examples": examples, "correct": correct, **shares}
-
-
-def attacked(correct, epsilon, threat_model="white_box", attack="pgd", defence="sfm", examples=20):
-    keys = {"defence": defence, "threat_model": threat_model, "attack": attack, "epsilon": epsilon}
-    return AttackedAccuracy(
-        **accuracy(correct, examples), **keys, attack_success=0.5, zero_gradient_share=0.0
-    )
-
-
-def worst(correct, epsilon):
-    keys = {"defence": "sfm", "threat_model": "white_box", "strongest_attack": "pgd"}
-    return WorstCase(**accuracy(correct), **keys, epsilon=epsilon)
+    return made_up.accuracy(correct, examples)
 
 
 CLEAN = tuple(
@@ -39,12 +26,15 @@ METRICS = Metrics(
     subject="sfm",
     clean=CLEAN,
     under_attack=(
-        attacked(4, 16.0),
-        attacked(10, 8.0),
-        attacked(1, 8.0, defence="undefended"),
-        attacked(2, 8.0, "decision_based", "hop_skip_jump", examples=4),
+        made_up.attacked("white_box", "pgd", 16.0, accuracy(4)),
+        made_up.attacked("white_box", "pgd", 8.0, accuracy(10)),
+        made_up.attacked("white_box", "pgd", 8.0, accuracy(1), "undefended"),
+        made_up.attacked("decision_based", "hop_skip_jump", 8.0, accuracy(2, 4)),
     ),
-    worst_case=(worst(9, 8.0), worst(3, None)),
+    worst_case=(
+        made_up.worst("white_box", 8.0, accuracy(9)),
+        made_up.worst("white_box", None, accuracy(3)),
+    ),
 )
 LADDER = [
     AtRadius(epsilon=epsilon, examples=10, correct=correct, right="")

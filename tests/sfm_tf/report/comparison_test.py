@@ -220,14 +220,10 @@ def sections(*runs: ComparedRun):
     return {section.title: section for section in made}
 
 
-def cells(table) -> dict[str, list[str]]:
-    return {row.label: [str(cell) for cell in row.cells] for row in table.rows}
-
-
 def test_runs_stand_side_by_side():
     (table,) = sections(NARROW, WIDE)["Side by side"].tables
     assert table.columns == ("Figure", "one", "two")
-    found = cells(table)
+    found = made_up.cells(table)
     assert found["Verdict"] == ["NOT_BLESSED", "BLESSED"]
     assert found["Clean accuracy of no defence"] == ["not run", "not run"]
     # Wilson intervals of 4 and 10 of 20, as published tables give them.
@@ -239,9 +235,9 @@ def test_differences_stand_with_their_counts_and_p_values():
     worst, attacks = sections(NARROW, WIDE)["one and two"].tables
     # 6 images are right in the second run only: p is 2 / 2 ** 6, and three worst cases are tested.
     line = ["20", "20.0%", "50.0%", "+30.0", "0", "6", "0.0312"]
-    assert cells(worst)["all threat models, all radii"] == [*line, "0.0938"]
-    assert cells(attacks)["white box, PGD 8/255"] == line
-    assert cells(attacks)["clean"] == ["20", "100.0%", "100.0%", "+0.0", "0", "0", "1.0000"]
+    assert made_up.cells(worst)["all threat models, all radii"] == [*line, "0.0938"]
+    assert made_up.cells(attacks)["white box, PGD 8/255"] == line
+    assert made_up.cells(attacks)["clean"] == ["20", "100.0%", "100.0%", "+0.0", "0", "0", "1.0000"]
 
 
 def test_the_summary_says_the_worst_case_first():
@@ -257,7 +253,7 @@ def test_runs_that_were_not_attacked_alike_say_so():
     other = costly_run("three", NARROW.manifests, made_rows("white_box", "fgsm", 8.0, 12))
     section = sections(NARROW, other)["one and three"]
     assert any("attacked differently (white box)" in text for text in section.paragraphs)
-    found = cells(section.tables[1])
+    found = made_up.cells(section.tables[1])
     assert found["white box, PGD 8/255"] == ["20", "20.0%", *["not run"] * 5]
     first, _ = comparison_summary([NARROW, other], compare_runs([NARROW, other]))
     assert first.endswith("They were attacked differently.")
@@ -265,7 +261,7 @@ def test_runs_that_were_not_attacked_alike_say_so():
 
 def test_only_settings_that_differ_are_listed():
     (table,) = sections(NARROW, WIDE)["Settings that differ"].tables
-    assert cells(table) == {
+    assert made_up.cells(table) == {
         "train: model.width": ["4", "8"],
         "train: model.extra": ["no such setting", "[1]"],
     }
@@ -366,7 +362,7 @@ def test_a_page_says_whose_seed_differs_and_shows_every_spread():
         "These runs differ in nothing but the seed of train: a has 0; b has 1; c has 2."
     )
     (table,) = section.tables
-    cells = {row.label: [str(cell) for cell in row.cells] for row in table.rows}
+    cells = made_up.cells(table)
     assert len(table.columns) == 5
     assert cells["white box, PGD 8/255"] == ["50.0%", "30.0", "20.0%", "80.0%"]
     assert cells["decision-based, HopSkipJump 8/255"] == ["75.0%", "43.3", "25.0%", "100.0%"]

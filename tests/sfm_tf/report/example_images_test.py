@@ -10,7 +10,7 @@ import pytest
 from sfm_tf.attacks.attack import AttackOutcome
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
-from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.results import join_results
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
@@ -31,6 +31,7 @@ from sfm_tf.report.example_images import (
     perturbation_gallery,
 )
 from sfm_tf.report.inputs import FailureGallery, Gallery, PerceivedPerturbation, Perturbation
+from tests import made_up
 
 IMAGES = np.random.default_rng(0).random((3, 4, 4, 3)).astype(np.float32)
 RED, GREEN = (np.full((1, 4, 4, 3), colour, np.float32) for colour in ((1, 0, 0), (0, 1, 0)))
@@ -201,21 +202,9 @@ CLEAN = np.array([0, 0, 1, 0])  # The last image is wrong to begin with.
 
 
 def rows(attack, epsilon, prediction, linf, loss, threat_model="white_box", defence="sfm"):
-    values = {
-        "label": TRUE_LABELS,
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": CLEAN,
-        "prediction": prediction,
-        "linf": np.array(linf) / 255,
-        "l2": 1.0 - np.array(linf) / 255,
-        "iterations": 3,
-        "loss": loss,
-        "zero_gradient": False,
-    }
-    return results_rows(len(TRUE_LABELS), values)
+    names = defence, threat_model, attack, epsilon
+    sizes = {"linf": np.array(linf) / 255, "l2": 1.0 - np.array(linf) / 255, "loss": loss}
+    return made_up.answers(*names, TRUE_LABELS, CLEAN, prediction, **sizes)
 
 
 RESULTS = join_results(
@@ -262,10 +251,10 @@ def test_the_table_names_the_attack_that_won():
     names = {"white_box": "white box", "gray_box": "gray box"}
     table = failure_table(found, names, "inf")
     assert table.columns[-2:] == ("L∞ in 1/255", "loss")
-    assert [(row.label, *map(str, row.cells)) for row in table.rows] == [
-        ("number 1", "cat", "dog", "PGD, gray box", "4/255", "4.00", "1"),
-        ("number 2", "dog", "cat", "FGSM, white box", "8/255", "8.00", "5"),
-    ]
+    assert made_up.cells(table) == {
+        "number 1": ["cat", "dog", "PGD, gray box", "4/255", "4.00", "1"],
+        "number 2": ["dog", "cat", "FGSM, white box", "8/255", "8.00", "5"],
+    }
 
 
 def test_the_figure_says_what_each_image_is_taken_for_and_how_it_is_magnified():

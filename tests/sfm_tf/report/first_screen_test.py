@@ -4,7 +4,7 @@ import pytest
 
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict
-from sfm_tf.evaluation.metrics import Accuracy, WorstCase
+from sfm_tf.evaluation.metrics import Accuracy
 from sfm_tf.report.first_screen import NO_WHITE_BOX, first_screen
 from sfm_tf.report.inputs import Audit, RadiusAccuracy
 from tests import made_up
@@ -14,10 +14,7 @@ HALF = made_up.HALF_RIGHT
 
 
 def attacked(*threat_models: str, defence: str = "sfm"):
-    worst = tuple(
-        WorstCase(defence=defence, threat_model=name, epsilon=None, strongest_attack="pgd", **HALF)
-        for name in threat_models
-    )
+    worst = tuple(made_up.worst(name, None, HALF, defence) for name in threat_models)
     metrics = dataclasses.replace(INPUTS.metrics, worst_case=worst)
     return dataclasses.replace(INPUTS, metrics=metrics)
 
@@ -35,7 +32,7 @@ def audited(*statuses: str):
 def test_thresholds_stand_with_what_was_measured_and_pass_or_fail():
     found = first_screen(audited("pass")).thresholds
     assert found.columns == ("Threshold", "result", "measured", "required")
-    assert {row.label: [str(cell) for cell in row.cells] for row in found.rows} == {
+    assert made_up.cells(found) == {
         "Clean accuracy": ["pass", "50.0%", "≥ 50.0%"],
         "Worst-case accuracy": ["pass", "50.0%", "≥ 10.0%"],
         "White box": ["pass", "run", "run"],
@@ -46,10 +43,10 @@ def test_thresholds_stand_with_what_was_measured_and_pass_or_fail():
 def test_the_audit_is_counted_and_what_did_not_pass_is_open():
     found = first_screen(audited("pass", "pass", "warn", "fail"))
     assert found.audit == "Incomplete: 2 passed · 1 warning · 1 failed."
-    assert [(row.label, *map(str, row.cells)) for row in found.doubts.rows] == [
-        ("Title warn", "warn", "3 of 9."),
-        ("Title fail", "fail", "3 of 9."),
-    ]
+    assert made_up.cells(found.doubts) == {
+        "Title warn": ["warn", "3 of 9."],
+        "Title fail": ["fail", "3 of 9."],
+    }
     assert first_screen(audited("pass")).doubts is None
     assert first_screen(INPUTS).audit.startswith("The evaluation was not audited")
 

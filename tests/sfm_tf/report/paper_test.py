@@ -3,8 +3,9 @@
 import pytest
 
 from sfm_tf.defences.catalogue import DEFENCES
-from sfm_tf.evaluation.metrics import AttackedAccuracy, CleanAccuracy, Metrics, MinimumNorm
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, MinimumNorm
 from sfm_tf.report.paper import CAVEAT, PAPER_COSTS, comparison_tables, cost_table, paper_results
+from tests import made_up
 
 
 @pytest.mark.parametrize(
@@ -86,16 +87,8 @@ def test_the_caveat_says_that_networks_and_training_differ():
     assert "networks, training and test images differ" in CAVEAT
 
 
-_SHARES = ("examples", "correct", "accuracy", "accuracy_low", "accuracy_high")
-_HALF = dict(zip(_SHARES, (100, 50, 0.5, 0.4, 0.6), strict=True))
-_QUARTER = dict(zip(_SHARES, (100, 25, 0.25, 0.2, 0.3), strict=True))
+_HALF, _QUARTER = made_up.accuracy(50, 100), made_up.accuracy(25, 100)
 _NOTHING = Metrics(subject="sfm", clean=())
-
-
-def _attack(defence, threat_model, attack, epsilon, figures):
-    keys = {"defence": defence, "threat_model": threat_model, "attack": attack}
-    more = {"attack_success": 0.5, "zero_gradient_share": 0.0, "epsilon": epsilon}
-    return AttackedAccuracy(**keys, **more, **figures)
 
 
 def _tables(metrics, dataset="cifar10"):
@@ -123,8 +116,8 @@ def test_measured_figures_stand_beside_the_printed_ones_with_their_difference():
         subject="sfm",
         clean=(CleanAccuracy(defence="sfm", **_HALF),),
         under_attack=(
-            _attack("sfm", "white_box", "pgd", 8.0, _QUARTER),
-            _attack("tvm", "gray_box", "fgsm", 16.0, _HALF),
+            made_up.attacked("white_box", "pgd", 8.0, _QUARTER),
+            made_up.attacked("gray_box", "fgsm", 16.0, _HALF, "tvm"),
         ),
         minimum_norm=(
             MinimumNorm(
@@ -133,18 +126,18 @@ def test_measured_figures_stand_beside_the_printed_ones_with_their_difference():
         ),
     )
     tables = _tables(metrics)
-    (white_box,) = tables["Table 7"].rows
-    assert list(map(str, white_box.cells)) == [
-        "50.0% (40.0–60.0), paper 86.2%, difference -36.2",
+    (white_box,) = made_up.cells(tables["Table 7"]).values()
+    assert white_box == [
+        "50.0% (40.4–59.6), paper 86.2%, difference -36.2",
         "not run, paper 51.5%",
         "not run, paper 37.4%",
-        "25.0% (20.0–30.0), paper 11.0%, difference +14.0",
+        "25.0% (17.5–34.3), paper 11.0%, difference +14.0",
         "not run, paper 4.7%",
         "not run, paper 1.6%",
     ]
-    gray = {row.label: list(map(str, row.cells)) for row in tables["Table 2"].rows}
-    assert gray["TVM"][2] == "50.0% (40.0–60.0), paper 13.3%, difference +36.7"
-    assert gray["Ours"][-1] == "25.0% (20.0–30.0), paper 84.9%, difference -59.9"
+    gray = made_up.cells(tables["Table 2"])
+    assert gray["TVM"][2] == "50.0% (40.4–59.6), paper 13.3%, difference +36.7"
+    assert gray["Ours"][-1] == "25.0% (17.5–34.3), paper 84.9%, difference -59.9"
 
 
 _COSTS = [
@@ -156,7 +149,7 @@ _COSTS = [
 
 def test_costs_are_shown_as_ratios_beside_those_of_table_8():
     table = cost_table("cifar10", _COSTS, {"undefended": 100.0, "sfm": 250.0})
-    bare, sfm, jpeg = (list(map(str, row.cells)) for row in table.rows)
+    bare, sfm, jpeg = made_up.cells(table).values()
     assert bare == ["2", "1.00, paper 1.00", "100", "1.00, paper 1.00"]
     # 0.8 / 0.3 and 231.7 / 78.9 minutes.
     assert sfm == ["5", "2.50, paper 2.67", "250", "2.50, paper 2.94"]

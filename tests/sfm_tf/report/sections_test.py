@@ -5,13 +5,7 @@ import pytest
 
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import RULE_TEXT, AuditVerdict
-from sfm_tf.evaluation.metrics import (
-    AttackedAccuracy,
-    CleanAccuracy,
-    Metrics,
-    MinimumNorm,
-    WorstCase,
-)
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, MinimumNorm
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.example_images import mask_statistics
 from sfm_tf.report.inputs import (
@@ -75,16 +69,6 @@ EPOCHS = (
 TUNING = [{"sparsity_weight": 0.01, "clean": 0.5, "black_box": 0.5, "gray_box": 0.25}]
 
 
-def attacked(attack: str, epsilon: float, defence: str = "sfm") -> AttackedAccuracy:
-    keys = {"defence": defence, "threat_model": "white_box", "attack": attack, "epsilon": epsilon}
-    return AttackedAccuracy(**keys, **FIGURES, attack_success=0.5, zero_gradient_share=0.0)
-
-
-def worst(epsilon: float | None, defence: str = "sfm") -> WorstCase:
-    keys = {"defence": defence, "threat_model": "white_box", "epsilon": epsilon}
-    return WorstCase(**keys, **FIGURES, strongest_attack="pgd")
-
-
 WHOLE = dataclasses.replace(
     INPUTS,
     dataset="cifar10",
@@ -92,7 +76,9 @@ WHOLE = dataclasses.replace(
     class_counts={"cat": 4, "dog": 6},
     evaluation=EvaluationConfig(threat_models=("white_box",), epsilons=(8.0,)),
     metrics=dataclasses.replace(
-        INPUTS.metrics, under_attack=(attacked("pgd", 8.0),), worst_case=(worst(8.0),)
+        INPUTS.metrics,
+        under_attack=(made_up.attacked("white_box", "pgd", 8.0, FIGURES),),
+        worst_case=(made_up.worst("white_box", 8.0, FIGURES),),
     ),
     history={"defence": EPOCHS},
     manifests=(
@@ -105,7 +91,7 @@ WHOLE = dataclasses.replace(
 
 def cells(section: Section, title: str) -> dict[str, list[str]]:
     (table,) = (table for table in section.tables if table.title == title)
-    return {row.label: [str(cell) for cell in row.cells] for row in table.rows}
+    return made_up.cells(table)
 
 
 def test_classes_have_a_row_each_and_one_that_was_not_looked_at_says_so():
@@ -116,8 +102,7 @@ def test_classes_have_a_row_each_and_one_that_was_not_looked_at_says_so():
     breakdown = {"per_class": per_class, "confusion": None}
     section = class_section(dataclasses.replace(INPUTS, breakdown=breakdown), NAMES)
     (table,) = section.tables
-    rows = {row.label: [str(cell) for cell in row.cells] for row in table.rows}
-    assert rows == {"cat": ["50.0% (24.0–76.0)"] * 2, "dog": ["not run"] * 2}
+    assert made_up.cells(table) == {"cat": ["50.0% (24.0–76.0)"] * 2, "dog": ["not run"] * 2}
     assert [figure.name for figure in section.figures] == ["classes"]
     assert section.paragraphs[0].startswith("No attack at a radius was run")
 
@@ -243,14 +228,9 @@ def test_the_audit_shows_verdict_rule_and_every_check_those_that_passed_folded()
         ("Title fail", "fail, must pass"),
         ("Title not_run", "not run, must pass"),
     ]
-    (row,) = passed.rows
-    assert (row.label, *map(str, row.cells)) == (
-        "Title pass",
-        "pass, must pass",
-        "3 of 9 images.",
-        "It matters.",
-        "Who",
-    )
+    assert made_up.cells(passed) == {
+        "Title pass": ["pass, must pass", "3 of 9 images.", "It matters.", "Who"]
+    }
     assert (others.is_folded, passed.is_folded) == (False, True)
 
 
@@ -329,7 +309,7 @@ def test_curves_are_those_that_were_measured():
 
 def test_the_table_has_the_last_values():
     (table,) = training_section({"defence": EPOCHS}).tables
-    assert [(row.label, *map(str, row.cells)) for row in table.rows] == [("mask mean", "0.375")]
+    assert made_up.cells(table) == {"mask mean": ["0.375"]}
 
 
 def test_a_tuning_is_drawn():
@@ -478,10 +458,12 @@ def test_a_partial_evaluation_of_ones_own_model_leaves_no_cell_and_no_bar_empty(
         clean=tuple(CleanAccuracy(defence=name, **FIGURES) for name in ("model", "jpeg")),
         # Neither FGSM at the larger radius nor anything on the other defence was run.
         under_attack=tuple(
-            attacked(attack, epsilon, "model")
+            made_up.attacked("white_box", attack, epsilon, FIGURES, "model")
             for attack, epsilon in (("fgsm", 8.0), ("pgd", 8.0), ("pgd", 16.0))
         ),
-        worst_case=(worst(8.0, "model"), worst(None, "model")),
+        worst_case=tuple(
+            made_up.worst("white_box", epsilon, FIGURES, "model") for epsilon in (8.0, None)
+        ),
     )
     partial = dataclasses.replace(
         WHOLE,
