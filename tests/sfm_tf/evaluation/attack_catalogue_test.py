@@ -13,6 +13,7 @@ from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import CompiledAttack
 from sfm_tf.attacks.autoattack import AutoAttack
 from sfm_tf.attacks.diverse_inputs import DiverseInputsMethod
+from sfm_tf.attacks.fab import FastAdaptiveBoundary
 from sfm_tf.attacks.fgsm import FastGradientMethod
 from sfm_tf.attacks.mim import MomentumIterativeMethod
 from sfm_tf.attacks.pgd import GradientAttack, ProjectedGradientDescent
@@ -20,7 +21,7 @@ from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.uniform_noise import UniformNoise
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.attack_building import attack_class, build_attack
-from sfm_tf.evaluation.attack_catalogue import ATTACKS, CONFIGURABLE_ATTACKS, attack_rank
+from sfm_tf.evaluation.attack_catalogue import ATTACKS, CONFIGURABLE_ATTACKS
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.models.art_classifier import wrap_classifier
@@ -46,31 +47,33 @@ def _classifier():
         ("noise", UniformNoise),
         ("apgd_ce", AutoProjectedGradientDescent),
         ("square", SquareAttack),
+        ("fab_t", FastAdaptiveBoundary),
     ],
 )
-def test_a_name_stands_for_its_attack(name, kind):
-    config = EvaluationConfig(attack_batch_size=5)
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_a_name_stands_for_its_attack(name, kind, norm):
+    config = EvaluationConfig(attack_batch_size=5, norm=norm)
     attack = build_attack(name, _classifier(), 8 / 255, config, 3)
     assert type(attack) is kind
-    assert (attack.epsilon, attack.batch_size, attack.seed) == (8 / 255, 5, 3)
-    assert attack.norm == np.inf
-
-
-def test_steps_are_configured_in_eight_bit_levels():
-    config = EvaluationConfig(step_size=2.0, iterations=7)
-    attack = build_attack("pgd", _classifier(), 8 / 255, config, 0)
-    assert attack.step_size == pytest.approx(2 / 255)
-    assert attack.iterations == 7
+    assert (attack.norm, attack.batch_size, attack.seed) == (float(norm), 5, 3)
+    if ATTACKS[name].is_bounded:
+        assert attack.epsilon == 8 / 255
 
 
 @pytest.mark.parametrize(
-    ("name", "loss"),
-    [("apgd_ce", "cross_entropy"), ("apgd_dlr", "dlr"), ("apgd_t", "targeted_dlr")],
+    ("name", "expected"),
+    [
+        # Steps are configured in eight-bit levels.
+        ("pgd", {"iterations": 7, "step_size": pytest.approx(2 / 255)}),
+        ("apgd_ce", {"iterations": 9, "loss": "cross_entropy"}),
+        ("apgd_dlr", {"iterations": 9, "loss": "dlr"}),
+        ("apgd_t", {"iterations": 9, "loss": "targeted_dlr"}),
+    ],
 )
-def test_each_apgd_has_its_loss_and_its_iterations(name, loss):
-    config = EvaluationConfig(apgd_iterations=9)
+def test_each_attack_has_its_own_settings(name, expected):
+    config = EvaluationConfig(step_size=2.0, iterations=7, apgd_iterations=9)
     attack = build_attack(name, _classifier(), 8 / 255, config, 0)
-    assert (attack.loss, attack.iterations) == (loss, 9)
+    assert {option: getattr(attack, option) for option in expected} == expected
 
 
 @pytest.mark.parametrize("name", [*CONFIGURABLE_ATTACKS, "hop_skip_jump"])
@@ -160,17 +163,6 @@ def test_attacks_that_take_no_gradient_or_a_single_step_are_these():
         "hop_skip_jump",
     ]
     assert [name for name, kind in ATTACKS.items() if not kind.is_iterated] == ["noise", "fgsm"]
-
-
-@pytest.mark.parametrize("name", ["pgd", "mim", "diverse", "apgd_ce", "square", "fab_t"])
-def test_the_norm_is_that_of_the_settings(name):
-    attack = build_attack(name, _classifier(), 0.5, EvaluationConfig(norm="2"), 0)
-    assert attack.norm == 2
-
-
-def test_cheap_attacks_rank_before_dear_ones():
-    ranks = [attack_rank(name) for name in ("fgsm", "pgd", "apgd_t", "square", "autoattack")]
-    assert ranks == sorted(ranks)
 
 
 def test_an_unknown_attack_lists_the_known_ones():

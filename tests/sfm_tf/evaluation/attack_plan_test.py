@@ -1,9 +1,6 @@
 import keras
-import pytest
 
-from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.attack_plan import plan_attacks
-from sfm_tf.evaluation.results import Scenario
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
@@ -30,8 +27,8 @@ MODELS = {"undefended": DefendedModel(CLASSIFIER), "sfm": DEFENDED}
 SOURCE = _classifier(2)
 
 
-def _plan(models=MODELS, source=SOURCE, **settings):
-    plan = plan_attacks(models, source, EvaluationConfig(**settings))
+def _plan(**settings):
+    plan = plan_attacks(MODELS, SOURCE, EvaluationConfig(**settings))
     return {(a.attack_name, tuple(map(str, a.scenarios))): a for a in plan}
 
 
@@ -88,12 +85,3 @@ def test_a_decision_based_attacker_has_only_the_first_images():
 def test_square_of_the_white_box_serves_the_score_based_attacker_too():
     plan = _plan(attacks=("square",), threat_models=("white_box", "score_based"))
     assert ("square", ("sfm white_box", "sfm score_based")) in plan
-
-
-def test_a_use_is_told_in_two_words():
-    assert str(Scenario("sfm", "white_box")) == "sfm white_box"
-
-
-def test_the_black_box_needs_a_source():
-    with pytest.raises(SfmError, match="needs a source model"):
-        _plan(source=None)
