@@ -4,8 +4,9 @@ import pytest
 
 from sfm_tf.audit.blessing import Blessing, decide, decision_sentence, write_blessing
 from sfm_tf.audit.verdict import AuditVerdict
-from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, WorstCase
+from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics
 from sfm_tf.evaluation.settings import EvaluationConfig
+from tests import made_up
 
 CONFIG = EvaluationConfig(min_clean_accuracy=0.8, max_clean_drop=0.1, min_worst_case_accuracy=0.3)
 
@@ -23,13 +24,7 @@ def _accuracy(accuracy):
 
 
 def _worst(defence, threat_model, accuracy, epsilon=None):
-    return WorstCase(
-        defence=defence,
-        threat_model=threat_model,
-        epsilon=epsilon,
-        strongest_attack="pgd",
-        **_accuracy(accuracy),
-    )
+    return made_up.worst(threat_model, epsilon, _accuracy(accuracy), defence)
 
 
 def _metrics(clean=0.85, undefended=0.9, worst=0.4, threat_models=("black_box", "white_box")):

@@ -3,30 +3,17 @@ import pytest
 
 from sfm_tf.audit.evidence import Evidence, count_classes
 from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.results import join_results
 from sfm_tf.evaluation.settings import EvaluationConfig
+from tests import made_up
 
 LABELS = np.array([0, 1, 0, 1])
 
 
 def _rows(right, attack, epsilon, threat_model="white_box", defence="sfm", count=4):
     prediction = np.where(right, LABELS, 1 - LABELS)[:count]
-    clean = np.where([True, True, True, False], LABELS, 1 - LABELS)[:count]
-    values = {
-        "label": LABELS[:count],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": clean,
-        "prediction": prediction,
-        "linf": 0.0,
-        "l2": 0.0,
-        "iterations": 1,
-        "loss": 1.0,
-        "zero_gradient": False,
-    }
-    return results_rows(count, values)
+    clean = np.where([True, True, True, False], LABELS, 1 - LABELS)
+    return made_up.answers(defence, threat_model, attack, epsilon, LABELS, clean, prediction)
 
 
 RESULTS = join_results(

@@ -6,17 +6,14 @@ import pytest
 from sfm_tf.audit.evidence import Evidence
 from sfm_tf.audit.finding import Finding, Judgement, Rule, broken_beyond, find, grade, worst
 from sfm_tf.evaluation.metrics import Metrics
-from sfm_tf.evaluation.results import results_rows
 from sfm_tf.evaluation.settings import EvaluationConfig
+from tests import made_up
 
 
 def _empty_evidence():
-    columns = dict.fromkeys(("label", "prediction", "clean_prediction", "iterations"), 0)
-    numbers = dict.fromkeys(("epsilon", "linf", "l2", "loss"), 0.0)
-    words = dict.fromkeys(("defence", "threat_model", "attack"), "")
     return Evidence(
         metrics=Metrics(subject="sfm", clean=()),
-        results=results_rows(0, {**columns, **numbers, **words, "zero_gradient": False}),
+        results=made_up.answers("", "", "", 0.0, [], [], []),
         probes=None,
         config=EvaluationConfig(),
         class_counts={},

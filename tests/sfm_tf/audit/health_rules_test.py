@@ -16,8 +16,7 @@ from sfm_tf.audit.probes.measurements import (
     StageGradient,
     UnderSurrogate,
 )
-from sfm_tf.evaluation.metrics import AttackedAccuracy, Metrics, VanishedGradients
-from sfm_tf.evaluation.results import results_rows
+from sfm_tf.evaluation.metrics import Metrics, VanishedGradients
 from sfm_tf.evaluation.settings import EvaluationConfig
 from tests import made_up
 
@@ -82,30 +81,17 @@ PROBES = dataclasses.replace(
 )
 
 
-def _entry(**changes):
-    values = {
-        "defence": "sfm",
-        "threat_model": "white_box",
-        "attack": "pgd",
-        "epsilon": 8.0,
-        "attack_success": 0.8,
-        "zero_gradient_share": 0.01,
-        "examples": COUNT,
-        "correct": 20,
-        "accuracy": 0.2,
-        "accuracy_low": 0.1,
-        "accuracy_high": 0.3,
-    }
-    return AttackedAccuracy(**{**values, **changes})
+def _entry(threat_model="white_box", attack="pgd", zero_gradient_share=0.01):
+    figures = made_up.accuracy(20, COUNT)
+    return made_up.attacked(
+        threat_model, attack, 8.0, figures, zero_gradient_share=zero_gradient_share
+    )
 
 
 ENTRY = _entry()
 
 
 def _evidence(probes=PROBES, attacks=(ENTRY,), vanished=(), config=None, **changed_probes):
-    integers = dict.fromkeys(("label", "prediction", "clean_prediction", "iterations"), 0)
-    numbers = dict.fromkeys(("epsilon", "linf", "l2", "loss"), 0.0)
-    words = dict.fromkeys(("defence", "threat_model", "attack"), "")
     return Evidence(
         metrics=Metrics(
             subject="sfm",
@@ -113,7 +99,7 @@ def _evidence(probes=PROBES, attacks=(ENTRY,), vanished=(), config=None, **chang
             under_attack=tuple(attacks),
             vanished_gradients=tuple(vanished),
         ),
-        results=results_rows(0, {**integers, **numbers, **words, "zero_gradient": False}),
+        results=made_up.answers("", "", "", 0.0, [], [], []),
         probes=probes and dataclasses.replace(probes, **changed_probes),
         config=config or EvaluationConfig(),
         class_counts={},

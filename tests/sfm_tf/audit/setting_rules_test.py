@@ -5,9 +5,10 @@ import pytest
 
 from sfm_tf.audit import setting_rules as rules
 from sfm_tf.audit.evidence import Evidence, count_classes
-from sfm_tf.evaluation.metrics import WorstCase, summarise
-from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.results import join_results
 from sfm_tf.evaluation.settings import EvaluationConfig
+from tests import made_up
 from tests.made_up import PROBES
 
 COUNT = 20
@@ -23,24 +24,19 @@ PACKAGES = {
 }
 
 
-def _rows(attack, threat_model="white_box", defence="sfm", right=10, count=COUNT, **values):
+def _rows(
+    attack,
+    threat_model="white_box",
+    defence="sfm",
+    right=10,
+    count=COUNT,
+    epsilon=8.0,
+    **values,
+):
     prediction = np.where(np.arange(COUNT) < right, LABELS, (LABELS + 1) % 4)[:count]
-    values = {
-        "label": LABELS[:count],
-        "defence": defence,
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": 8.0,
-        "clean_prediction": LABELS[:count],
-        "prediction": prediction,
-        "linf": 8.0 / 255.0,
-        "l2": 0.5,
-        "iterations": 1,
-        "loss": 1.0,
-        "zero_gradient": False,
-        **values,
-    }
-    return results_rows(count, values)
+    names = defence, threat_model, attack, epsilon
+    sizes = {"linf": 8.0 / 255.0, "l2": 0.5}
+    return made_up.answers(*names, LABELS, LABELS, prediction, **{**sizes, **values})
 
 
 def _clean(defence, right=COUNT):
@@ -75,19 +71,8 @@ def _subject(**changes):
     return dataclasses.replace(PROBES, subject=subject)
 
 
-def _headline(correct, examples, low, high):
-    entry = WorstCase(
-        defence="sfm",
-        threat_model="all",
-        epsilon=None,
-        strongest_attack="pgd",
-        examples=examples,
-        correct=correct,
-        accuracy=correct / examples,
-        accuracy_low=low,
-        accuracy_high=high,
-    )
-    return {"worst_case": (entry,)}
+def _headline(correct, examples):
+    return {"worst_case": (made_up.worst("all", None, made_up.accuracy(correct, examples)),)}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +190,7 @@ CASES = {
     ),
     "a minimum of means": (
         rules.judge_worst_case,
-        _evidence(metrics=_headline(10, COUNT, 0.3, 0.7)),
+        _evidence(metrics=_headline(10, COUNT)),
         "fail",
         "right on 8 of 20 images; the main figure says 10 of 20",
     ),
@@ -235,9 +220,9 @@ CASES = {
     ),
     "some doubt": (
         rules.judge_uncertainty,
-        _evidence(metrics=_headline(50, 100, 0.41, 0.59)),
+        _evidence(metrics=_headline(50, 100)),
         "warn",
-        "plus or minus 9.0 percentage points",
+        "plus or minus 9.6 percentage points",
     ),
     "few images": (rules.judge_uncertainty, _evidence(), "fail", "With 20 images"),
     "no images": (rules.judge_uncertainty, _evidence(*CLEAN), "not_run", "No attack was run"),
@@ -260,7 +245,7 @@ def test_a_flaw_is_found(judge, evidence, status, part):
 
 
 def test_many_images_leave_little_doubt():
-    evidence = _evidence(metrics=_headline(500, 1000, 0.469, 0.531))
+    evidence = _evidence(metrics=_headline(500, 1000))
     status, figure = rules.judge_uncertainty(evidence)
     assert (status, "plus or minus 3.1 percentage points" in figure) == ("pass", True)
 

@@ -15,7 +15,7 @@ from sfm_tf.audit.probes.measurements import (
     Transferred,
 )
 from sfm_tf.evaluation.metrics import summarise
-from sfm_tf.evaluation.results import join_results, results_rows
+from sfm_tf.evaluation.results import join_results
 from sfm_tf.evaluation.settings import EvaluationConfig
 from tests import made_up
 
@@ -27,21 +27,8 @@ CONFIG = EvaluationConfig(epsilons=(4.0, 8.0), decision_examples=10)
 def _rows(attack, right, epsilon=8.0, threat_model="white_box", count=COUNT):
     """Results of an attack that leaves the first `right` images right, or those of an array."""
     keeps = np.arange(COUNT) < right if np.isscalar(right) else np.asarray(right)
-    values = {
-        "label": LABELS[:count],
-        "defence": "sfm",
-        "threat_model": threat_model,
-        "attack": attack,
-        "epsilon": epsilon,
-        "clean_prediction": LABELS[:count],
-        "prediction": np.where(keeps, LABELS, (LABELS + 1) % 4)[:count],
-        "linf": 0.0,
-        "l2": 0.0,
-        "iterations": 1,
-        "loss": 1.0,
-        "zero_gradient": False,
-    }
-    return results_rows(count, values)
+    prediction = np.where(keeps, LABELS, (LABELS + 1) % 4)[:count]
+    return made_up.answers("sfm", threat_model, attack, epsilon, LABELS, LABELS, prediction)
 
 
 def _answer(right, kind=Answers, count=COUNT, **others):

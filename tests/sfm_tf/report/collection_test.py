@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 import shutil
 
@@ -6,7 +7,6 @@ import pytest
 
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.execution import Execution, execute
-from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict, write_audit
@@ -105,19 +105,8 @@ def _artifact(folder: pathlib.Path, timing=None, wall_seconds=0.0) -> Artifact:
     folder.mkdir()
     if timing is not None:
         write_json(folder / "timing.json", timing)
-    manifest = Manifest(
-        stage=folder.name,
-        fingerprint="",
-        content="",
-        config={"training": _TRAINING},
-        seed=0,
-        inputs={},
-        code_version="",
-        package_versions={},
-        started="",
-        wall_seconds=wall_seconds,
-    )
-    return Artifact(folder, manifest)
+    manifest = made_up.manifest(folder.name, {"training": _TRAINING})
+    return Artifact(folder, dataclasses.replace(manifest, wall_seconds=wall_seconds))
 
 
 def test_a_defence_costs_the_classifier_and_what_was_trained_for_it(tmp_path):

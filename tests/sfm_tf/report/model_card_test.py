@@ -5,11 +5,8 @@ import html
 import json
 import re
 
-import numpy as np
-
 from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.verdict import AuditVerdict
-from sfm_tf.evaluation import results
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.collection import collect_card_inputs
@@ -18,45 +15,15 @@ from sfm_tf.report.model_card import build_model_card
 from tests import made_up
 
 HOSTILE = "<script>alert('x')</script>|`a`*b*[c](d)&\n# e"
-LABELS = np.array([0, 0, 1, 1])
 COMMAND = "python -m pipelines.run --experiment=cifar10 --preprocessor='a|b' --seed=3"
-# Wilson intervals of 0 to 4 of 4, as published tables give them.
-NONE, ONE, TWO, THREE = (
-    "0.0% (0.0–49.0)",
-    "25.0% (4.6–69.9)",
-    "50.0% (15.0–85.0)",
-    "75.0% (30.1–95.4)",
-)
-
-
-def rows(defence: str, threat_model: str, attack: str, epsilon: float, prediction: list):
-    return made_up.answers(defence, threat_model, attack, epsilon, LABELS, [0, 0, 1, 0], prediction)
-
-
-RESULTS = {
-    "none": [
-        rows("undefended", "none", "clean", 0.0, [0, 0, 1, 0]),
-        rows("sfm", "none", "clean", 0.0, [0, 0, 1, 0]),
-    ],
-    "black_box": [
-        rows("sfm", "black_box", "fgsm", 8.0, [0, 0, 1, 1]),
-        rows("sfm", "black_box", "pgd", 8.0, [0, 1, 1, 0]),
-        rows("sfm", "black_box", "pgd", 16.0, [1, 1, 1, 0]),
-    ],
-    "white_box": [
-        rows("sfm", "white_box", "fgsm", 8.0, [0, 1, 0, 0]),
-        rows("sfm", "white_box", "pgd", 8.0, [1, 1, 0, 0]),
-    ],
-    "decision_based": [rows("sfm", "decision_based", "hop_skip_jump", 8.0, [0, 0])],
-}
+NONE, ONE, TWO, THREE, _ = made_up.OF_FOUR
 
 
 def card_inputs(*threat_models: str) -> ReportInputs:
     evaluation = EvaluationConfig(
         threat_models=threat_models, epsilons=(8.0, 16.0), iterations=17, attacks=("fgsm", "pgd")
     )
-    parts = [RESULTS[name] for name in ("none", *threat_models)]
-    metrics = summarise(results.join_results([each for part in parts for each in part]))
+    metrics = summarise(made_up.four_images(*threat_models))
     split = {"count": 7, "exact_duplicates": 0, "class_counts": {HOSTILE: 4, "dog": 3}}
     return ReportInputs(
         experiment="cifar10",

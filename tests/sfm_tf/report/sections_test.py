@@ -291,12 +291,6 @@ def test_pairs_name_a_better_defence_only_where_the_corrected_test_does():
     ]
 
 
-def test_a_defence_alone_is_compared_with_none():
-    section = paired_section(INPUTS, NAMES)
-    assert section.tables == ()
-    assert section.paragraphs[0].endswith("so none is compared.")
-
-
 def test_curves_are_those_that_were_measured():
     section = training_section({"defence": EPOCHS})
     (figure,) = section.figures
@@ -305,17 +299,8 @@ def test_curves_are_those_that_were_measured():
         "mask loss (training) 2, mask mean (validation) 0.375."
     )
     assert section.paragraphs[0].startswith("No tuning was run")
-
-
-def test_the_table_has_the_last_values():
-    (table,) = training_section({"defence": EPOCHS}).tables
+    (table,) = section.tables
     assert made_up.cells(table) == {"mask mean": ["0.375"]}
-
-
-def test_a_tuning_is_drawn():
-    section = training_section({"defence": EPOCHS}, TUNING)
-    assert [figure.name for figure in section.figures] == ["training", "tuning"]
-    assert section.paragraphs == ()
 
 
 def test_a_tuning_says_what_it_was_scored_on_and_where_the_mask_collapsed():
@@ -323,13 +308,14 @@ def test_a_tuning_says_what_it_was_scored_on_and_where_the_mask_collapsed():
         {**TUNING[0], "examples": 1000, "epsilon": 8.0, "collapse": ""},
         {**TUNING[0], "sparsity_weight": 0.5, "collapse": "The mask collapsed to zeros."},
     ]
-    assert training_section({"defence": EPOCHS}, known).paragraphs == (
+    section = training_section({"defence": EPOCHS}, known)
+    assert [figure.name for figure in section.figures] == ["training", "tuning"]
+    assert section.paragraphs == (
         "Trials of the tuning were scored on 1,000 validation images, under PGD at 8/255 in L∞.",
         "The mask collapsed in the trials with w₁ = 0.5.",
     )
 
 
-WORST = {"threat_model": "white_box", "attack": "worst_case", "epsilon": 8.0}
 COMPLETE = dataclasses.replace(
     WHOLE,
     audit=Audit(
@@ -337,18 +323,7 @@ COMPLETE = dataclasses.replace(
         AuditVerdict("credible", "All is well."),
     ),
     probes=made_up.PROBES,
-    paired=[
-        {
-            **WORST,
-            "defence": "sfm",
-            "other": "tvm",
-            "examples": 10,
-            "only_first_right": 3,
-            "only_second_right": 0,
-            "p_value": 0.25,
-            "holm_p_value": 0.25,
-        }
-    ],
+    paired=[_pair("tvm", 3, 0, 0.25, 0.25)],
     breakdown={
         "per_class": [
             {"class": "cat", "clean": FIGURES, "worst_case": FIGURES},
@@ -365,9 +340,18 @@ COMPLETE = dataclasses.replace(
     failures=FailureGallery([FAILURE], IMAGES[:1], 0.5 * IMAGES[:1]),
     masks=MASKS,
     perceived=PERCEIVED,
-    tuning=[{"sparsity_weight": 0.01, "clean": 0.5, "black_box": 0.5, "gray_box": 0.5}],
+    tuning=TUNING,
     ablations={"no semantic loss": GALLERY},
 )
+
+
+def check_cells(sections) -> None:
+    """Checks that no table has an empty cell, label or row too short."""
+    for table in (table for section in sections for table in section.tables):
+        for row in table.rows:
+            assert row.label
+            assert len(row.cells) == len(table.columns) - 1
+            assert all(cell.value for cell in row.cells)
 
 
 @pytest.fixture(scope="module")
@@ -393,6 +377,7 @@ def test_the_sections_and_their_order(sections):
         "Data",
         "Provenance",
     ]
+    check_cells(sections.values())
 
 
 def test_only_a_threat_model_that_was_run_has_figures(sections):
@@ -402,16 +387,6 @@ def test_only_a_threat_model_that_was_run_has_figures(sections):
     ]
     assert sections["Gray box"].figures == ()
     assert "The gray box was not run." in sections["Gray box"].paragraphs
-
-
-def test_every_cell_of_every_table_says_something(sections):
-    tables = [table for section in sections.values() for table in section.tables]
-    assert len(tables) == 13
-    for table in tables:
-        for row in table.rows:
-            assert row.label
-            assert len(row.cells) == len(table.columns) - 1
-            assert all(cell.value for cell in row.cells)
 
 
 def test_a_section_says_what_was_not_run_instead_of_showing_it(sections):
@@ -475,14 +450,7 @@ def test_a_partial_evaluation_of_ones_own_model_leaves_no_cell_and_no_bar_empty(
         manifests=(),
     )
     sections = {section.title: section for section in build_sections(partial)}
-    cells = [
-        cell
-        for section in sections.values()
-        for table in section.tables
-        for row in table.rows
-        for cell in row.cells
-    ]
-    assert all(cell.value for cell in cells)
+    check_cells(sections.values())
     (table,) = sections["White box"].tables
     assert [row.label for row in table.rows] == ["own model", "JPEG"]
     own_cells, other_cells = ([cell.value for cell in row.cells] for row in table.rows)
@@ -523,10 +491,7 @@ def test_everything_that_was_measured_is_shown_and_every_figure_has_a_name_of_it
         "defence",
         "ablations",
     ]
-    for section in sections.values():
-        for table in section.tables:
-            assert table.rows
-            assert all(cell.value for row in table.rows for cell in row.cells)
+    check_cells(sections.values())
     assert sections["Audit"].paragraphs[:2] == ("Credible: 1 passed.", "All is well.")
     assert list(sections)[:2] == ["Worst case", "Audit"]
     shown = ("Differences between defences", "Classes", "Worst failures", "What the defence does")
