@@ -18,6 +18,7 @@ from sfm_tf.evaluation.metrics import (
     summarise,
 )
 from sfm_tf.evaluation.results import ResultsTable, join_results, results_rows
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.report.comparison import ComparedRun
@@ -205,7 +206,7 @@ def run(
     manifests: Sequence[Manifest],
     *attacked: ResultsTable,
     count: int,
-    costs: Sequence[Mapping[str, Any]] = (),
+    costs: Sequence[Cost] = (),
 ) -> ComparedRun:
     """Returns a run for a comparison, on `count` images, blessed if half of them stay right.
 

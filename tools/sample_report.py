@@ -19,6 +19,7 @@ from sfm_tf.audit.verdict import verdict
 from sfm_tf.evaluation import results
 from sfm_tf.evaluation.metrics import break_down, summarise
 from sfm_tf.evaluation.paired_answers import paired_differences
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.collection import accuracy_by_radius
 from sfm_tf.report.comparison import ComparedRun, build_comparison
@@ -141,12 +142,13 @@ def sample_inputs() -> ReportInputs:
         gallery=Gallery(ramp, masks, masks * ramp, masks * ramp),
         perturbations=[Perturbation("white_box", "pgd", 16.0, ramp, shifted)],
         costs=[
-            {
-                "defence": "undefended",
-                "seconds_per_1000_images": 0.5,
-                "relative_to_undefended": 1.0,
-            },
-            {"defence": "sfm", "seconds_per_1000_images": 0.75, "relative_to_undefended": 1.5},
+            Cost(
+                defence=defence,
+                images=100,
+                seconds_per_1000_images=0.5 * ratio,
+                relative_to_undefended=ratio,
+            )
+            for defence, ratio in (("undefended", 1.0), ("sfm", 1.5))
         ],
         training_seconds={"undefended": 60.0, "sfm": 90.0},
         audit=_audit(),

@@ -50,7 +50,7 @@ def write_evaluation(job: EvaluationJob, folder: pathlib.Path) -> Blessing:
     own.write_index(outcome.sets)
     write_results(folder / RESULTS_FILE, outcome.results)
     write_json(folder / METRICS_FILE, dataclasses.asdict(metrics))
-    write_json(folder / COSTS_FILE, list(outcome.costs))
+    write_json(folder / COSTS_FILE, [dataclasses.asdict(cost) for cost in outcome.costs])
     if probes is not None:
         write_json(folder / PROBES_FILE, probes.to_json())
     write_audit(folder / AUDIT_FILE, findings, verdict(findings))

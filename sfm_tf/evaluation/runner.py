@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -212,9 +212,26 @@ _ENOUGH_SECONDS = 2.0
 _COUNTED = 1000
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """How long a defence takes to answer.
+
+    Attributes:
+        defence: Its name.
+        images: Number of images of a pass.
+        seconds_per_1000_images: Seconds, as if a pass had 1,000 images.
+        relative_to_undefended: Ratio to the bare classifier; None where that was not measured.
+    """
+
+    defence: str
+    images: int
+    seconds_per_1000_images: float
+    relative_to_undefended: float | None
+
+
 def measure_costs(
     scored: Mapping[str, ScoredModel], images: np.ndarray, batch_size: int
-) -> list[dict[str, Any]]:
+) -> tuple[Cost, ...]:
     """Returns how long each model takes for 1,000 images (as Yu et al. 2022, Table 8).
 
     The models take turns in one process on the same first batch of images, which each has seen
@@ -224,23 +241,19 @@ def measure_costs(
         scored: The models by the names of their defences; each has predicted these images.
         images: Float32 in [0, 1], shape `(count, height, width, channels)`.
         batch_size: Images in a pass.
-
-    Returns:
-        For each defence its `defence`, `seconds_per_1000_images`, the `images` of a pass, and
-        `relative_to_undefended`, None where the bare classifier is not among the models.
     """
     shown = images[:batch_size]
     seconds = _pass_seconds(scored, shown)
     bare = seconds.get(UNDEFENDED)
-    return [
-        {
-            "defence": defence,
-            "images": len(shown),
-            "seconds_per_1000_images": taken * _COUNTED / len(shown),
-            "relative_to_undefended": taken / bare if bare else None,
-        }
+    return tuple(
+        Cost(
+            defence=defence,
+            images=len(shown),
+            seconds_per_1000_images=taken * _COUNTED / len(shown),
+            relative_to_undefended=taken / bare if bare else None,
+        )
         for defence, taken in seconds.items()
-    ]
+    )
 
 
 def _pass_seconds(scored: Mapping[str, ScoredModel], images: np.ndarray) -> dict[str, float]:
@@ -278,7 +291,7 @@ class EvaluationOutcome:
     results: ResultsTable
     sets: tuple[StoredSet, ...]
     vanished: Mapping[Scenario, float]
-    costs: Sequence[Mapping[str, Any]]
+    costs: tuple[Cost, ...]
 
 
 def run_evaluation(job: EvaluationJob) -> EvaluationOutcome:

@@ -35,6 +35,7 @@ from sfm_tf.evaluation.paired_answers import (
     right_answers,
 )
 from sfm_tf.evaluation.results import DEFENDED, ResultsTable, read_results
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.statistics import STATISTICS_FILE
@@ -186,7 +187,7 @@ def collect_inputs(
         **_evaluation_fields(experiment, inputs["ingest"], evaluation, evaluated.labels),
         history=read_json(models.folder / HISTORY_FILE) if models else {},
         manifests=[made.manifest for made in (*inputs.values(), evaluation)],
-        costs=read_json(folder / COSTS_FILE),
+        costs=read_typed(tuple[Cost, ...], folder / COSTS_FILE),
         detection=_optional(Any, folder / DETECTION_FILE),
         training_seconds=training_seconds(inputs, scored),
         probes=_optional(Probes, folder / PROBES_FILE),

@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from sfm_tf.artifacts.atomic_files import read_json, write_json, write_text
+from sfm_tf.artifacts.atomic_files import write_json, write_text
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.audit.audited_evaluation import (
     COSTS_FILE,
     RESULTS_FILE,
@@ -52,6 +53,7 @@ from sfm_tf.evaluation.paired_answers import (
     worst_answers,
 )
 from sfm_tf.evaluation.results import UNDEFENDED, ResultsTable, read_results
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.significance import exact_mcnemar, holm
 from sfm_tf.records.schema import read_schema
@@ -85,7 +87,7 @@ class ComparedRun:
     metrics: Metrics
     results: ResultsTable
     blessing: Blessing
-    costs: Sequence[Mapping[str, Any]]
+    costs: Sequence[Cost]
     manifests: Sequence[Manifest]
 
     @property
@@ -175,7 +177,7 @@ def _collect_run(name: str, workdir: str, root: RunDirectory) -> ComparedRun:
         metrics=read_metrics(evaluation),
         results=read_results(evaluation.folder / RESULTS_FILE),
         blessing=read_blessing(evaluation.folder),
-        costs=read_json(costs) if costs.exists() else (),
+        costs=read_typed(tuple[Cost, ...], costs) if costs.exists() else (),
         manifests=[*(made.manifest for made in inputs.values()), evaluation.manifest],
     )
 
@@ -528,7 +530,7 @@ def _worst_case_rows(runs: Sequence[ComparedRun]) -> Iterator[Row]:
 
 
 def _cost_cell(run: ComparedRun, figure: str) -> Cell:
-    value = next((e[figure] for e in run.costs if e["defence"] == run.subject), None)
+    value = next((getattr(e, figure) for e in run.costs if e.defence == run.subject), None)
     return Cell(NOT_RUN if value is None else f"{value:.3g}")
 
 
@@ -719,7 +721,7 @@ def _run_value(run: ComparedRun) -> dict[str, Any]:
         "verdict": verdict_name(run),
         "fingerprint": run.manifests[-1].fingerprint,
         "metrics": dataclasses.asdict(run.metrics),
-        "costs": list(run.costs),
+        "costs": [dataclasses.asdict(cost) for cost in run.costs],
     }
 
 

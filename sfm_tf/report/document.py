@@ -16,7 +16,7 @@ later versions of the library add keys without changing it.
                      `sfm_tf.report.inputs.RadiusAccuracy` defines it
     paper            [{dataset, table, row, threat_model, attack, epsilon, accuracy}]
     history          {defence: [epoch], source: [epoch]}
-    costs            [entry], as `sfm_tf.evaluation.runner.measure_costs` defines it; may be empty
+    costs            [entry], as `sfm_tf.evaluation.runner.Cost` defines it; may be empty
     detection        as `sfm_tf.audit.detection.detection_summary` defines it; null if not run
     audit            {verdict: {level, sentence, rule_text}, findings: [{rule, title, status,
                      figure, why, source, is_must}]}; null if none is stored
@@ -174,7 +174,7 @@ def _added_values(inputs: ReportInputs) -> dict[str, Any]:
     """Returns the values of the keys that not every evaluation has something for."""
     failures = inputs.failures
     return {
-        "costs": list(inputs.costs),
+        "costs": [dataclasses.asdict(cost) for cost in inputs.costs],
         "detection": inputs.detection,
         "audit": None if inputs.audit is None else dataclasses.asdict(inputs.audit),
         "probes": None if inputs.probes is None else inputs.probes.to_json(),

@@ -14,6 +14,7 @@ from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.metrics import Accuracy, Metrics
 from sfm_tf.evaluation.paired_answers import Condition
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.evaluation.settings import EvaluationConfig
 
 
@@ -189,7 +190,7 @@ class ReportInputs:
     manifests: Sequence[Manifest]
     gallery: Gallery | None
     perturbations: Sequence[Perturbation] = ()
-    costs: Sequence[Mapping[str, Any]] = ()
+    costs: Sequence[Cost] = ()
     detection: Mapping[str, Any] | None = None
     training_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     audit: Audit | None = None

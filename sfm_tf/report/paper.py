@@ -7,10 +7,10 @@ Yu et al. 2022, "SFM-Defence: Filtering Adversarial Perturbation by Sparse Featu
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from sfm_tf.evaluation.metrics import Accuracy, Metrics
 from sfm_tf.evaluation.results import DEFENDED, UNDEFENDED
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.report.tables import (
     NOT_RUN,
     Cell,
@@ -245,7 +245,7 @@ def _measured(metrics: Metrics, printed: PaperResult) -> Accuracy | None:
 
 
 def cost_table(
-    dataset: str, costs: Sequence[Mapping[str, Any]], training_seconds: Mapping[str, float]
+    dataset: str, costs: Sequence[Cost], training_seconds: Mapping[str, float]
 ) -> Table | None:
     """Returns what each defence costs, beside the paper's Table 8 where that is of this dataset.
 
@@ -286,19 +286,19 @@ def _printed_costs() -> dict[str, tuple[float, float]]:
 
 
 def _cost_row(
-    entry: Mapping[str, Any],
+    entry: Cost,
     training_seconds: Mapping[str, float],
     printed: Mapping[str, tuple[float, float]],
 ) -> Row:
-    defence = entry["defence"]
+    defence = entry.defence
     defending, training = printed.get(defence, (math.nan, math.nan))
     seconds, bare = training_seconds.get(defence), training_seconds.get("undefended")
     ratio = seconds / bare if seconds is not None and bare else None
     return Row(
         defence_name(defence),
         (
-            Cell(f"{entry['seconds_per_1000_images']:.3g}"),
-            _ratio_cell(entry["relative_to_undefended"], defending),
+            Cell(f"{entry.seconds_per_1000_images:.3g}"),
+            _ratio_cell(entry.relative_to_undefended, defending),
             Cell(NOT_RUN if seconds is None else f"{seconds:,.0f}"),
             _ratio_cell(ratio, training),
         ),

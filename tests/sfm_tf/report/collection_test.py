@@ -206,7 +206,7 @@ def test_a_deleted_set_says_what_to_do(copied):
 
 
 def test_tells_what_the_defences_cost_and_took_to_train(inputs):
-    assert [entry["defence"] for entry in inputs.costs] == ["undefended", "sfm"]
+    assert [entry.defence for entry in inputs.costs] == ["undefended", "sfm"]
     assert inputs.training_seconds == {"undefended": 1.0, "sfm": 2.0}
     assert inputs.detection is None
 

@@ -14,6 +14,7 @@ from sfm_tf.audit.blessing import decide
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation import results
 from sfm_tf.evaluation.metrics import summarise
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.report.comparison import (
     ComparedRun,
@@ -193,7 +194,7 @@ def made_rows(threat_model: str, attack: str, epsilon: float, correct: int):
 
 
 def costly_run(name: str, manifests: list[Manifest], *attacked) -> ComparedRun:
-    cost = {"defence": "sfm", "seconds_per_1000_images": 0.5, "relative_to_undefended": 1.25}
+    cost = Cost(defence="sfm", images=10, seconds_per_1000_images=0.5, relative_to_undefended=1.25)
     return made_up.run(name, manifests, *attacked, count=COUNT, costs=[cost])
 
 
@@ -463,6 +464,6 @@ def test_pages_show_names_but_no_mark_up_of_them(folder):
 
 def test_the_returned_value_is_the_one_that_is_written(folder, tmp_path):
     value = build_comparison([small_run(HOSTILE, 1), small_run("two", 3)], tmp_path)
-    assert value == json.loads((folder / "compare.json").read_text("utf-8"))
+    assert json.loads(json.dumps(value)) == json.loads((folder / "compare.json").read_text("utf-8"))
     for name in ("compare.json", "compare.md", "compare.html"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()

@@ -4,6 +4,7 @@ import pytest
 
 from sfm_tf.defences.catalogue import DEFENCES
 from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, MinimumNorm
+from sfm_tf.evaluation.runner import Cost
 from sfm_tf.report.paper import CAVEAT, PAPER_COSTS, comparison_tables, cost_table, paper_results
 from tests import made_up
 
@@ -141,9 +142,8 @@ def test_measured_figures_stand_beside_the_printed_ones_with_their_difference():
 
 
 _COSTS = [
-    {"defence": "undefended", "seconds_per_1000_images": 2.0, "relative_to_undefended": 1.0},
-    {"defence": "sfm", "seconds_per_1000_images": 5.0, "relative_to_undefended": 2.5},
-    {"defence": "jpeg", "seconds_per_1000_images": 2.2, "relative_to_undefended": 1.1},
+    Cost(defence=name, images=10, seconds_per_1000_images=2 * ratio, relative_to_undefended=ratio)
+    for name, ratio in (("undefended", 1.0), ("sfm", 2.5), ("jpeg", 1.1))
 ]
 
 
