@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from sfm_tf.attacks.cw import (
 from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from tests.attacked_models import digit_model
+from tests.attacked_models import DIGIT_SHAPE, digit_model, linear_classifier, predictions
 from tests.attacked_models import digits as all_digits
 
 
@@ -39,34 +41,47 @@ def test_a_gradient_of_zero_moves_nothing():
     np.testing.assert_array_equal(movement, np.zeros((2, 2)))
 
 
-SHAPE = (8, 8, 1)
 SHORT = {"binary_search_steps": 3, "iterations": 20, "initial_constant": 1.0}
 THOROUGH = {"binary_search_steps": 8, "iterations": 200, "initial_constant": 0.1}
 
 
-def _linear_classifier(slopes, offsets=0.0, batch_size=16):
-    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(slopes.shape[1])]
-    model = keras.Sequential(layers)
-    model.set_weights([slopes, np.zeros(slopes.shape[1]) + offsets])
-    return wrap_classifier(model, slopes.shape[1], SHAPE, batch_size)
+DEFAULTS = {"learning_rate": 0.01, "confidence": 0.0, "targeted": False, "abort_early": False}
+
+
+class Case(NamedTuple):
+    """A model that compiles once for all tests, images and the labels it gives them."""
+
+    attack: CarliniWagner
+    images: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def classifier(self):
+        return self.attack.estimator
+
+    def run(self, labels=None, batch_size=16, **options):
+        """Attacks with these options and otherwise the defaults."""
+        self.attack.set_params(**{**DEFAULTS, "batch_size": batch_size, **options})
+        return self.attack.run(self.images, self.labels if labels is None else labels)
 
 
 @pytest.fixture(scope="module")
 def binary():
     """A linear model of two classes and gray images that it gives both."""
     random = np.random.default_rng(0)
-    images = random.uniform(0.3, 0.7, (16, *SHAPE)).astype(np.float32)
-    classifier = _linear_classifier(random.normal(size=(64, 2)).astype(np.float32))
-    return classifier, images, classifier.predict(images).argmax(axis=1)
+    images = random.uniform(0.3, 0.7, (16, *DIGIT_SHAPE)).astype(np.float32)
+    classifier = linear_classifier(random.normal(size=(64, 2)).astype(np.float32))
+    labels = classifier.predict(images).argmax(axis=1)
+    return Case(CarliniWagner(classifier, **SHORT, batch_size=16), images, labels)
 
 
 @pytest.fixture(scope="module")
 def digits():
     """A trained classifier and 16 digits that it knows."""
     images, labels = all_digits()
-    classifier = wrap_classifier(digit_model(), 10, SHAPE, 16)
-    is_known = classifier.predict(images[:30]).argmax(axis=1) == labels[:30]
-    return classifier, images[:30][is_known][:16], labels[:30][is_known][:16]
+    classifier = wrap_classifier(digit_model(), 10, DIGIT_SHAPE, 16)
+    known = np.flatnonzero(classifier.predict(images[:30]).argmax(axis=1) == labels[:30])[:16]
+    return Case(CarliniWagner(classifier, **SHORT, batch_size=16), images[known], labels[known])
 
 
 def _distances(images, adversarial_images):
@@ -79,7 +94,8 @@ def _margins(classifier, images, labels):
     return logits[is_label] - np.where(is_label, -np.inf, logits).max(axis=1)
 
 
-def _distances_to_boundary(classifier, images, labels, confidence=0.0):
+def _distances_to_boundary(attack, images, labels, confidence):
+    classifier = attack.estimator
     slopes = classifier.model.get_weights()[0]
     width = np.linalg.norm(slopes[:, 0] - slopes[:, 1])
     return (_margins(classifier, images, labels) + confidence) / width
@@ -92,49 +108,42 @@ def _distances_to_boundary(classifier, images, labels, confidence=0.0):
 def test_goes_no_further_than_to_the_boundary_of_a_linear_model(
     binary, confidence, targeted, abort_early, tolerance
 ):
-    classifier, images, labels = binary
-    attack = CarliniWagner(
-        classifier,
+    outcome = binary.run(
+        1 - binary.labels if targeted else None,
         **THOROUGH,
         confidence=confidence,
         targeted=targeted,
         abort_early=abort_early,
-        batch_size=16,
     )
-    outcome = attack.run(images, 1 - labels if targeted else labels)
-    expected = _distances_to_boundary(classifier, images, labels, confidence)
+    expected = _distances_to_boundary(*binary, confidence)
     assert outcome.found.all()
     assert expected.min() > 0.0
-    ratios = _distances(images, outcome.images) / expected
+    ratios = _distances(binary.images, outcome.images) / expected
     assert ratios.min() > 0.9999
     assert ratios.max() < 1.0 + tolerance
 
 
-@pytest.mark.parametrize("confidence", [0.0, 3.0])
-def test_the_margin_is_at_least_the_confidence(digits, confidence):
-    classifier, images, labels = digits
-    attack = CarliniWagner(classifier, **THOROUGH, confidence=confidence, learning_rate=0.1)
-    outcome = attack.run(images, labels)
+def test_the_margin_is_at_least_the_confidence(digits):
+    outcome = digits.run(**THOROUGH, confidence=3.0, learning_rate=0.1)
     assert outcome.found.all()
-    margins = _margins(classifier, outcome.images, labels)
-    assert margins.max() < -confidence + 1e-4
-    assert margins.min() > -confidence - 1.0
+    margins = _margins(digits.classifier, outcome.images, digits.labels)
+    assert margins.max() < -3.0 + 1e-4
+    assert margins.min() > -4.0
 
 
-def test_a_targeted_attack_reaches_its_targets(digits):
-    classifier, images, labels = digits
-    targets = (labels + 1 + np.arange(len(labels)) % 9) % 10
-    attack = CarliniWagner(classifier, **THOROUGH, learning_rate=0.1, targeted=True)
-    outcome = attack.run(images, targets)
+def test_a_targeted_attack_reaches_its_targets_and_goes_further(digits):
+    targets = (digits.labels + 1 + np.arange(16) % 9) % 10
+    outcome = digits.run(targets, **THOROUGH, learning_rate=0.1, targeted=True)
     assert outcome.found.all()
-    np.testing.assert_array_equal(classifier.predict(outcome.images).argmax(axis=1), targets)
-    untargeted = CarliniWagner(classifier, **THOROUGH, learning_rate=0.1).run(images, labels)
-    nearest = _distances(images, untargeted.images)
-    assert np.median(_distances(images, outcome.images)) > np.median(nearest)
+    np.testing.assert_array_equal(predictions(digits.classifier.model, outcome.images), targets)
+    untargeted = digits.run(**THOROUGH, learning_rate=0.1)
+    assert untargeted.found.all()
+    further, nearest = (_distances(digits.images, o.images) for o in (outcome, untargeted))
+    assert np.median(further) > np.median(nearest)
 
 
 def test_finds_no_less_and_nothing_further_than_art(digits):
-    classifier, images, labels = digits
+    classifier, images, labels = digits.classifier, digits.images, digits.labels
     reference = CarliniL2Method(
         classifier,
         binary_search_steps=2,
@@ -144,7 +153,7 @@ def test_finds_no_less_and_nothing_further_than_art(digits):
         verbose=False,
     ).generate(images, labels)
     settings = {"binary_search_steps": 2, "iterations": 20, "initial_constant": 1.0}
-    outcome = CarliniWagner(classifier, **settings, learning_rate=0.1).run(images, labels)
+    outcome = digits.run(**settings, learning_rate=0.1)
     is_found = classifier.predict(reference).argmax(axis=1) != labels
     assert is_found.mean() > 0.5
     assert outcome.found.sum() >= is_found.sum()
@@ -154,7 +163,7 @@ def test_finds_no_less_and_nothing_further_than_art(digits):
 
 def test_finds_the_images_of_foolbox(digits):
     foolbox = pytest.importorskip("foolbox")
-    classifier, images, labels = digits
+    classifier, images, labels = digits.classifier, digits.images, digits.labels
     reference = foolbox.attacks.L2CarliniWagnerAttack(
         binary_search_steps=3, steps=50, stepsize=0.1, initial_const=1.0, abort_early=False
     ).run(
@@ -163,7 +172,7 @@ def test_finds_the_images_of_foolbox(digits):
         tf.constant(labels),
     )
     settings = {"binary_search_steps": 3, "iterations": 50, "initial_constant": 1.0}
-    outcome = CarliniWagner(classifier, **settings, learning_rate=0.1).run(images, labels)
+    outcome = digits.run(**settings, learning_rate=0.1)
     expected = _distances(images, reference.numpy())
     assert outcome.found.all()
     np.testing.assert_allclose(
@@ -172,11 +181,11 @@ def test_finds_the_images_of_foolbox(digits):
 
 
 def test_an_image_without_an_adversarial_one_comes_back_unchanged_and_marked(binary):
-    _, images, _ = binary
+    images = binary.images
     # The second class wins only where the first pixel is dark.
     slopes = np.zeros((64, 2), np.float32)
     slopes[0, 0] = 1.0
-    classifier = _linear_classifier(slopes, np.array([0.0, 0.1]))
+    classifier = linear_classifier(slopes, np.array([0.0, 0.1]))
     mask = np.ones_like(images)
     mask[::2, 0, 0] = 0.0
     attack = CarliniWagner(classifier, **THOROUGH)
@@ -190,50 +199,35 @@ def test_an_image_without_an_adversarial_one_comes_back_unchanged_and_marked(bin
 
 
 def test_an_image_already_adversarial_comes_back_as_it_is(binary):
-    classifier, images, labels = binary
-    outcome = CarliniWagner(classifier, **SHORT).run(images, 1 - labels)
-    np.testing.assert_array_equal(outcome.images, images)
+    outcome = binary.run(1 - binary.labels, **SHORT)
+    np.testing.assert_array_equal(outcome.images, binary.images)
     np.testing.assert_array_equal(outcome.iterations, 0)
     assert outcome.found.all()
     assert outcome.zero_gradient_share == 0.0
 
 
-def test_black_and_white_pixels_stay_in_range(digits):
-    classifier, images, labels = digits
-    assert (images.min(), images.max()) == (0.0, 1.0)
-    outcome = CarliniWagner(classifier, **SHORT, learning_rate=1.0).run(images, labels)
-    assert outcome.found.all()
-    assert outcome.images.min() >= 0.0
-    assert outcome.images.max() <= 1.0
-
-
 def test_a_defence_by_bit_depth_alone_falls(digits):
     """A defence known to be broken validates the attack (Athalye et al. 2018)."""
-    classifier, images, labels = digits
-    defended = DefendedModel(classifier.model, None, parse_preprocessor("bit_depth_4"))
-    attacked = wrap_classifier(defended, 10, SHAPE, 16)
+    _, images, labels = digits
+    defended = DefendedModel(digit_model(), None, parse_preprocessor("bit_depth_4"))
+    attacked = wrap_classifier(defended, 10, DIGIT_SHAPE, 16)
     outcome = CarliniWagner(attacked, **THOROUGH, learning_rate=0.1).run(images, labels)
     assert outcome.found.all()
     assert (attacked.predict(outcome.images).argmax(axis=1) != labels).all()
 
 
 def test_each_image_stops_early_by_itself(binary):
-    classifier, images, labels = binary
-    attack = CarliniWagner(classifier, **SHORT, abort_early=True, batch_size=16)
-    expected = attack.generate(images, labels)
-    attack.set_params(batch_size=5)
-    np.testing.assert_allclose(attack.generate(images, labels), expected, atol=1e-5)
-    backwards = attack.generate(images[::-1], labels[::-1])[::-1]
+    expected = binary.run(**SHORT, abort_early=True).images
+    smaller = binary.run(**SHORT, abort_early=True, batch_size=5).images
+    np.testing.assert_allclose(smaller, expected, atol=1e-5)
+    backwards = binary.attack.generate(binary.images[::-1], binary.labels[::-1])[::-1]
     np.testing.assert_allclose(backwards, expected, atol=1e-5)
 
 
 def test_a_longer_search_finds_nothing_further(digits):
-    classifier, images, labels = digits
-    attack = CarliniWagner(classifier, **SHORT, learning_rate=0.1)
-    short = attack.run(images, labels)
-    attack.set_params(binary_search_steps=6)
-    long = attack.run(images, labels)
+    short = digits.run(**SHORT, learning_rate=0.1)
+    long = digits.run(**{**SHORT, "binary_search_steps": 6}, learning_rate=0.1)
     assert (long.found >= short.found).all()
     is_found = short.found
-    distances = _distances(images, long.images)[is_found]
-    assert (distances <= _distances(images, short.images)[is_found] + 1e-6).all()
+    distances, shorter = (_distances(digits.images, o.images)[is_found] for o in (long, short))
+    assert (distances <= shorter + 1e-6).all()

@@ -10,7 +10,7 @@ from sfm_tf.attacks.cw import CarliniWagner
 from sfm_tf.attacks.fab import HYPERPLANE_GEOMETRIES, FastAdaptiveBoundary, Hyperplane, biased_step
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.models.art_classifier import wrap_classifier
-from tests.attacked_models import digit_model
+from tests.attacked_models import DIGIT_SHAPE, digit_model, norms, predictions
 from tests.attacked_models import digits as all_digits
 
 NORMS = [math.inf, 2]
@@ -87,6 +87,20 @@ def _smallest_l2(image, value, gradient):
 ORACLES = {math.inf: _smallest_linf, 2: _smallest_l2}
 
 
+def _projected(point, lead, slope, norm):
+    """The point of the hyperplane nearest to `point` in [0, 1], by bisection."""
+    steps = np.sign(slope) if norm == math.inf else slope
+
+    def at(level):
+        return np.clip(point - np.sign(lead) * level * steps, 0.0, 1.0)
+
+    def rest(level):
+        return lead + slope @ (at(level) - point)
+
+    far = 1e6
+    return at(far if rest(far) * lead > 0 else brentq(rest, 0.0, far, xtol=1e-15))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("reach", [0.01, 0.3, 0.7, 0.95])
 def test_the_way_is_the_smallest_that_reaches_the_hyperplane(norm, reach):
@@ -102,37 +116,15 @@ def test_the_way_is_the_smallest_that_reaches_the_hyperplane(norm, reach):
     np.testing.assert_allclose(sizes, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("norm", "dual"), [(math.inf, 1), (2, 2)])
-def test_far_from_the_limits_the_way_is_as_long_as_the_dual_norm_says(norm, dual):
-    random = np.random.default_rng(1)
-    images = random.uniform(0.4, 0.6, (10, 4, 4, 3)).astype(np.float32)
-    gradients = random.normal(size=images.shape).astype(np.float32)
-    values = random.uniform(-1.0, 1.0, 10).astype(np.float32)
-    ways = _way(norm, images, values, gradients)
-    expected = np.abs(values) / np.linalg.norm(gradients.reshape(10, -1), dual, axis=1)
-    np.testing.assert_allclose(
-        np.linalg.norm(ways.reshape(10, -1), norm, axis=1), expected, rtol=1e-5
-    )
-
-
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("reach", [0.1, 0.9])
 def test_whole_images_are_projected_too(norm, reach):
     images, values, gradients = _case(2, (4, 32, 32, 3), reach)
     ways = _way(norm, images, values, gradients)
     for image, value, gradient, way in zip(images, values, gradients, ways, strict=True):
-        downwards = -np.sign(value) * gradient.astype(np.float64)
-        rooms = np.where(downwards > 0, 1.0 - image, image)
-        slopes = np.abs(downwards)
-
-        def lengths(level, slopes=slopes, rooms=rooms):
-            return np.minimum(level if norm == math.inf else level * slopes, rooms)
-
-        def missing(level, slopes=slopes, lengths=lengths, value=value):
-            return np.sum(slopes * lengths(level)) - abs(value)
-
-        expected = np.sign(downwards) * lengths(brentq(missing, 0.0, 1e6, xtol=1e-14, rtol=1e-12))
-        np.testing.assert_allclose(way, expected, atol=1e-4)
+        start, slope = image.ravel().astype(np.float64), gradient.ravel().astype(np.float64)
+        expected = _projected(start, value, slope, norm) - start
+        np.testing.assert_allclose(way.ravel(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -142,19 +134,6 @@ def test_out_of_reach_every_pixel_that_counts_goes_to_its_end(norm):
     np.testing.assert_allclose(ways.ravel(), [0.75, 0.0, 0.0, -0.75], atol=1e-6)
     ways = _way(norm, images, [9.0], _pixels([1.0, 2.0, 0.0, -0.5]))
     np.testing.assert_allclose(ways.ravel(), [-0.25, -1.0, 0.0, 0.25], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("norm", "expected"),
-    # L-infinity: 0.25 from the first pixel, which ends there, and as much from either other one.
-    # L2: the lengths are as 2 to 1, and the first pixel ends at 0.25.
-    [(math.inf, [0.25, 0.5, 0.5]), (2, [0.25, 2 / 3, 1 / 3])],
-)
-def test_worked_out_by_hand(norm, expected):
-    gradients = {math.inf: [1.0, 1.0, 1.0], 2: [1.0, 2.0, 1.0]}[norm]
-    needed = {math.inf: 1.25, 2: 0.25 + 4 / 3 + 1 / 3}[norm]
-    ways = _way(norm, _pixels([0.75, 0.0, 0.0]), [-needed], _pixels(gradients))
-    np.testing.assert_allclose(ways.ravel(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -223,7 +202,7 @@ def test_a_step_without_a_gradient_is_a_share_of_the_way_to_the_image(norm):
     np.testing.assert_allclose(np.ravel(moved), [0.68, 0.42], rtol=1e-6)
 
 
-SHAPE = (8, 8, 1)
+SHAPE = DIGIT_SHAPE
 
 
 class Linear(keras.Model):
@@ -301,52 +280,20 @@ def attack_of(digits):
     return _shared_attack(digits[0], 10)
 
 
-def _predictions(model, images):
-    return np.asarray(model(images)).argmax(axis=1)
-
-
-def _norms(change, norm):
-    return np.linalg.norm(change.reshape(len(change), -1).astype(np.float64), norm, axis=1)
-
-
-def _distance_linf(image, lead, slope):
-    """The least t with lead + slope @ d <= 0, -t <= d <= t and image + d in [0, 1]."""
-    count = image.size
-    rows = np.block(
-        [
-            [np.eye(count), -np.ones((count, 1))],
-            [-np.eye(count), -np.ones((count, 1))],
-            [slope[None], np.zeros((1, 1))],
-        ]
-    )
-    limits = np.append(np.zeros(2 * count), -lead)
-    bounds = [*zip(-image, 1.0 - image, strict=True), (0.0, None)]
-    result = linprog(np.eye(count + 1)[-1], rows, limits, bounds=bounds)
-    return result.fun if result.success else math.inf
-
-
-def _distance_l2(image, lead, slope):
-    """By the conditions of optimality: pixels go against the slope in proportion to it."""
-
-    def change(level):
-        return np.clip(image - level * slope, 0.0, 1.0) - image
-
-    if lead + slope @ change(1e9) > 0:
-        return math.inf
-    level = brentq(lambda level: lead + slope @ change(level), 0.0, 1e9, xtol=1e-15)
-    return np.linalg.norm(change(level))
-
-
 def _distances(model, images, labels, norm):
     """Smallest norm that makes a linear model leave the label, over all other classes."""
     kernel = model.kernel.astype(np.float64)
-    distance = {math.inf: _distance_linf, 2: _distance_l2}[norm]
     smallest = []
     for image, label in zip(
         images.reshape(len(images), -1).astype(np.float64), labels, strict=True
     ):
-        slopes = kernel[:, [label]] - np.delete(kernel, label, axis=1)
-        smallest.append(min(distance(image, image @ slope, slope) for slope in slopes.T))
+        distances = []
+        for slope in (kernel[:, [label]] - np.delete(kernel, label, axis=1)).T:
+            lead = image @ slope
+            way = _projected(image, lead, slope, norm) - image
+            is_reached = abs(lead + slope @ way) < 1e-9
+            distances.append(np.linalg.norm(way, norm) if is_reached else math.inf)
+        smallest.append(min(distances))
     return np.array(smallest)
 
 
@@ -354,7 +301,7 @@ def _distances(model, images, labels, norm):
 @pytest.mark.parametrize(("norm", "dual"), [(math.inf, 1), (2, 2)])
 def test_finds_the_closest_boundary_of_a_linear_model(linear, norm, dual, target_classes):
     model, images = linear[0], linear[1]["gray"]
-    labels = _predictions(model, images)
+    labels = predictions(model, images)
     outcome = linear[2](norm=norm, target_classes=target_classes).run(images, labels)
     logits = np.asarray(model(images))
     slopes = model.kernel[:, labels][:, :, None] - model.kernel[:, None]
@@ -362,8 +309,8 @@ def test_finds_the_closest_boundary_of_a_linear_model(linear, norm, dual, target
     leads = logits[np.arange(20), labels][:, None] - logits
     leads[np.arange(20), labels] = np.inf
     expected = np.min(leads / np.where(widths > 0, widths, 1.0), axis=1)
-    ratios = _norms(outcome.images - images, norm) / expected
-    assert (_predictions(model, outcome.images) != labels).all()
+    ratios = norms(outcome.images - images, norm) / expected
+    assert (predictions(model, outcome.images) != labels).all()
     assert ratios.min() > 0.999
     assert ratios.max() < 1.002
 
@@ -372,12 +319,12 @@ def test_finds_the_closest_boundary_of_a_linear_model(linear, norm, dual, target
 @pytest.mark.parametrize("norm", NORMS)
 def test_knows_that_pixels_end_at_black_and_white(linear, norm, target_classes):
     model, images = linear[0], linear[1]["contrasted"]
-    labels = _predictions(model, images)
+    labels = predictions(model, images)
     attack = linear[2](norm=norm, target_classes=target_classes, iterations=50)
     outcome = attack.run(images, labels)
     expected = _distances(model, images, labels, norm)
-    ratios = _norms(outcome.images - images, norm) / expected
-    assert (_predictions(model, outcome.images) != labels).all()
+    ratios = norms(outcome.images - images, norm) / expected
+    assert (predictions(model, outcome.images) != labels).all()
     assert ratios.min() > 0.999
     # Untargeted it takes the hyperplane that would be nearest without the limits.
     assert ratios.max() < (1.3 if target_classes == 0 else 1.003)
@@ -394,8 +341,8 @@ def test_untargeted_it_aims_at_the_class_nearest_in_its_norm(norm, nearest, dist
     images = np.full((5, *SHAPE), 0.5, np.float32)
     model = Linear(kernel, np.array([2.0, 2.0 - 0.2 - 0.5, 2.0 - 0.3 - 1.6]))
     outcome = _attack(model, 3, norm=norm, target_classes=0, iterations=1).run(images)
-    np.testing.assert_array_equal(_predictions(model, outcome.images), nearest)
-    np.testing.assert_allclose(_norms(outcome.images - images, norm), distance, rtol=0.001)
+    np.testing.assert_array_equal(predictions(model, outcome.images), nearest)
+    np.testing.assert_allclose(norms(outcome.images - images, norm), distance, rtol=0.001)
 
 
 class Bumpy(keras.Model):
@@ -414,20 +361,6 @@ class Bumpy(keras.Model):
     def lead_and_slope(self, image, label, target):
         direction = self.kernel[:, target] - self.kernel[:, label]
         return np.sin(3.0 * image) @ direction, 3.0 * np.cos(3.0 * image) * direction
-
-
-def _projected(point, lead, slope, norm):
-    """The point of the hyperplane nearest to `point` in [0, 1], by bisection."""
-    steps = np.sign(slope) if norm == math.inf else slope
-
-    def at(level):
-        return np.clip(point - np.sign(lead) * level * steps, 0.0, 1.0)
-
-    def rest(level):
-        return lead + slope @ (at(level) - point)
-
-    far = 1e6
-    return at(far if rest(far) * lead > 0 else brentq(rest, 0.0, far, xtol=1e-15))
 
 
 def _fab_by_the_book(model, image, label, target, norm, iterations):
@@ -492,18 +425,13 @@ def test_takes_the_steps_of_the_paper(norm):
     assert np.mean(np.array(distances) < 1e-4) >= 0.9
 
 
-@pytest.mark.parametrize("target_classes", [0, 9])
-@pytest.mark.parametrize("norm", NORMS)
-def test_images_of_a_trained_model_are_adversarial_and_in_range(
-    attack_of, digits, norm, target_classes
-):
+@pytest.mark.parametrize(("norm", "target_classes"), [(math.inf, 9), (2, 0)])
+def test_images_of_a_trained_model_are_adversarial(attack_of, digits, norm, target_classes):
     model, images, labels = digits
     outcome = attack_of(norm=norm, target_classes=target_classes).run(images, labels)
     assert outcome.found.all()
-    assert np.mean(_predictions(model, outcome.images) != labels) > 0.95
-    assert outcome.images.min() >= 0.0
-    assert outcome.images.max() <= 1.0
-    is_known = _predictions(model, images) == labels
+    assert np.mean(predictions(model, outcome.images) != labels) > 0.95
+    is_known = predictions(model, images) == labels
     assert 40 < is_known.sum() < 60
     np.testing.assert_array_equal(outcome.images[~is_known], images[~is_known])
     np.testing.assert_array_equal(outcome.iterations == 0, ~is_known)
@@ -521,10 +449,10 @@ def test_goes_no_further_than_pgd_with_the_smallest_radius_that_suffices(attack_
     smallest = np.full(60, np.inf)
     for epsilon in np.arange(0.20, 0.0, -0.02):
         attack.set_params(epsilon=epsilon, step_size=epsilon / 10)
-        fooled = _predictions(model, attack.generate(images, labels)) != labels
+        fooled = predictions(model, attack.generate(images, labels)) != labels
         smallest[fooled] = epsilon
     outcome = attack_of(iterations=40).run(images, labels)
-    distances = _norms(outcome.images - images, math.inf)
+    distances = norms(outcome.images - images, math.inf)
     is_known = outcome.iterations > 0
     # The radii of PGD are 0.02 apart, so its smallest is on average 0.01 too large.
     gain = smallest[is_known] - distances[is_known]
@@ -546,7 +474,7 @@ def test_goes_no_further_than_carlini_and_wagner(attack_of, digits):
     assert outcome.found.all()
     is_known = (outcome.iterations > 0) & reference.found
     assert is_known.sum() > 40
-    distances, expected = (_norms(o.images - images, 2)[is_known] for o in (outcome, reference))
+    distances, expected = (norms(o.images - images, 2)[is_known] for o in (outcome, reference))
     assert np.median(distances) <= np.median(expected)
     assert np.mean(distances <= 1.02 * expected) > 0.9
 
@@ -556,7 +484,7 @@ def test_more_targets_and_more_runs_come_no_further(attack_of, digits):
     distances = []
     for options in ({}, {"restarts": 3}, {"target_classes": 3}, {"target_classes": 9}):
         attack = attack_of(**{"target_classes": 1, "iterations": 10, **options})
-        distances.append(_norms(attack.generate(images, labels) - images, math.inf))
+        distances.append(norms(attack.generate(images, labels) - images, math.inf))
     for fewer, more in ((0, 1), (0, 2), (2, 3)):
         # Of two iterates next to a boundary, the final search may bring the other one closer.
         assert (distances[more] <= 1.01 * distances[fewer]).all()
@@ -567,7 +495,7 @@ def test_more_targets_and_more_runs_come_no_further(attack_of, digits):
 def test_without_a_gradient_nothing_is_found(digits, norm, target_classes):
     model, images, _ = digits
     steps = Steps(model)
-    labels = _predictions(steps, images)
+    labels = predictions(steps, images)
     labels[0] = (labels[0] + 1) % 10
     outcome = _attack(steps, 10, norm=norm, target_classes=target_classes, iterations=5).run(
         images, labels
@@ -578,7 +506,11 @@ def test_without_a_gradient_nothing_is_found(digits, norm, target_classes):
     np.testing.assert_array_equal(outcome.zero_gradient, [False] + 59 * [True])
 
 
-def test_a_restart_leaves_a_place_without_a_gradient():
+def _differ_by(images, others):
+    return np.abs(images - others).max(axis=(1, 2, 3)).min()
+
+
+def test_a_restart_leaves_a_place_without_a_gradient_by_seed_and_position():
     images, labels = np.full((20, *SHAPE), 0.45, np.float32), np.zeros(20, int)
     attack = _attack(Plateau(), 2, restarts=1)
     first = attack.run(images, labels)
@@ -589,19 +521,12 @@ def test_a_restart_leaves_a_place_without_a_gradient():
     assert outcome.found.all()
     assert outcome.zero_gradient.all()
     assert outcome.iterations.min() > 20
-    assert (_predictions(Plateau(), outcome.images) == 1).mean() > 0.9
-
-
-def test_restarts_follow_the_seed_and_the_position():
-    images, labels = np.full((20, *SHAPE), 0.45, np.float32), np.zeros(20, int)
-    attack = _attack(Plateau(), 2, restarts=4)
-    first = attack.generate(images, labels)
-    assert np.abs(first[1:] - first[:-1]).max(axis=(1, 2, 3)).min() > 0.01
-    np.testing.assert_array_equal(attack.generate(images, labels), first)
+    assert (predictions(Plateau(), outcome.images) == 1).mean() > 0.9
     part = attack.run(images[10:], labels[10:], positions=np.arange(10, 20)).images
-    np.testing.assert_allclose(part, first[10:], atol=1e-4)
+    np.testing.assert_allclose(part, outcome.images[10:], atol=1e-4)
+    assert _differ_by(outcome.images[1:], outcome.images[:-1]) > 0.01
     attack.set_params(seed=1)
-    assert np.abs(attack.generate(images, labels) - first).max(axis=(1, 2, 3)).min() > 0.01
+    assert _differ_by(attack.generate(images, labels), outcome.images) > 0.01
 
 
 def test_where_the_mask_hides_the_way_nothing_is_found(linear):
@@ -616,14 +541,12 @@ def test_where_the_mask_hides_the_way_nothing_is_found(linear):
     np.testing.assert_array_equal(outcome.zero_gradient, ~outcome.found)
     np.testing.assert_array_equal(outcome.images[::2], images[::2])
     expected = images[1::2, 0, 0, 0] - 0.1
-    np.testing.assert_allclose(
-        _norms(outcome.images - images, math.inf)[1::2], expected, rtol=0.002
-    )
+    np.testing.assert_allclose(norms(outcome.images - images, math.inf)[1::2], expected, rtol=0.002)
 
 
 def test_an_image_already_adversarial_comes_back_as_it_is(linear):
     model, images = linear[0], linear[1]["gray"]
-    outcome = linear[2]().run(images, (_predictions(model, images) + 1) % 5)
+    outcome = linear[2]().run(images, (predictions(model, images) + 1) % 5)
     np.testing.assert_array_equal(outcome.images, images)
     np.testing.assert_array_equal(outcome.iterations, 0)
     assert outcome.found.all()

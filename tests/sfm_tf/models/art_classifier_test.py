@@ -5,7 +5,6 @@ import tensorflow as tf
 from art.attacks.evasion import (
     AutoAttack,
     HopSkipJump,
-    MomentumIterativeMethod,
     ProjectedGradientDescent,
 )
 from art.defences.preprocessor import SpatialSmoothingTensorFlowV2
@@ -53,18 +52,10 @@ def test_predict_never_shows_the_model_more_than_the_batch_size():
     logits = classifier.predict(images)
     np.testing.assert_allclose(logits, images.reshape(11, 6) @ model.kernel, atol=1e-6)
     assert model.largest_batch.numpy() == 4
+    model.largest_batch.assign(0)
     classifier.predict(images, batch_size=3)
-    assert model.largest_batch.numpy() == 4
-
-
-def test_predict_heeds_a_smaller_batch_size_of_the_call():
-    model = CountingModel()
-    wrap_classifier(model, 3, SHAPE, batch_size=8).predict(_images(11), batch_size=3)
     assert model.largest_batch.numpy() == 3
-
-
-def test_predict_of_no_images_is_empty():
-    assert wrap_classifier(CountingModel(), 3, SHAPE, 4).predict(_images(0)).shape == (0, 3)
+    assert classifier.predict(images[:0]).shape == (0, 3)
 
 
 def test_art_itself_still_ignores_the_batch_size():
@@ -102,13 +93,6 @@ def test_attacks_of_art_fool_the_wrapped_classifier(make_attack):
     np.random.seed(0)
     after = classifier.predict(make_attack(classifier).generate(images)).argmax(axis=1)
     assert np.mean(before != after) >= 0.8
-
-
-def test_art_still_refuses_the_momentum_attack():
-    """Pins the gap in ART (issue 2439) that an attack of our own would fill."""
-    attack = MomentumIterativeMethod(wrap_classifier(CountingModel(), 3, SHAPE, 4), verbose=False)
-    with pytest.raises(NotImplementedError, match="Momentum"):
-        attack.generate(_images(2))
 
 
 def test_arts_autoattack_still_is_another_one_and_still_does_not_run():
@@ -149,21 +133,14 @@ def test_arts_median_still_fails_with_clip_values():
         median(_images(2))
 
 
-def test_logits_apply_the_preprocessors_inside_a_compiled_function():
-    model, images = CountingModel(), _images(4)
-    classifier = TensorFlowV2Classifier(model, 3, SHAPE, preprocessing_defences=Halving())
-    compiled = tf.function(lambda batch: classifier_logits(classifier, batch))
-    expected = 0.5 * images.reshape(4, 6) @ model.kernel
-    np.testing.assert_allclose(compiled(images), expected, atol=1e-6)
-    np.testing.assert_allclose(classifier.predict(images), expected, atol=1e-6)
-
-
-def test_preprocessors_can_be_given_to_the_batched_classifier():
+def test_preprocessors_apply_also_inside_a_compiled_function():
     model, images = CountingModel(), _images(4)
     classifier = BatchedTensorFlowClassifier(
         model, 3, SHAPE, batch_size=3, preprocessing_defences=Halving(), clip_values=(0, 1)
     )
+    compiled = tf.function(lambda batch: classifier_logits(classifier, batch))
     expected = 0.5 * images.reshape(4, 6) @ model.kernel
+    np.testing.assert_allclose(compiled(images), expected, atol=1e-6)
     np.testing.assert_allclose(classifier.predict(images), expected, atol=1e-6)
 
 

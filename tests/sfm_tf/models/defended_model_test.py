@@ -50,7 +50,10 @@ def test_masks_then_pre_processes_then_classifies():
     classifier, masker = _linear_classifier(), _pixel_masker()
     model = DefendedModel(classifier, masker, parse_preprocessor("bit_depth_3"))
     images = _images()
-    masked = _expected_mask(masker, images) * images
+    mask = _expected_mask(masker, images)
+    masked = mask * images
+    assert model.mask(images).shape == (5, 4, 4, 1)
+    np.testing.assert_allclose(model.mask(images), mask, atol=1e-6)
     np.testing.assert_allclose(model.masked(images), masked, atol=1e-6)
     np.testing.assert_allclose(model.defended(images), _squeeze(masked, 3), atol=1e-6)
     expected = _expected_logits(classifier, _squeeze(masked, 3))
@@ -58,13 +61,6 @@ def test_masks_then_pre_processes_then_classifies():
     # Pre-processing first would be another function.
     wrong_order = _expected_mask(masker, _squeeze(images, 3)) * _squeeze(images, 3)
     assert np.abs(_expected_logits(classifier, wrong_order) - expected).max() > 1e-3
-
-
-def test_mask_has_one_channel():
-    masker = _pixel_masker()
-    mask = DefendedModel(_linear_classifier(), masker).mask(_images())
-    assert mask.shape == (5, 4, 4, 1)
-    np.testing.assert_allclose(mask, _expected_mask(masker, _images()), atol=1e-6)
 
 
 def test_is_the_bare_classifier_without_masker_and_pre_processing():
@@ -132,13 +128,6 @@ def test_survives_saving_and_loading(tmp_path, has_masker):
     np.testing.assert_allclose(loaded(_images()), model(_images()), atol=1e-6)
 
 
-def test_configuration_holds_no_objects():
-    model = DefendedModel(_linear_classifier(), _pixel_masker(), parse_preprocessor("median_2"))
-    rebuilt = DefendedModel.from_config(model.get_config())
-    rebuilt.set_weights(model.get_weights())
-    np.testing.assert_allclose(rebuilt(_images()), model(_images()), atol=1e-6)
-
-
 SHAPE = (8, 8, 3)
 IMAGES = np.random.default_rng(0).random((4, *SHAPE), dtype=np.float32)
 
@@ -164,6 +153,7 @@ def test_answers_differ_by_the_rounding_of_16_bits_and_no_more(precision, roundi
 def test_all_layers_but_those_of_the_output_compute_in_16_bits():
     model = _defended()
     twin = in_precision(model, "bfloat16")
+    assert twin.preprocessor == model.preprocessor
     for part, copy in ((model.classifier, twin.classifier), (model.masker, twin.masker)):
         kinds = {layer.compute_dtype for layer in copy.layers[1:-1]}
         assert "bfloat16" in kinds
@@ -172,10 +162,6 @@ def test_all_layers_but_those_of_the_output_compute_in_16_bits():
         for weight, original in zip(copy.weights, part.weights, strict=True):
             assert weight.dtype == original.dtype
             np.testing.assert_array_equal(weight, original)
-
-
-def test_the_preprocessing_stays():
-    assert in_precision(_defended(), "float16").preprocessor == parse_preprocessor("bit_depth_4")
 
 
 def test_a_model_inside_a_model_is_not_left_in_float32_in_silence():

@@ -67,7 +67,7 @@ def test_counts_of_parameters_are_those_of_the_publication():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_joint_probability_is_that_of_scipy(channels):
+def test_joint_probability_and_bits_per_dimension_are_those_of_scipy(channels):
     parameters, levels = _parameters(channels), _levels(channels)
     levels[0, 0] = 0
     levels[0, 1] = 255
@@ -76,6 +76,11 @@ def test_joint_probability_is_that_of_scipy(channels):
     mixture = split_parameters(tf.constant(parameters), channels)
     computed = pixel_log_probabilities(mixture, tf.constant(levels))
     np.testing.assert_allclose(computed, expected, rtol=1e-9)
+    images, parameters = (tf.constant(a, tf.float32) for a in (levels / 255, parameters))
+    bits = bits_per_dimension(images, parameters)
+    assert bits.dtype == tf.float32
+    nats = expected.mean(axis=(1, 2))
+    np.testing.assert_allclose(bits, -nats / np.log(2) / channels, rtol=1e-5)
 
 
 def test_probabilities_of_all_levels_sum_to_one():
@@ -83,17 +88,6 @@ def test_probabilities_of_all_levels_sum_to_one():
     levels = tf.constant(np.tile(np.arange(256.0)[:, None, None, None, None], (1, *_SHAPE, 1)))
     probabilities = tf.exp(pixel_log_probabilities(mixture, levels))
     np.testing.assert_allclose(tf.reduce_sum(probabilities, axis=0), np.ones(_SHAPE), rtol=1e-12)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_bits_per_dimension_are_those_of_scipy(channels):
-    parameters, levels = _parameters(channels), _levels(channels)
-    weights, masses, _ = _component_masses(parameters, levels)
-    nats = np.log((weights * masses.prod(axis=0)).sum(axis=-1)).mean(axis=(1, 2))
-    images = tf.constant(levels / 255, tf.float32)
-    bits = bits_per_dimension(images, tf.constant(parameters, tf.float32))
-    assert bits.dtype == tf.float32
-    np.testing.assert_allclose(bits, -nats / np.log(2) / channels, rtol=1e-5)
 
 
 def test_expectation_is_that_of_the_components_given_the_earlier_channels():
