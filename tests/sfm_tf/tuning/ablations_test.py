@@ -8,7 +8,7 @@ from sfm_tf.models.settings import ModelConfig
 from sfm_tf.training.model_files import load_source_model
 from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.tuning import ablations as module
-from sfm_tf.tuning.ablations import ABLATION_KINDS, AblationStudy, read_ablations
+from sfm_tf.tuning.ablations import AblationStudy, read_ablations
 from sfm_tf.tuning.settings import ABLATIONS, AblationConfig
 from sfm_tf.tuning.trials import Scorer, Trial, scoring_settings
 
@@ -97,7 +97,3 @@ def test_a_source_model_is_trained_where_there_is_none(study, trials, tmp_path, 
     monkeypatch.setattr(module, "train_source_model", train_source_model)
     dataclasses.replace(study, source=None).run(tmp_path)
     assert asked == [(tmp_path / "source", 1)]
-
-
-def test_every_name_that_can_be_asked_for_is_there():
-    assert tuple(ABLATION_KINDS) == ABLATIONS

@@ -58,13 +58,18 @@ def test_hyperband_is_limited_by_its_epochs_alone_unless_asked_to():
     assert limited.max_trials == 2
 
 
+VALUES = {"sparsity_weight": 0.3, "semantic_weight": 5.0, "reconstruction_weight": 1.0}
+
+
 @pytest.mark.parametrize("tuner", ["grid", "random"])
 def test_values_mean_the_same_in_the_process_that_they_travel_to(tuner):
     config = dataclasses.replace(CONFIG, tuner=tuner)
     space = build_oracle(config, epochs=7, seed=0).get_space()
-    space.values = {"sparsity_weight": 0.3, "semantic_weight": 5.0, "reconstruction_weight": 1.0}
+    space.values = dict(VALUES)
     travelled = keras_tuner.HyperParameters.from_proto(space.to_proto()).values
-    assert read_hyperparameters(travelled, config, 7) == Hyperparameters(space.values, 7)
+    assert read_hyperparameters(travelled, config, 7) == Hyperparameters(VALUES, 7)
+    # Hyperband says how many epochs.
+    assert read_hyperparameters({**VALUES, "tuner/epochs": 3}, config, 7).epochs == 3
 
 
 def test_the_grid_holds_to_the_list_and_the_others_to_its_range():
@@ -78,7 +83,7 @@ def test_the_grid_holds_to_the_list_and_the_others_to_its_range():
 
 
 def test_a_weight_from_in_between_has_four_digits():
-    values = {"sparsity_weight": 0.123456, "semantic_weight": 5.0, "reconstruction_weight": 1.0}
+    values = {**VALUES, "sparsity_weight": 0.123456}
     found = read_hyperparameters(values, dataclasses.replace(CONFIG, tuner="random"), 9)
     assert found.weights["sparsity_weight"] == 0.1235
     assert read_hyperparameters(values, CONFIG, 9).weights["sparsity_weight"] == 0.123456
@@ -90,11 +95,6 @@ def test_hyperband_needs_a_range():
         SfmError, match="hyperband needs at least two different tried_sparsity_weights"
     ):
         build_oracle(config, 9, 0)
-
-
-def test_hyperband_says_how_many_epochs():
-    values = {"sparsity_weight": 0.1, "semantic_weight": 5.0, "reconstruction_weight": 1.0}
-    assert read_hyperparameters({**values, "tuner/epochs": 3}, CONFIG, 9).epochs == 3
 
 
 PLACE = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": "8000"}

@@ -108,26 +108,16 @@ def test_boxes_are_attacked_through_their_models_and_scored_on_the_defended_one(
         assert scores[threat_model.value] == pytest.approx(accuracy(images)), threat_model
 
 
-def test_the_gray_box_is_left_out_where_it_is_not_asked_for(measured):
+def test_the_images_of_the_black_box_are_made_once_and_none_of_a_gray_box_not_asked_for(measured):
     scorer, defended, root = measured
     config = scoring_settings(EVALUATION, gray_box=False)
-    without = dataclasses.replace(scorer, config=config)
-    assert without.scores(defended, root / "none")["gray_box"] is None
-    assert not (root / "none").exists()
-
-
-def test_the_images_of_the_black_box_are_made_once(measured):
-    scorer, defended, root = measured
-    folder = root / "once"
-    once = dataclasses.replace(
-        scorer, folder=folder, config=scoring_settings(EVALUATION, gray_box=False)
-    )
-    scores = once.source_scores()
-    assert set(scores) == {"clean", "attacked"}
-    (stored,) = folder.glob("pgd-*.tfrecord")
+    once = dataclasses.replace(scorer, folder=root / "once", config=config)
+    assert set(once.source_scores()) == {"clean", "attacked"}
+    (stored,) = once.folder.glob("pgd-*.tfrecord")
     modified = stored.stat().st_mtime_ns
-    once.scores(defended, root / "unused")
-    assert [path.stat().st_mtime_ns for path in folder.glob("*.tfrecord")] == [modified]
+    assert once.scores(defended, root / "unused")["gray_box"] is None
+    assert [path.stat().st_mtime_ns for path in once.folder.glob("*.tfrecord")] == [modified]
+    assert not (root / "unused").exists()
 
 
 MODEL = ModelConfig(classifier_width=4, masker_width=4, masker_depth=1)

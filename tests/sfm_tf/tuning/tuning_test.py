@@ -7,10 +7,9 @@ from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.settings import ModelConfig
 from sfm_tf.training.settings import TrainingConfig
-from sfm_tf.tuning import tuning as module
 from sfm_tf.tuning.search import Hyperparameters, Role
 from sfm_tf.tuning.settings import TuningConfig
-from sfm_tf.tuning.trials import scoring_settings
+from sfm_tf.tuning.trials import Scorer, Trial, scoring_settings
 from sfm_tf.tuning.tuning import Tuning
 from tests.small_models import small_models
 
@@ -58,6 +57,21 @@ def _tuning(records, tmp_path_factory):
     )
 
 
+@pytest.fixture(name="folders")
+def _folders(monkeypatch):
+    """The folders of the trials that a search asks for, none of which is trained or scored."""
+    folders = []
+
+    def run(self):
+        folders.append(self.folder)
+        return {"clean": 0.5, "black_box": 0.5, "failure": ""}
+
+    scorer = Scorer(**dict.fromkeys(field.name for field in dataclasses.fields(Scorer)))
+    monkeypatch.setattr(Tuning, "_scorer", lambda self: scorer)
+    monkeypatch.setattr(Trial, "run", run)
+    return folders
+
+
 def test_a_killed_search_goes_on_where_it_was_and_writes_what_it_found(tuning, tmp_path):
     steps = Steps(kills_at="sparsity 0.3: alternation")
     with pytest.raises(Killed):
@@ -74,10 +88,7 @@ def test_a_killed_search_goes_on_where_it_was_and_writes_what_it_found(tuning, t
     assert {trial["examples"] for trial in stored["trials"]} == {16}
     assert set(stored["source"]) == {"clean", "attacked"}
     assert json.loads((tmp_path / "best.json").read_text()) == best
-    assert best["values"] in [
-        {"sparsity_weight": w1, "semantic_weight": 20.0, "reconstruction_weight": 1.0}
-        for w1 in (0.1, 0.3)
-    ]
+    assert best["values"]["sparsity_weight"] in (0.1, 0.3)
 
 
 @pytest.mark.parametrize(
@@ -92,31 +103,14 @@ def test_a_killed_search_goes_on_where_it_was_and_writes_what_it_found(tuning, t
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_a_trial_depends_on_tells_it_from_others(tuning, changes, monkeypatch):
-    folders = []
-    monkeypatch.setattr(module.Tuning, "_scorer", lambda self: None)
-    monkeypatch.setattr(module.Tuning, "_trial", lambda self, *given: _Placed(self, given, folders))
+def test_what_a_trial_depends_on_tells_it_from_others(tuning, changes, folders):
     for each in (tuning, dataclasses.replace(tuning, **changes)):
         each.run(Role.ALONE)
     assert len(folders) > 2
     assert set(folders[:2]).isdisjoint(folders[2:])
 
 
-class _Placed:
-    """Stands in for a trial: notes its folder and does nothing."""
-
-    def __init__(self, tuning, given, folders):
-        self._folder, self._folders = tuning._folder(tuning._config(given[0])), folders
-
-    def run(self):
-        self._folders.append(self._folder)
-        return {"clean": 0.5, "black_box": 0.5, "failure": ""}
-
-
-def test_an_enlarged_grid_keeps_the_trials_that_were_done(tuning, monkeypatch):
-    folders = []
-    monkeypatch.setattr(module.Tuning, "_scorer", lambda self: None)
-    monkeypatch.setattr(module.Tuning, "_trial", lambda self, *given: _Placed(self, given, folders))
+def test_an_enlarged_grid_keeps_the_trials_that_were_done(tuning, folders):
     larger = dataclasses.replace(tuning.tuning, tried_sparsity_weights=(0.1, 0.2, 0.3))
     tuning.run(Role.ALONE)
     dataclasses.replace(tuning, tuning=larger).run(Role.ALONE)
