@@ -1,5 +1,6 @@
 """Tests of the checkpoints: exact round trips, and damage of every kind."""
 
+import io
 import logging as standard_logging
 
 import keras
@@ -146,51 +147,26 @@ def test_process_that_is_no_writer_writes_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def _truncate(path):
-    path.write_bytes(path.read_bytes()[:-200])
+def test_damaged_newest_falls_back_to_the_one_before(tmp_path):
+    states, newest = _save_epochs(tmp_path, 2), tmp_path / "epoch_00002.npz"
+    data = newest.read_bytes()
+    flipped, foreign = bytearray(data), io.BytesIO()
+    flipped[data.index(np.float32(1.0).tobytes())] ^= 1  # The bias of the second epoch.
+    np.savez(foreign, weights=np.zeros(3))
+    for damaged in (data[:-200], flipped, b"", b"not an archive", foreign.getvalue()):
+        newest.write_bytes(damaged)
+        _assert_restores(tmp_path, states[0], 1)
 
 
-def _flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    position = data.index(np.float32(1.0).tobytes())  # The bias of the second epoch.
-    data[position] ^= 1
-    path.write_bytes(bytes(data))
-
-
-def _empty(path):
-    path.write_bytes(b"")
-
-
-def _overwrite(path):
-    path.write_bytes(b"not an archive")
-
-
-def _replace_by_foreign_archive(path):
-    np.savez(path, weights=np.zeros(3))
-
-
-@pytest.mark.parametrize(
-    "damage", [_truncate, _flip_a_bit, _empty, _overwrite, _replace_by_foreign_archive]
-)
-def test_damaged_newest_falls_back_to_the_one_before(tmp_path, damage):
-    states = _save_epochs(tmp_path, 2)
-    damage(tmp_path / "epoch_00002.npz")
-    _assert_restores(tmp_path, states[0], 1)
-
-
-def test_fall_back_is_logged(tmp_path, caplog):
-    _save_epochs(tmp_path, 1)
-    _empty(tmp_path / "epoch_00001.npz")
-    standard_logging.getLogger("absl").propagate = True
-    with caplog.at_level("WARNING", logger="absl"):
-        assert Checkpoints(tmp_path, _SETTINGS).restore(_trainer().state) == Position()
-    assert "epoch_00001.npz is damaged" in caplog.text
-
-
-def test_without_checkpoints_nothing_changes(tmp_path):
+def test_without_an_intact_checkpoint_nothing_changes_and_the_log_says_why(tmp_path, caplog):
     trainer = _trainer()
     before = _state(trainer)
-    assert Checkpoints(tmp_path / "absent", _SETTINGS).restore(trainer.state) == Position()
+    (tmp_path / "epoch_00001.npz").write_bytes(b"")
+    standard_logging.getLogger("absl").propagate = True
+    with caplog.at_level("WARNING", logger="absl"):
+        for folder in (tmp_path, tmp_path / "absent"):
+            assert Checkpoints(folder, _SETTINGS).restore(trainer.state) == Position()
+    assert "epoch_00001.npz is damaged" in caplog.text
     for pair in zip(_state(trainer), before, strict=True):
         np.testing.assert_array_equal(*pair)
 
@@ -209,14 +185,10 @@ def test_write_that_fails_leaves_the_earlier_ones_and_no_debris(tmp_path, monkey
     _assert_restores(tmp_path, states[-1], 2)
 
 
-def test_other_settings_are_refused_by_name(tmp_path):
+def test_checkpoints_of_other_settings_and_models_are_refused(tmp_path):
     _save_epochs(tmp_path, 1)
     checkpoints = Checkpoints(tmp_path, {**_SETTINGS, "epochs": 9})
     with pytest.raises(SfmError, match=r"other settings \(epochs\); resume with those"):
         checkpoints.restore(_trainer().state)
-
-
-def test_other_models_are_refused(tmp_path):
-    _save_epochs(tmp_path, 1)
     with pytest.raises(SfmError, match="holds other models"):
         Checkpoints(tmp_path, _SETTINGS).restore(_trainer(units=4).state)

@@ -5,11 +5,9 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import log_softmax
 
 from sfm_tf.errors import SfmError
 from sfm_tf.training.losses import (
-    SEMANTIC_LOSSES,
     LossWeights,
     masker_loss,
     measure_ratios,
@@ -25,18 +23,17 @@ _IMAGES = np.array([[[[0.8], [0.6]]], [[[1.0], [0.0]]]], np.float32)
 _MASKED = np.array([[[[0.5], [0.2]]], [[[1.0], [0.0]]]], np.float32)
 
 
-@pytest.mark.parametrize(("reduction", "expected"), [("per_image", 0.85), ("batch", 1.7)])
-def test_sparsity_is_the_sum_of_brightness(reduction, expected):
+@pytest.mark.parametrize(
+    ("reduction", "sparsity", "reconstruction"), [("per_image", 0.85, 0.25), ("batch", 1.7, 0.5)]
+)
+def test_terms_are_the_sum_of_brightness_and_the_euclidean_distance(
+    reduction, sparsity, reconstruction
+):
     # L1 norms 0.7 and 1.0.
-    assert sparsity_loss(_MASKED, reduction).numpy() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("reduction", "expected"), [("per_image", 0.25), ("batch", 0.5)])
-def test_reconstruction_is_the_euclidean_distance(reduction, expected):
+    assert sparsity_loss(_MASKED, reduction).numpy() == pytest.approx(sparsity)
     # Differences (0.3, 0.4) and (0, 0): norms 0.5 and 0, and 0.5 over both.
-    assert reconstruction_loss(_IMAGES, _MASKED, reduction).numpy() == pytest.approx(
-        expected, abs=1e-5
-    )
+    distance = reconstruction_loss(_IMAGES, _MASKED, reduction).numpy()
+    assert distance == pytest.approx(reconstruction, abs=1e-5)
 
 
 def test_reductions_of_the_distance_are_not_one_another_scaled():
@@ -62,14 +59,6 @@ def test_reductions_of_the_distance_are_not_one_another_scaled():
 def test_semantic_is_the_mean_cosine_distance(logits, masked_logits, expected):
     loss = semantic_loss(tf.constant(logits), tf.constant(masked_logits)).numpy()
     assert loss == pytest.approx(expected, abs=1e-6)
-
-
-def test_cross_entropy_of_masked_images_is_that_of_scipy():
-    logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    labels = np.array([0, 3, 1, 1, 2])
-    expected = -log_softmax(logits, axis=1)[np.arange(5), labels].mean()
-    loss = SEMANTIC_LOSSES["cross_entropy"](tf.zeros([5, 4]), tf.constant(logits), labels)
-    assert loss.numpy() == pytest.approx(expected, rel=1e-5)
 
 
 _WEIGHTS = LossWeights(0.3, 2.0, 1.0)
@@ -146,8 +135,10 @@ def test_ratio_is_1_at_the_critical_weight(critical_weight, reconstruction, imag
     assert ratio == pytest.approx(1.0, rel=1e-3)
 
 
-def test_ratio_is_infinite_without_reconstruction():
+def test_ratio_is_infinite_and_not_shown_without_reconstruction():
     assert sparsity_ratio(LossWeights(0.1, 1.0, 0.0), (8, 8, 1), "per_image", 1) == math.inf
+    ratios = _ratios(reconstruction_weight=0.0)
+    assert (ratios.sparsity_ratio, ratios.semantic_ratio, ratios.warning()) == (None, None, "")
 
 
 @pytest.mark.parametrize("reduction", ["per_image", "batch"])
@@ -185,12 +176,6 @@ def test_ratios_of_norms_over_the_batch_count_the_images_of_one():
     ratios = _ratios(loss_reduction="batch", batch_size=128)
     assert ratios.values == 32  # There are only two images to a batch.
     assert ratios.image_norm == pytest.approx(1.5 * math.sqrt(2))
-
-
-def test_without_reconstruction_there_are_none():
-    ratios = _ratios(reconstruction_weight=0.0)
-    assert (ratios.sparsity_ratio, ratios.semantic_ratio) == (None, None)
-    assert ratios.warning() == ""
 
 
 @pytest.mark.parametrize(("weight", "share"), [(0.5, 0.25), (0.1, 1.0), (0.0, 0.0)])

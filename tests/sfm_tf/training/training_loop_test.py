@@ -163,10 +163,9 @@ def _batches(context=None):
     return training_batches(_IMAGES, _LABELS, context=context, **options)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_takes_the_steps_that_fit_takes(jit_compile):
+def test_takes_the_steps_that_fit_takes():
     trainer, fitted = _trainer(), _trainer()
-    steps = CompiledSteps(trainer, tf.distribute.get_strategy(), jit_compile=jit_compile)
+    steps = CompiledSteps(trainer, tf.distribute.get_strategy())
     measured = list(steps.train(_batches))
     history = fitted.fit(_batches(), verbose=0, shuffle=False).history
     assert len(measured) == 3
@@ -194,17 +193,6 @@ def test_reset_begins_the_means_anew():
     steps.reset()
     trainer.trackers["accuracy"].update_state([0.0])
     assert steps.means()["accuracy"] == 0.0
-
-
-def test_steps_are_compiled_once_for_each_phase():
-    trainer, calls = _trainer(), []
-    steps = CompiledSteps(trainer, tf.distribute.get_strategy())
-    step = trainer.train_step
-    trainer.train_step = lambda data: calls.append(trainer.phase) or step(data)
-    for phase in (Phase.CLASSIFIER, Phase.BOTH, Phase.CLASSIFIER, Phase.BOTH):
-        trainer.phase = phase
-        list(steps.train(_batches))
-    assert calls == [Phase.CLASSIFIER, Phase.BOTH]
 
 
 _SHAPE = (8, 8, 1)
@@ -289,31 +277,25 @@ def test_passes_alternate_between_classifier_and_masker(finished):
     assert is_masker == [False] * 10 + [True] * 5 + [False] * 5 + [True] * 5
 
 
-def test_history_has_training_and_validation_figures_of_each_epoch(finished):
+def test_history_and_log_have_the_figures_of_each_epoch(finished):
     history = finished[2]
     assert [epoch["stage"] for epoch in history] == ["pretraining", "alternation", "alternation"]
     assert set(history[0]["training"]) == {"classification_loss", "accuracy"}
     assert {"classification_loss", "accuracy", "mask_loss"} <= set(history[1]["training"])
     for epoch in history:
         assert {"bare_accuracy", "defended_accuracy", "mask_mean"} <= set(epoch["validation"])
-
-
-def test_history_has_the_seconds_of_each_pass(finished):
-    phases = [set(epoch["seconds"]) for epoch in finished[2]]
+    phases = [set(epoch["seconds"]) for epoch in history]
     assert phases == [{"classifier"}, {"classifier", "masker"}, {"classifier", "masker"}]
-    assert all(value > 0 for epoch in finished[2] for value in epoch["seconds"].values())
+    assert all(value > 0 for epoch in history for value in epoch["seconds"].values())
+    (path,) = (finished[0] / "logs").glob("events.out.tfevents.*")
+    for name in (b"validation/defended_accuracy", b"masks/mask", b"masks/masked"):
+        assert name in path.read_bytes()
 
 
 def test_it_learns(finished):
     validation = finished[2][-1]["validation"]
     assert validation["bare_accuracy"] >= 0.9
     assert validation["mask_loss"] < finished[2][0]["validation"]["mask_loss"]
-
-
-def test_tensorboard_can_read_the_log(finished):
-    (path,) = (finished[0] / "logs").glob("events.out.tfevents.*")
-    for name in (b"validation/defended_accuracy", b"masks/mask", b"masks/masked"):
-        assert name in path.read_bytes()
 
 
 class _Interruption(Exception):  # noqa: N818

@@ -1,7 +1,6 @@
 """Tests of the whole training stage, on models of few layers."""
 
 import dataclasses
-import functools
 import json
 import shutil
 
@@ -25,7 +24,7 @@ from sfm_tf.training.model_files import (
     load_source_model,
 )
 from sfm_tf.training.settings import TrainingConfig
-from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
+from sfm_tf.training.trainer import Phase
 from sfm_tf.training.training import (
     TrainingSession,
     defence_timing,
@@ -105,9 +104,9 @@ def test_timing_names_the_parts_of_the_train_stage(defence, expected):
 _SCHEDULE = (Epoch("source", (Phase.CLASSIFIER,)),) * 2
 
 
-def _train_bare(session, **options):
+def _train_bare(session):
     factory = session.factory
-    return session.train("alone", factory.bare, _SCHEDULE, factory.seeds.order, **options)
+    return session.train("alone", factory.bare, _SCHEDULE, factory.seeds.order)
 
 
 def test_opening_reads_the_images_and_makes_the_folder(records, tmp_path):
@@ -136,19 +135,6 @@ def test_model_is_trained_in_16_bits_and_returned_in_32(records, tmp_path):
     assert (tmp_path / "checkpoint" / "alone").is_dir()
 
 
-def test_trainer_is_the_one_asked_for_with_the_settings(records, tmp_path):
-    made = []
-
-    class Trainer(SparseFeatureMaskerTrainer):
-        def __init__(self, model, config, *, extra):
-            super().__init__(model, config)
-            made.append((extra, config))
-
-    make = functools.partial(Trainer, extra="more")
-    _train_bare(_open(records.folder, tmp_path), make_trainer=make)
-    assert made == [("more", _CONFIG)]
-
-
 def test_xla_compiles_the_steps_if_asked_and_learns_the_same(records, tmp_path, monkeypatch):
     asked = []
 
@@ -167,12 +153,6 @@ def test_xla_compiles_the_steps_if_asked_and_learns_the_same(records, tmp_path, 
         np.testing.assert_allclose(*pair, atol=1e-5)
 
 
-def test_checkpoints_of_other_settings_are_refused(records, tmp_path):
-    _train_bare(_open(records.folder, tmp_path))
-    with pytest.raises(SfmError, match=r"other settings \(seed, semantic_weight\)"):
-        _train_bare(_open(records.folder, tmp_path, seed=4, semantic_weight=5.0))
-
-
 def test_folder_without_records_is_refused(tmp_path):
     with pytest.raises(SfmError, match=r"No schema.json in"):
         _open(tmp_path, tmp_path / "train")
@@ -186,7 +166,7 @@ def trained(records, tmp_path_factory):
     return folder, train_defence(session), reports
 
 
-def test_leaves_models_and_a_history_of_both_trainings(trained):
+def test_leaves_models_their_history_seconds_and_weights(trained):
     folder, result, _ = trained
     assert {path.name for path in folder.iterdir()} == {
         "classifier.keras",
@@ -206,19 +186,13 @@ def test_leaves_models_and_a_history_of_both_trainings(trained):
         "defence": ["pretraining", "alternation", "alternation"],
         "source": ["source", "source"],
     }
-
-
-def test_timing_has_the_seconds_of_each_part_and_history_none(trained):
-    timing = json.loads((trained[0] / "timing.json").read_text())
+    for epochs in history.values():
+        assert all(set(epoch) == {"stage", "training", "validation"} for epoch in epochs)
+    timing = json.loads((folder / "timing.json").read_text())
     parts = {"classifier_seconds", "masker_seconds", "both_seconds", "source_seconds"}
     assert set(timing) == parts
     assert {name for name in parts if timing[name] > 0.0} == parts - {"masker_seconds"}
-    for epochs in trained[1].history.values():
-        assert all(set(epoch) == {"stage", "training", "validation"} for epoch in epochs)
-
-
-def test_loss_weights_are_kept_with_their_ratios(trained):
-    weights = json.loads((trained[0] / "loss_weights.json").read_text())
+    weights = json.loads((folder / "loss_weights.json").read_text())
     assert weights["sparsity_weight"] == 0.2
     assert weights["sparsity_ratio"] == pytest.approx(0.2 * 8)  # 64 values, w3 = 1.
 
@@ -261,6 +235,8 @@ def test_interrupted_training_ends_where_an_uninterrupted_one_does(records, trai
     # What was trained before the interruption counts too.
     timing = json.loads((tmp_path / "timing.json").read_text())
     assert min(timing["classifier_seconds"], timing["both_seconds"]) > 0.0
+    with pytest.raises(SfmError, match=r"other settings \(seed, semantic_weight\)"):
+        train_defence(_open(records.folder, tmp_path, seed=4, semantic_weight=5.0))
     images, _ = _images(records.folder)
     for load in (load_defended_model, load_source_model):
         whole, resumed = (load(folder)(images) for folder in (trained[0], tmp_path))
