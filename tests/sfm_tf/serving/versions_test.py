@@ -55,24 +55,6 @@ def store():
     return open_folder(next(_MEMORY_ROOTS))
 
 
-def test_reads_names_sizes_and_contents(folder, staged):
-    assert folder.names() == []
-    folder.reveal(folder.copy(staged), "1")
-    assert folder.names() == ["1"]
-    assert sorted(folder.names("1")) == ["assets.extra", "saved_model.pb", "variables"]
-    assert folder.names("absent") == []
-    assert folder.files("1") == dict.fromkeys(FILES, 5)
-    assert folder.files("absent") == {}
-    assert folder.read(f"1/{PARTS[0]}") == b"graph"
-    assert folder.read("1/absent") is None
-
-
-def test_a_file_is_created_once(folder):
-    assert folder.create(".pushes/1.json", b"first")
-    assert not folder.create(".pushes/1.json", b"second")
-    assert folder.read(".pushes/1.json") == b"first"
-
-
 def test_of_two_processes_that_found_nothing_the_store_chooses_one(store, monkeypatch):
     modes = []
 
@@ -84,18 +66,6 @@ def test_of_two_processes_that_found_nothing_the_store_chooses_one(store, monkey
     monkeypatch.setattr(type(store.filesystem), "pipe_file", refuse)
     assert not store.create(".pushes/1.json", b"second")
     assert modes == ["create"]
-
-
-def test_copies_stay_hidden_until_revealed_and_deleted_versions_leave_nothing(folder, staged):
-    folder.reveal(folder.copy(staged), "1")
-    incoming = folder.copy(1)
-    assert incoming.startswith(".incoming-")
-    assert sorted(folder.names()) == sorted(["1", incoming])
-    folder.reveal(incoming, "2")
-    assert folder.files("2") == folder.files("1")
-    folder.delete("1")
-    folder.delete("absent")
-    assert folder.names() == ["2"]
 
 
 def test_a_version_is_out_of_sight_before_its_first_file_is_deleted(staged, tmp_path, monkeypatch):
@@ -183,9 +153,11 @@ def test_the_lock_ends_with_the_process_that_held_it(tmp_path):
         pass
 
 
-def test_a_push_that_fails_leaves_nothing(address, staged, monkeypatch):
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_push_that_fails_leaves_nothing(address, staged, monkeypatch, has_begun):
     def fail(self, source, target, **options):
-        self.pipe_file(target, b"half")
+        if has_begun:
+            self.pipe_file(target, b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(open_folder(address).filesystem), "put_file", fail)

