@@ -23,36 +23,45 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 
 SHAPE = (4, 4, 1)
-COUNT = 40
+COUNT = 60
 CONFIG = EvaluationConfig(epsilons=(4.0, 8.0), iterations=12, step_size=4.0)
+WEAK_CONFIG = EvaluationConfig(
+    epsilons=(16.0,), iterations=4, step_size=6.0, attack_batch_size=32, square_queries=30
+)
 
 
-def _kernel(seed):
-    """Weights that add up to nothing, so that grey images lie on the boundary."""
+def _linear(seed):
+    """A linear model of two classes whose weights add up to nothing: grey is on the boundary."""
     kernel = np.random.default_rng(seed).normal(size=(16, 2)).astype(np.float32)
-    return kernel - kernel.mean(axis=0)
-
-
-KERNEL = _kernel(0)
-
-
-def _linear_prober():
-    """A linear model of two classes, always right without an attack."""
     dense = keras.layers.Dense(2, use_bias=False)
-    classifier = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
-    dense.set_weights([KERNEL])
+    model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), dense])
+    dense.set_weights([kernel - kernel.mean(axis=0)])
+    return model
+
+
+CLASSIFIER, SOURCE = _linear(0), _linear(1)
+DIFFERENCE = np.subtract(*CLASSIFIER.get_weights()[0].T)
+MASKER = keras.Sequential([keras.Input(SHAPE), keras.layers.Conv2D(1, 1, activation="sigmoid")])
+
+
+def _prober(config, masker=None):
+    """The model, always right without an attack, and its ablations."""
+    subject = DefendedModel(CLASSIFIER, masker)
     random = np.random.default_rng(1)
     images = random.uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
-    labels = (images.reshape(COUNT, 16) @ KERNEL).argmax(axis=1)
-    samples = check_samples(images, labels, classifier)
-    subject = DefendedModel(classifier)
-    prober = Prober(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
-    return prober, make_ablations(subject).whole
+    labels = np.asarray(subject(images)).argmax(axis=1)
+    samples = check_samples(images, labels, CLASSIFIER)
+    prober = Prober(SwitchedModel(subject), samples, config, 0, lambda *_: None)
+    return prober, make_ablations(subject)
+
+
+def _margins(samples):
+    return np.abs(samples.images.reshape(COUNT, 16) @ DIFFERENCE)
 
 
 @pytest.fixture(scope="module")
 def measured():
-    prober, whole = _linear_prober()
+    prober, (whole, *_) = _prober(CONFIG)
     ladder = probe_ladder(prober, whole)
     return prober.samples, ladder, probe_convergence(prober, whole), probe_curve(prober, whole)
 
@@ -60,11 +69,9 @@ def measured():
 def test_a_linear_model_falls_where_the_ball_reaches_its_boundary(measured):
     samples, ladder, _, _ = measured
     assert [entry.epsilon for entry in ladder] == [0.0, 2.0, 4.0, 8.0, 16.0, 127.5]
-    difference = KERNEL[:, 0] - KERNEL[:, 1]
-    margins = np.abs(samples.images.reshape(COUNT, 16) @ difference)
     for entry in ladder[:-1]:  # In the last ball pixels end at 0 and 1.
-        reach = entry.epsilon / 255.0 * np.abs(difference).sum()
-        assert entry.right_images().tolist() == (margins > reach).tolist()
+        reach = entry.epsilon / 255.0 * np.abs(DIFFERENCE).sum()
+        assert entry.right_images().tolist() == (_margins(samples) > reach).tolist()
     assert ladder[0].correct == COUNT > ladder[1].correct > ladder[3].correct > 0
     assert ladder[-1].correct == 0
 
@@ -78,9 +85,8 @@ def test_no_effort_beats_an_attack_that_is_already_exact(measured):
     assert convergence.single_step.correct > convergence.base.correct
 
 
-def test_more_restarts_count_the_first():
-    prober, whole = _linear_prober()
-    convergence = probe_convergence(prober, whole)
+def test_more_restarts_count_the_first(measured):
+    convergence = measured[2]
     more, base = convergence.more_restarts.right_images(), convergence.base.right_images()
     assert not (more & ~base).any()
 
@@ -94,57 +100,18 @@ def test_the_curve_rises_from_the_clean_loss_to_the_attacks(measured):
     assert curve[-1].success == pytest.approx(1.0 - convergence.base.correct / COUNT)
 
 
-WEAKER_ATTACKERS_SHAPE = (4, 4, 1)
-WEAKER_ATTACKERS_COUNT = 60
-WEAKER_ATTACKERS_CONFIG = EvaluationConfig(
-    epsilons=(16.0,), iterations=4, step_size=6.0, attack_batch_size=32, square_queries=30
-)
-
-
-def _weaker_attackers_kernel(seed):
-    """Weights that add up to nothing, so that grey images lie on the boundary."""
-    kernel = np.random.default_rng(seed).normal(size=(16, 2)).astype(np.float32)
-    return kernel - kernel.mean(axis=0)
-
-
-def _linear(seed):
-    dense = keras.layers.Dense(2, use_bias=False)
-    model = keras.Sequential([keras.Input(WEAKER_ATTACKERS_SHAPE), keras.layers.Flatten(), dense])
-    dense.set_weights([_weaker_attackers_kernel(seed)])
-    return model
-
-
-CLASSIFIER, SOURCE = _linear(0), _linear(1)
-MASKER = keras.Sequential(
-    [keras.Input(WEAKER_ATTACKERS_SHAPE), keras.layers.Conv2D(1, 1, activation="sigmoid")]
-)
-
-
-def _bench_and_variants(masker=None):
-    subject = DefendedModel(CLASSIFIER, masker)
-    images = (
-        np.random.default_rng(2)
-        .uniform(0.3, 0.7, (WEAKER_ATTACKERS_COUNT, *WEAKER_ATTACKERS_SHAPE))
-        .astype(np.float32)
-    )
-    labels = np.asarray(subject(images)).argmax(axis=1)
-    samples = check_samples(images, labels, CLASSIFIER)
-    prober = Prober(SwitchedModel(subject), samples, WEAKER_ATTACKERS_CONFIG, 0, lambda *_: None)
-    return prober, subject, make_ablations(subject)
-
-
 def test_noise_is_weaker_than_pgd_and_repeatable():
-    prober, _, ablations = _bench_and_variants()
+    prober, ablations = _prober(WEAK_CONFIG)
     noise = probe_noise(prober, ablations.whole)
     attacked = prober.right_under_pgd(ablations.whole)
     for name in ("uniform", "gaussian"):
         assert getattr(noise, name).correct > attacked.sum()
-    again, _, other = _bench_and_variants()
+    again, other = _prober(WEAK_CONFIG)
     assert probe_noise(again, other.whole) == noise
 
 
 def test_gaussian_noise_has_the_norm_of_the_attack():
-    prober, _, ablations = _bench_and_variants()
+    prober, ablations = _prober(WEAK_CONFIG)
     images, attacked = prober.samples.images, prober.pgd(ablations.whole.attacked).images
     noisy = _with_gaussian_noise(images, attacked, 0)
     np.testing.assert_allclose(
@@ -157,68 +124,38 @@ def test_gaussian_noise_has_the_norm_of_the_attack():
 
 
 def test_square_is_run_where_gradients_failed():
-    prober, _, ablations = _bench_and_variants()
-    left = np.ones(WEAKER_ATTACKERS_COUNT, bool)
+    prober, ablations = _prober(WEAK_CONFIG)
+    left = np.ones(COUNT, bool)
     left[:3] = False
     square = probe_square(prober, ablations.whole, left)
-    assert (square.queries, square.survivors) == (30, WEAKER_ATTACKERS_COUNT - 3)
+    assert (square.queries, square.survivors) == (30, COUNT - 3)
     assert square.examples == SQUARE_EXAMPLES
     assert square.correct < SQUARE_EXAMPLES
-
-
-def test_square_has_nothing_to_do_where_nothing_is_left():
-    prober, _, ablations = _bench_and_variants()
-    square = probe_square(prober, ablations.whole, np.zeros(WEAKER_ATTACKERS_COUNT, bool))
+    square = probe_square(prober, ablations.whole, np.zeros(COUNT, bool))
     assert (square.survivors, square.examples, square.right) == (0, 0, "")
 
 
 def test_images_are_transferred_from_the_source_and_from_the_bare_classifier():
-    prober, subject, ablations = _bench_and_variants(MASKER)
+    prober, ablations = _prober(WEAK_CONFIG, MASKER)
     transfers = probe_transfer(prober, ablations, SOURCE)
     assert [entry.source for entry in transfers] == ["independent", "bare"]
+    subject = DefendedModel(CLASSIFIER, MASKER)
     for entry, model in zip(transfers, (SOURCE, ablations.bare.attacked), strict=True):
         predictions = np.asarray(subject(prober.pgd(model).images)).argmax(axis=1)
         assert entry.correct == (predictions == prober.samples.labels).sum()
-
-
-def test_a_bare_classifier_without_a_source_has_nothing_to_transfer_from():
-    prober, _, ablations = _bench_and_variants()
+    # A bare classifier without a source has nothing to transfer from.
+    prober, ablations = _prober(WEAK_CONFIG)
     assert probe_transfer(prober, ablations, None) == ()
 
 
-OTHER_GOALS_SHAPE = (4, 4, 1)
-OTHER_GOALS_COUNT = 30
-
-
-def _other_goals_kernel(seed):
-    """Weights that add up to nothing, so that grey images lie on the boundary."""
-    kernel = np.random.default_rng(seed).normal(size=(16, 2)).astype(np.float32)
-    return kernel - kernel.mean(axis=0)
-
-
-OTHER_GOALS_KERNEL = _other_goals_kernel(0)
-
-
-def _prober(norm, epsilon):
-    dense = keras.layers.Dense(2, use_bias=False)
-    classifier = keras.Sequential([keras.Input(OTHER_GOALS_SHAPE), keras.layers.Flatten(), dense])
-    dense.set_weights([OTHER_GOALS_KERNEL])
-    images = (
-        np.random.default_rng(1)
-        .uniform(0.3, 0.7, (OTHER_GOALS_COUNT, *OTHER_GOALS_SHAPE))
-        .astype(np.float32)
-    )
-    labels = (images.reshape(OTHER_GOALS_COUNT, 16) @ OTHER_GOALS_KERNEL).argmax(axis=1)
-    config = EvaluationConfig(norm=norm, epsilons=(epsilon,), iterations=20, step_size=4.0)
-    subject, samples = DefendedModel(classifier), check_samples(images, labels, classifier)
-    prober = Prober(SwitchedModel(subject), samples, config, 0, lambda *_: None)
-    return prober, make_ablations(subject).whole
+def _long_config(norm, epsilon):
+    return EvaluationConfig(norm=norm, epsilons=(epsilon,), iterations=20, step_size=4.0)
 
 
 def test_with_two_classes_the_target_is_the_other_one():
-    prober, whole = _prober("inf", 8.0)
+    prober, (whole, *_) = _prober(_long_config("inf", 8.0))
     targeted = probe_targeted(prober, whole)
-    assert targeted.reached == OTHER_GOALS_COUNT - targeted.correct > 0
+    assert targeted.reached == COUNT - targeted.correct > 0
     assert targeted.correct == prober.right_under_pgd(whole).sum()
 
 
@@ -235,15 +172,14 @@ def test_targets_are_wrong_classes_and_all_of_them():
     ("norm", "epsilon", "other", "dual"), [("inf", 6.0, "2", 2), ("2", 15.0, "inf", 1)]
 )
 def test_a_linear_model_falls_where_the_other_ball_reaches_its_boundary(norm, epsilon, other, dual):
-    prober, whole = _prober(norm, epsilon)
+    prober, (whole, *_) = _prober(_long_config(norm, epsilon))
     found = probe_other_norm(prober, whole)
     assert found.norm == other
     assert found.epsilon == equal_volume_radius(epsilon, norm, 16)
-    difference = OTHER_GOALS_KERNEL[:, 0] - OTHER_GOALS_KERNEL[:, 1]
-    margins = np.abs(prober.samples.images.reshape(OTHER_GOALS_COUNT, 16) @ difference)
-    reach = found.epsilon / 255.0 * np.linalg.norm(difference, ord=dual)
+    margins = _margins(prober.samples)
+    reach = found.epsilon / 255.0 * np.linalg.norm(DIFFERENCE, ord=dual)
     right = found.right_images()
-    assert 0 < right.sum() < OTHER_GOALS_COUNT
+    assert 0 < right.sum() < COUNT
     assert right[margins > reach].all()
     # Where the random start still shows in L2, the last per cent is not reached.
     assert not right[margins < 0.97 * reach].any()

@@ -33,17 +33,16 @@ MASKER = _model(keras.layers.Conv2D(1, 1, activation="sigmoid"))
 SQUEEZE = parse_preprocessor("bit_depth_4")
 
 
-def _bench_and_variants(masker, preprocessor):
-    subject = DefendedModel(CLASSIFIER, masker, preprocessor)
+def _prober(subject, config=CONFIG):
     images = np.random.default_rng(0).uniform(0.3, 0.7, (COUNT, *SHAPE)).astype(np.float32)
     labels = np.asarray(subject(images)).argmax(axis=1)
-    samples = check_samples(images, labels, CLASSIFIER)
-    prober = Prober(SwitchedModel(subject), samples, CONFIG, 0, lambda *_: None)
+    samples = check_samples(images, labels, subject.classifier)
+    prober = Prober(SwitchedModel(subject), samples, config, 0, lambda *_: None)
     return prober, make_ablations(subject)
 
 
 def test_a_wide_ball_breaks_every_combination_of_the_parts():
-    parts = probe_parts(*_bench_and_variants(MASKER, SQUEEZE))
+    parts = probe_parts(*_prober(DefendedModel(CLASSIFIER, MASKER, SQUEEZE)))
     assert [(entry.masker, entry.preprocessor) for entry in parts] == [
         (False, False),
         (True, False),
@@ -64,7 +63,7 @@ def test_a_wide_ball_breaks_every_combination_of_the_parts():
     ids=["bare", "masker", "preprocessor"],
 )
 def test_only_parts_that_are_there_are_listed(masker, preprocessor, listed):
-    prober, ablations = _bench_and_variants(masker, preprocessor)
+    prober, ablations = _prober(DefendedModel(CLASSIFIER, masker, preprocessor))
     parts = probe_parts(prober, ablations)
     assert [(entry.masker, entry.preprocessor) for entry in parts] == listed
     if preprocessor is None:
@@ -74,7 +73,7 @@ def test_only_parts_that_are_there_are_listed(masker, preprocessor, listed):
 def test_a_surrogate_without_a_gradient_is_found_out_by_the_others():
     blocking = Operation(lambda images: images, lambda images: 0.0 * images, ())
     blocked = Preprocessor("blocking", "smooth", steps=((blocking, ()),))
-    surrogates = probe_surrogates(*_bench_and_variants(None, blocked), "smooth")
+    surrogates = probe_surrogates(*_prober(DefendedModel(CLASSIFIER, None, blocked)), "smooth")
     found = {entry.surrogate: (entry.used, entry.correct) for entry in surrogates}
     assert set(found) == {"identity", "smooth", "ignored"}
     assert found["identity"] == found["ignored"] == (False, 0)
@@ -82,31 +81,19 @@ def test_a_surrogate_without_a_gradient_is_found_out_by_the_others():
     assert found["smooth"][1] > COUNT // 2
 
 
-KNOWN_BREAKS_SHAPE = (4, 4, 1)
-KNOWN_BREAKS_COUNT = 20
-KNOWN_BREAKS_CONFIG = EvaluationConfig(epsilons=(60.0,), iterations=8, step_size=20.0)
-
-
 def _found(kernel):
-    dense = keras.layers.Dense(2, use_bias=False)
-    classifier = keras.Sequential([keras.Input(KNOWN_BREAKS_SHAPE), keras.layers.Flatten(), dense])
-    dense.set_weights([kernel])
-    images = (
-        np.random.default_rng(1)
-        .uniform(0.1, 0.9, (KNOWN_BREAKS_COUNT, *KNOWN_BREAKS_SHAPE))
-        .astype(np.float32)
-    )
-    labels = np.asarray(classifier(images)).argmax(axis=1)
-    subject, samples = DefendedModel(classifier), check_samples(images, labels, classifier)
-    prober = Prober(SwitchedModel(subject), samples, KNOWN_BREAKS_CONFIG, 0, lambda *_: None)
-    return probe_known_breaks(prober, make_ablations(subject).whole)
+    classifier = _model(keras.layers.Flatten(), keras.layers.Dense(2, use_bias=False))
+    classifier.set_weights([kernel])
+    config = EvaluationConfig(epsilons=(60.0,), iterations=8, step_size=20.0)
+    prober, ablations = _prober(DefendedModel(classifier), config)
+    return probe_known_breaks(prober, ablations.whole)
 
 
 def test_broken_defences_are_broken_and_lost_gradients_noticed():
     kernel = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
     # Grey images lie on the boundary.
     found = _found(kernel - kernel.mean(axis=0))
-    assert found.bare_clean.correct == KNOWN_BREAKS_COUNT
+    assert found.bare_clean.correct == COUNT
     assert [entry.correct for entry in (found.bare, found.bit_depth, found.scaled)] == [0, 0, 0]
     assert found.plain_blind_share > 0.3
     assert found.stable_blind_share == 0.0
@@ -116,12 +103,6 @@ def test_broken_defences_are_broken_and_lost_gradients_noticed():
 def test_logits_that_never_differ_are_left_as_they_are():
     found = _found(np.zeros((16, 2), np.float32))
     assert found.factor == 1.0
-
-
-REPEATED_DRAWS_SHAPE = (2, 2, 1)
-REPEATED_DRAWS_CONFIG = EvaluationConfig(
-    epsilons=(1.0,), iterations=1, step_size=1.0, attack_batch_size=7
-)
 
 
 def _all_dark_or_all_bright(images, seeds):
@@ -134,16 +115,14 @@ def _all_dark_or_all_bright(images, seeds):
 
 @pytest.mark.parametrize("count", [3, 40])
 def test_each_draw_is_another_one(count):
-    dense = keras.layers.Dense(2, use_bias=False)
-    classifier = keras.Sequential(
-        [keras.Input(REPEATED_DRAWS_SHAPE), keras.layers.Flatten(), dense]
-    )
-    dense.set_weights([np.array([[-1.0, 1.0]] * 4, np.float32)])
+    classifier = _model(keras.layers.Flatten(), keras.layers.Dense(2, use_bias=False))
+    classifier.set_weights([np.array([[-1.0, 1.0]] * 16, np.float32)])
     coin = Operation(_all_dark_or_all_bright, lambda images, seeds: images, (), is_random=True)
     subject = DefendedModel(classifier, None, Preprocessor("coin", "smooth", steps=((coin, ()),)))
-    images = np.random.default_rng(0).random((count, *REPEATED_DRAWS_SHAPE), dtype=np.float32)
+    images = np.random.default_rng(0).random((count, *SHAPE), dtype=np.float32)
     samples = check_samples(images, np.ones(count, int), classifier)
-    prober = Prober(SwitchedModel(subject), samples, REPEATED_DRAWS_CONFIG, 0, lambda *_: None)
+    config = EvaluationConfig(epsilons=(1.0,), iterations=1, step_size=1.0, attack_batch_size=7)
+    prober = Prober(SwitchedModel(subject), samples, config, 0, lambda *_: None)
     draws = probe_draws(prober, subject, make_ablations(subject).whole)
     for entries in (draws.clean, draws.attacked):
         assert [entry.examples for entry in entries] == [count] * DRAWS
