@@ -9,6 +9,7 @@ import numpy as np
 from sfm_tf.artifacts.manifest import Manifest
 from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.audit.blessing import Blessing, decide
+from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.probes.measurements import Probes
 from sfm_tf.evaluation.metrics import (
     AttackedAccuracy,
@@ -106,6 +107,12 @@ def worst(
     """Returns the accuracy of a defence after the worst attack on each image."""
     keys = {"defence": defence, "threat_model": threat_model, "epsilon": epsilon}
     return WorstCase(**keys, **figures, strongest_attack=attack)
+
+
+def finding(status: str, is_must: bool = True, title: str = "") -> Finding:
+    """Returns what a check of the audit found, titled by its status unless a title is given."""
+    title = title or f"Title {status}"
+    return Finding("rule", title, status, "3 of 9 images.", "It matters.", "Who", is_must)
 
 
 def cells(table: Table) -> dict[str, list[str]]:

@@ -13,26 +13,22 @@ from sfm_tf.audit.verdict import (
     write_audit,
 )
 from sfm_tf.errors import SfmError
+from tests.made_up import finding
 
-
-def _finding(status, is_must, title="It"):
-    return Finding("rule", title, status, "1 of 2.", "Because.", "Someone", is_must)
-
-
-GOOD = (_finding("pass", True), _finding("pass", False))
+GOOD = (finding("pass", True), finding("pass", False))
 
 
 @pytest.mark.parametrize(
     ("findings", "level"),
     [
         ((), "credible"),
-        ((_finding("warn", False),), "credible"),
-        ((_finding("not_run", False),), "credible"),
-        ((_finding("fail", False),), "incomplete"),
-        ((_finding("warn", True),), "incomplete"),
-        ((_finding("not_run", True),), "incomplete"),
-        ((_finding("fail", True),), "not_credible"),
-        ((_finding("fail", True), _finding("not_run", True)), "not_credible"),
+        ((finding("warn", False),), "credible"),
+        ((finding("not_run", False),), "credible"),
+        ((finding("fail", False),), "incomplete"),
+        ((finding("warn", True),), "incomplete"),
+        ((finding("not_run", True),), "incomplete"),
+        ((finding("fail", True),), "not_credible"),
+        ((finding("fail", True), finding("not_run", True)), "not_credible"),
     ],
 )
 def test_the_worst_finding_that_counts_decides(findings, level):
@@ -41,13 +37,13 @@ def test_the_worst_finding_that_counts_decides(findings, level):
 
 
 def test_the_sentence_names_what_decided():
-    failed, warned = _finding("fail", True, "Gradients reach"), _finding("warn", True, "Noise")
+    failed, warned = finding("fail", True, "Gradients reach"), finding("warn", True, "Noise")
     assert verdict([*GOOD, failed, warned]).sentence == (
         "1 of 3 required checks failed: Gradients reach (failed)."
     )
-    assert verdict(
-        [*GOOD, warned, _finding("warn", False), _finding("not_run", False)]
-    ).sentence == ("2 of 5 checks passed; 2 warnings, 1 not run. To look at: Noise (warning).")
+    assert verdict([*GOOD, warned, finding("warn", False), finding("not_run", False)]).sentence == (
+        "2 of 5 checks passed; 2 warnings, 1 not run. To look at: Noise (warning)."
+    )
     assert verdict(GOOD).sentence == "All 1 required checks passed."
 
 
@@ -60,20 +56,20 @@ def test_the_sentence_names_what_decided():
     ],
 )
 def test_checks_are_counted_in_words(statuses, words):
-    assert tally([_finding(status, False) for status in statuses]) == words
+    assert tally([finding(status, False) for status in statuses]) == words
 
 
 def test_what_did_not_pass_is_a_line_each_and_what_was_not_run_one_line():
     findings = [
-        _finding("warn", False, "Noise"),
+        finding("warn", False, "Noise"),
         *GOOD,
-        _finding("not_run", True, "Draws"),
-        _finding("fail", True, "Growth"),
-        _finding("not_run", False, "Goals"),
+        finding("not_run", True, "Draws"),
+        finding("fail", True, "Growth"),
+        finding("not_run", False, "Goals"),
     ]
     assert list(open_points(findings)) == [
-        'Failed check "Growth": 1 of 2.',
-        'Warning from check "Noise": 1 of 2.',
+        'Failed check "Growth": 3 of 9 images.',
+        'Warning from check "Noise": 3 of 9 images.',
         "Not run: Draws; Goals.",
     ]
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from sfm_tf.audit.blessing import decide
-from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -262,12 +261,9 @@ def test_the_answer_comes_first_with_the_thresholds_beside_the_chart(page):
     ]
 
 
-def finding(status: str) -> Finding:
-    return Finding("rule", f"Title {status}", status, "3 of 9.", "Why.", "Who", True)
-
-
 def test_checks_that_passed_are_folded_and_the_others_open(tmp_path):
-    audit = Audit((finding("pass"), finding("warn")), AuditVerdict("credible", "All is well."))
+    findings = (made_up.finding("pass"), made_up.finding("warn"))
+    audit = Audit(findings, AuditVerdict("credible", "All is well."))
     build_report(plain_inputs(audit=audit), tmp_path)
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert page.texts["summary"] == ["Checks that passed: 1"]

@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 
-from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.evaluation.metrics import Accuracy
 from sfm_tf.report.first_screen import NO_WHITE_BOX, first_screen
@@ -19,13 +18,9 @@ def attacked(*threat_models: str, defence: str = "sfm"):
     return dataclasses.replace(INPUTS, metrics=metrics)
 
 
-def finding(status: str) -> Finding:
-    return Finding("rule", f"Title {status}", status, "3 of 9.", "Why.", "Who", True)
-
-
 def audited(*statuses: str):
     verdict = AuditVerdict("incomplete", "A sentence.")
-    audit = Audit(tuple(map(finding, statuses)), verdict)
+    audit = Audit(tuple(map(made_up.finding, statuses)), verdict)
     return dataclasses.replace(attacked("white_box", "all"), audit=audit)
 
 
@@ -44,8 +39,8 @@ def test_the_audit_is_counted_and_what_did_not_pass_is_open():
     found = first_screen(audited("pass", "pass", "warn", "fail"))
     assert found.audit == "Incomplete: 2 passed · 1 warning · 1 failed."
     assert made_up.cells(found.doubts) == {
-        "Title warn": ["warn", "3 of 9."],
-        "Title fail": ["fail", "3 of 9."],
+        "Title warn": ["warn", "3 of 9 images."],
+        "Title fail": ["fail", "3 of 9 images."],
     }
     assert first_screen(audited("pass")).doubts is None
     assert first_screen(INPUTS).audit.startswith("The evaluation was not audited")

@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sfm_tf.audit.finding import Finding
 from sfm_tf.audit.verdict import RULE_TEXT, AuditVerdict
 from sfm_tf.evaluation.metrics import CleanAccuracy, Metrics, MinimumNorm
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -208,14 +207,13 @@ def test_every_row_has_its_command_and_what_it_depends_on_is_told():
     assert section.paragraphs[1].endswith("so a command runs those too.")
 
 
-def _finding(status, is_must=True):
-    return Finding(
-        "name", f"Title {status}", status, "3 of 9 images.", "It matters.", "Who", is_must
-    )
-
-
 def test_the_audit_shows_verdict_rule_and_every_check_those_that_passed_folded():
-    findings = [_finding("pass"), _finding("warn", False), _finding("fail"), _finding("not_run")]
+    findings = [
+        made_up.finding("pass"),
+        made_up.finding("warn", False),
+        made_up.finding("fail"),
+        made_up.finding("not_run"),
+    ]
     section = audit_section(Audit(findings, AuditVerdict("not_credible", "1 check failed.")))
     assert section.paragraphs == (
         "Not credible: 1 passed · 1 warning · 1 failed · 1 not run.",
@@ -235,7 +233,9 @@ def test_the_audit_shows_verdict_rule_and_every_check_those_that_passed_folded()
 
 
 def test_an_audit_that_passed_has_nothing_open_and_a_missing_one_is_said():
-    (table,) = audit_section(Audit([_finding("pass")], AuditVerdict("credible", "So."))).tables
+    (table,) = audit_section(
+        Audit([made_up.finding("pass")], AuditVerdict("credible", "So."))
+    ).tables
     assert table.is_folded
     section = audit_section(None)
     assert section.paragraphs[0].startswith("The evaluation was not audited")
@@ -319,7 +319,7 @@ def test_a_tuning_says_what_it_was_scored_on_and_where_the_mask_collapsed():
 COMPLETE = dataclasses.replace(
     WHOLE,
     audit=Audit(
-        [Finding("noise", "Noise breaks least", "pass", "1 of 9.", "Chance.", "Someone", True)],
+        [made_up.finding("pass")],
         AuditVerdict("credible", "All is well."),
     ),
     probes=made_up.PROBES,
