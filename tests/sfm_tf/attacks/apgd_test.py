@@ -16,15 +16,24 @@ from sfm_tf.attacks.apgd import (
     checkpoint_periods,
     checkpoints,
     halve_at_checkpoint,
-    initial_step_sizes,
     run_apgd,
 )
-from sfm_tf.attacks.attack import AttackBatch, Scores, choose
+from sfm_tf.attacks.attack import AttackBatch, Scores
 from sfm_tf.attacks.norm_balls import BALLS
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
-from tests.attacked_models import DIGIT_SHAPE, Linear, digit_model, digits
+from tests.attacked_models import (
+    DIGIT_SHAPE,
+    Linear,
+    Masked,
+    accuracy,
+    advance_all,
+    digit_model,
+    digits,
+    predictions,
+    samples,
+)
 
 NO_CHECKPOINT = -1
 
@@ -75,19 +84,6 @@ def test_eta_is_halved_at_a_checkpoint_where_a_condition_holds(
     between = period == NO_CHECKPOINT
     counted = (increases + increased, 5.0, was_halved) if between else (0.0, f_max, halves)
     assert tuple(tensor.numpy().item() for tensor in new[1:]) == counted
-
-
-def test_the_start_is_a_checkpoint_that_halves_nothing():
-    sizes, halves = halve_at_checkpoint(
-        initial_step_sizes(tf.constant(0.4), tf.constant([2])),
-        tf.constant([False, False]),
-        tf.constant([-3.0, 2.0]),
-        tf.constant(0),
-        tf.constant(0.75),
-    )
-    assert not halves.numpy().any()
-    np.testing.assert_allclose(sizes.eta, [0.4, 0.4])
-    assert sizes.checkpoint_f_max.numpy().tolist() == [-3.0, 2.0]
 
 
 SHAPE = (2, 2, 1)
@@ -197,16 +193,6 @@ def test_the_best_images_are_those_that_fool_however_high_others_are():
     np.testing.assert_allclose(end.best.objective, expected, rtol=1e-6)
 
 
-def test_iterations_count_from_the_first_one():
-    images, starts = _samples(0.3, math.inf)
-    first, later = (
-        _run(images, starts, math.inf, 0.3, 10, first_iteration=number) for number in (0, 70)
-    )
-    assert first.best.iterations.numpy().min() >= 0
-    assert first.best.iterations.numpy().max() <= 10
-    np.testing.assert_array_equal(later.best.iterations, first.best.iterations + 70)
-
-
 def test_images_whose_first_gradient_is_zero_are_stuck():
     images, starts = _samples(0.3, math.inf)
 
@@ -222,35 +208,13 @@ def test_images_whose_first_gradient_is_zero_are_stuck():
     np.testing.assert_allclose(end.best.images[is_flat], starts[is_flat], atol=1e-6)
 
 
-LOSSES = ["cross_entropy", "dlr", "targeted_dlr"]
 ART_LOSSES = {"cross_entropy": "cross_entropy", "dlr": "difference_logits_ratio"}
-
-
-class Masked(keras.Model):
-    """The same predictions with logits so far apart that the cross-entropy has no gradient."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def call(self, images):
-        return 1024.0 * self.model(images)
-
-
-@pytest.fixture(scope="module", name="digits")
-def _digits():
-    return digits()
-
-
-@pytest.fixture(scope="module", name="trained_model")
-def _trained_model():
-    return digit_model()
 
 
 def _digit_samples(model, count=60):
     """Images well inside [0, 1] with the labels that the model gives them."""
-    images = np.random.default_rng(1).uniform(0.3, 0.7, (count, *DIGIT_SHAPE)).astype(np.float32)
-    return images, np.asarray(model(images)).argmax(axis=1)
+    images, _ = samples(2, 0.3, 0.7, count)
+    return images, predictions(model, images)
 
 
 # Of so large a batch the smallest bucket holds all images: an attack compiles once.
@@ -261,34 +225,21 @@ def _attack(model, class_count=10, **options):
     )
 
 
-def _accuracy(model, images, labels):
-    return np.mean(np.asarray(model(images)).argmax(axis=1) == labels)
+# Each model has one attack, so that it compiles once for all tests of the same options.
+@functools.cache
+def _trained_attack():
+    return _attack(digit_model())
 
 
-def _norms(change, norm):
-    return np.linalg.norm(change.reshape(len(change), -1).astype(np.float64), norm, axis=1)
+def _known_attack(**options):
+    """Returns the attack on the trained model, with these options and otherwise the defaults."""
+    attack = _trained_attack()
+    defaults = {"norm": math.inf, "epsilon": 0.1, "loss": "cross_entropy"}
+    attack.set_params(**{**defaults, "iterations": 20, "restarts": 1, **options})
+    return attack
 
 
-@pytest.mark.parametrize("iterations", [1, 20])
-def test_finds_the_worst_perturbation_of_a_linear_model(iterations):
-    model = Linear(2)
-    images, labels = _digit_samples(model)
-    slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
-    moved = _attack(model, 2, epsilon=0.2, iterations=iterations).generate(images, labels)
-    np.testing.assert_allclose(moved, images + 0.2 * np.sign(slope), atol=1e-6)
-
-
-def test_finds_the_worst_perturbation_of_a_linear_model_in_the_l2_ball():
-    model = Linear(2)
-    images, labels = _digit_samples(model)
-    slope = (model.kernel[:, 1 - labels] - model.kernel[:, labels]).T.reshape(images.shape)
-    moved = _attack(model, 2, norm=2, epsilon=0.2, iterations=30).generate(images, labels)
-    expected = images + 0.2 * slope / _norms(slope, 2)[:, None, None, None]
-    np.testing.assert_allclose(moved, expected, atol=1e-3)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_fools_a_linear_model_wherever_it_can_be_fooled(loss):
+def test_fools_a_linear_model_wherever_it_can_be_fooled():
     """Class j can win within the ball exactly if z_j + epsilon |w_j - w_y|_1 > z_y."""
     model = Linear(5)
     images, labels = _digit_samples(model, 200)
@@ -299,17 +250,19 @@ def test_fools_a_linear_model_wherever_it_can_be_fooled(loss):
     gain = gains.max(axis=1)
     clear = np.abs(gain) > 0.02
     assert 30 < np.sum(gain > 0) < 170
-    moved = _attack(model, 5, epsilon=0.03, loss=loss).generate(images, labels)
-    fooled = np.asarray(model(moved)).argmax(axis=1) != labels
-    np.testing.assert_array_equal(fooled[clear], gain[clear] > 0)
+    attack = _attack(model, 5, epsilon=0.03)
+    for loss in ("cross_entropy", "dlr", "targeted_dlr"):
+        attack.set_params(loss=loss)
+        fooled = predictions(model, attack.generate(images, labels)) != labels
+        np.testing.assert_array_equal(fooled[clear], gain[clear] > 0)
 
 
 @pytest.mark.parametrize(
     ("norm", "epsilon", "loss"), [(math.inf, 0.1, "dlr"), (2, 0.5, "cross_entropy")]
 )
-def test_is_as_strong_as_art(trained_model, digits, norm, epsilon, loss):
-    images, labels = digits[0][:50], digits[1][:50]
-    attack = _attack(trained_model, norm=norm, epsilon=epsilon, loss=loss, iterations=12)
+def test_is_as_strong_as_art(norm, epsilon, loss):
+    model, (images, labels) = digit_model(), (array[:50] for array in digits())
+    attack = _known_attack(norm=norm, epsilon=epsilon, loss=loss, iterations=12)
     reference = ArtAutoProjectedGradientDescent(
         attack.estimator,
         norm=norm,
@@ -321,16 +274,16 @@ def test_is_as_strong_as_art(trained_model, digits, norm, epsilon, loss):
         loss_type=ART_LOSSES[loss],
         verbose=False,
     )
-    accuracy = _accuracy(trained_model, attack.generate(images, labels), labels)
-    expected = _accuracy(trained_model, reference.generate(images, labels), labels)
+    expected = accuracy(model, reference.generate(images, labels), labels)
     assert 0.2 < expected < 0.7
-    assert expected - 0.1 <= accuracy <= expected + 0.05
+    found = accuracy(model, attack.generate(images, labels), labels)
+    assert expected - 0.1 <= found <= expected + 0.05
 
 
-def test_is_at_least_as_strong_as_pgd_of_as_many_steps(trained_model, digits):
+def test_is_at_least_as_strong_as_pgd_of_as_many_steps():
     norm, epsilon = 2, 0.5
-    images, labels = digits[0][:60], digits[1][:60]
-    attack = _attack(trained_model, norm=norm, epsilon=epsilon)
+    model, (images, labels) = digit_model(), (array[:60] for array in digits())
+    attack = _known_attack(norm=norm, epsilon=epsilon)
     reference = ProjectedGradientDescent(
         attack.estimator,
         norm=norm,
@@ -341,37 +294,30 @@ def test_is_at_least_as_strong_as_pgd_of_as_many_steps(trained_model, digits):
         keep_best=True,
         loss="stable_cross_entropy",
     )
-    expected = _accuracy(trained_model, reference.generate(images, labels), labels)
-    clean = _accuracy(trained_model, images, labels)
-    accuracies = [clean]
+    expected = accuracy(model, reference.generate(images, labels), labels)
+    accuracies = []
     for loss in ("cross_entropy", "targeted_dlr"):
         attack.set_params(loss=loss, target_classes=5)
-        accuracies.append(_accuracy(trained_model, attack.generate(images, labels), labels))
-    assert max(accuracies[1:]) <= expected < clean - 0.2
-    assert accuracies[2] <= accuracies[1]
+        accuracies.append(accuracy(model, attack.generate(images, labels), labels))
+    assert max(accuracies) <= expected < accuracy(model, images, labels) - 0.2
+    assert accuracies[1] <= accuracies[0]
 
 
-def test_masked_gradients_do_not_stop_it(trained_model, digits):
+def test_masked_gradients_do_not_stop_it():
     """A model known to be no more robust validates the attack (Carlini et al. 2019)."""
-    images, labels = digits[0][:60], digits[1][:60]
-    masked = Masked(trained_model)
+    model, (images, labels) = digit_model(), (array[:60] for array in digits())
+    masked = Masked(model)
     attack = _attack(masked, epsilon=0.15, loss="dlr")
     blinded = ProjectedGradientDescent(
         attack.estimator, epsilon=0.15, step_size=0.04, iterations=20
     ).run(images, labels)
-    clean = _accuracy(masked, images, labels)
+    clean = accuracy(masked, images, labels)
     assert blinded.zero_gradient_share > 0.8
-    assert _accuracy(masked, blinded.images, labels) > clean - 0.1
-    outcome = attack.run(images, labels)
-    unmasked = _attack(trained_model, epsilon=0.15, loss="dlr").generate(images, labels)
-    accuracy = _accuracy(masked, outcome.images, labels)
-    assert accuracy == pytest.approx(_accuracy(trained_model, unmasked, labels), abs=0.02)
-    assert accuracy < clean - 0.5
-
-
-def _advance_all(advance, batch, state, is_finished, batch_size):
-    """What `advance_unfinished` does, without leaving anything out."""
-    return choose(is_finished, state, advance(batch, state))
+    assert accuracy(masked, blinded.images, labels) > clean - 0.1
+    found = accuracy(masked, attack.generate(images, labels), labels)
+    unmasked = _known_attack(epsilon=0.15, loss="dlr").generate(images, labels)
+    assert found == pytest.approx(accuracy(model, unmasked, labels), abs=0.02)
+    assert found < clean - 0.5
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [(math.inf, 0.04), (2, 0.25)])
@@ -381,8 +327,8 @@ def test_fooled_images_leave_the_batch_and_nothing_else_changes(monkeypatch, nor
     options = {"epsilon": epsilon, "loss": "targeted_dlr", "iterations": 5, "batch_size": 64}
     attack = _attack(model, 5, norm=norm, target_classes=4, **options)
     outcome, rows = attack.run(images, labels), int(model.rows)
-    assert 0.05 < _accuracy(model, outcome.images, labels) < 0.5
-    monkeypatch.setattr("sfm_tf.attacks.apgd.advance_unfinished", _advance_all)
+    assert 0.05 < accuracy(model, outcome.images, labels) < 0.5
+    monkeypatch.setattr("sfm_tf.attacks.apgd.advance_unfinished", advance_all)
     model.rows.assign(0)
     whole = attack.run(images, labels)
     assert int(model.rows) >= 64 * 4 * 6
@@ -434,30 +380,22 @@ def test_an_image_is_done_with_when_every_sample_is_wrong(lead, runs):
     assert int(model.rows) == check + looks + runs * 6 * 3 * 8
 
 
-def test_more_runs_never_fool_less(trained_model, digits):
-    images, labels = digits[0][:60], digits[1][:60]
-    attack = _attack(trained_model, loss="dlr", iterations=5)
-    accuracies = []
+def test_more_runs_never_fool_less_and_leave_fooled_images_alone():
+    model, (images, labels) = digit_model(), (array[:60] for array in digits())
+    attack = _known_attack(loss="dlr", iterations=5)
+    outcomes, fooled = [], []
     for restarts in (1, 2, 8):
         attack.set_params(restarts=restarts)
-        outcome = attack.run(images, labels)
-        accuracies.append(_accuracy(trained_model, outcome.images, labels))
-        assert outcome.iterations.max() <= 5 * restarts
-    assert accuracies == sorted(accuracies, reverse=True)
-    assert accuracies[-1] < accuracies[0]
-    assert outcome.iterations.max() > 10
-
-
-def test_later_runs_leave_fooled_images_alone(trained_model, digits):
-    images, labels = digits[0][:60], digits[1][:60]
-    attack = _attack(trained_model, iterations=5)
-    first = attack.generate(images, labels)
-    attack.set_params(restarts=3)
-    later = attack.run(images, labels)
-    fooled = np.asarray(trained_model(first)).argmax(axis=1) != labels
-    assert 10 < fooled.sum() < 60
-    np.testing.assert_array_equal(later.images[fooled], first[fooled])
-    assert later.iterations[fooled].max() <= 5
+        outcomes.append(attack.run(images, labels))
+        fooled.append(predictions(model, outcomes[-1].images) != labels)
+        assert outcomes[-1].iterations.max() <= 5 * restarts
+    first, last = outcomes[0], outcomes[-1]
+    assert (fooled[0] <= fooled[1]).all()
+    assert (fooled[1] <= fooled[2]).all()
+    assert 10 < fooled[0].sum() < fooled[2].sum()
+    assert last.iterations.max() > 10
+    np.testing.assert_array_equal(last.images[fooled[0]], first.images[fooled[0]])
+    assert last.iterations[fooled[0]].max() <= 5
 
 
 def test_an_image_that_cannot_be_made_worse_stays_as_it_is():

@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 from art.attacks.evasion import HopSkipJump as ArtHopSkipJump
@@ -10,20 +9,14 @@ from sfm_tf.attacks.hop_skip_jump import HopSkipJump
 from sfm_tf.models.art_classifier import BatchedTensorFlowClassifier, wrap_classifier
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from tests.attacked_models import linear_classifier, norms, predictions
 
 SHAPE = (4, 4, 1)
 SHORT = {"iterations": 5, "initial_evaluations": 20}
 
 
-def _model(slopes, offsets=0.0):
-    layers = [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(slopes.shape[1])]
-    model = keras.Sequential(layers)
-    model.set_weights([slopes, np.zeros(slopes.shape[1]) + offsets])
-    return model
-
-
-def _linear_classifier(slopes, offsets=0.0):
-    return wrap_classifier(_model(slopes, offsets), slopes.shape[1], SHAPE, 128)
+def _classifier(slopes, offsets=0.0):
+    return linear_classifier(slopes, offsets, SHAPE, 128)
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +26,16 @@ def binary():
     images = random.uniform(0.3, 0.7, (4, *SHAPE)).astype(np.float32)
     slopes = random.normal(size=(16, 2))
     # Without mean: the brightness that all images share makes no difference.
-    classifier = _linear_classifier((slopes - slopes.mean(axis=0)).astype(np.float32))
+    classifier = _classifier((slopes - slopes.mean(axis=0)).astype(np.float32))
     labels = classifier.predict(images).argmax(axis=1)
     assert set(labels) == {0, 1}
     return classifier, images, labels
 
 
-def _distances(images, adversarial_images, norm):
-    return np.linalg.norm((adversarial_images - images).reshape(len(images), -1), norm, axis=1)
-
-
-def _distances_to_boundary(classifier, images, norm, mask=1.0):
+def _distances_to_boundary(classifier, images, norm):
     """The closed form: the margin over the dual norm of the slope."""
     slopes = classifier.model.get_weights()[0].astype(np.float64)
-    slope = (slopes[:, 0] - slopes[:, 1]) * np.broadcast_to(mask, SHAPE).ravel()
+    slope = slopes[:, 0] - slopes[:, 1]
     margins = np.abs(np.diff(classifier.predict(images), axis=1))[:, 0]
     return margins / np.linalg.norm(slope, 1 if norm == np.inf else 2)
 
@@ -56,10 +45,8 @@ def test_finds_the_closest_image_beyond_the_boundary_of_a_linear_model(binary, n
     classifier, images, labels = binary
     outcome = HopSkipJump(classifier, norm=norm, iterations=20).run(images, labels)
     assert outcome.found.all()
-    assert (classifier.predict(outcome.images).argmax(axis=1) != labels).all()
-    ratios = _distances(images, outcome.images, norm) / _distances_to_boundary(
-        classifier, images, norm
-    )
+    assert (predictions(classifier.model, outcome.images) != labels).all()
+    ratios = norms(outcome.images - images, norm) / _distances_to_boundary(classifier, images, norm)
     assert ratios.min() > 0.9999
     assert ratios.max() < 1.0 + tolerance
 
@@ -69,7 +56,7 @@ def test_comes_closer_than_art_with_the_same_search(binary):
     np.random.seed(0)
     reference = ArtHopSkipJump(classifier, max_iter=6, verbose=False).generate(images, labels)
     outcome = HopSkipJump(classifier, iterations=6).run(images, labels)
-    theirs, ours = _distances(images, reference, 2), _distances(images, outcome.images, 2)
+    theirs, ours = norms(images - reference, 2), norms(images - outcome.images, 2)
     assert np.median(ours) < np.median(theirs)
 
 
@@ -79,7 +66,7 @@ def test_logits_that_hide_the_gradient_change_nothing(binary):
     slopes = classifier.model.get_weights()[0]
     expected = HopSkipJump(classifier, **SHORT).generate(images, labels)
     # A power of two: no rounding differs.
-    attack = HopSkipJump(_linear_classifier(slopes * 2.0**14), **SHORT)
+    attack = HopSkipJump(_classifier(slopes * 2.0**14), **SHORT)
     np.testing.assert_array_equal(attack.generate(images, labels), expected)
 
 
@@ -91,7 +78,7 @@ def test_goes_through_a_preprocessing_that_has_no_gradient(binary, norm):
     labels = attacked.predict(images).argmax(axis=1)
     outcome = HopSkipJump(attacked, norm=norm, iterations=8).run(images, labels)
     assert outcome.found.all()
-    assert (attacked.predict(outcome.images).argmax(axis=1) != labels).all()
+    assert (predictions(attacked.model, outcome.images) != labels).all()
 
 
 def test_the_labels_count_and_not_the_predictions(binary):
@@ -101,7 +88,7 @@ def test_the_labels_count_and_not_the_predictions(binary):
     np.testing.assert_array_equal(outcome.images[::2], images[::2])
     np.testing.assert_array_equal(outcome.iterations[::2], 0)
     assert (outcome.iterations[1::2] > 0).all()
-    assert (classifier.predict(outcome.images).argmax(axis=1) != wrong).all()
+    assert (predictions(classifier.model, outcome.images) != wrong).all()
 
 
 def test_an_image_without_an_adversarial_one_comes_back_unchanged_and_marked(binary):
@@ -109,7 +96,7 @@ def test_an_image_without_an_adversarial_one_comes_back_unchanged_and_marked(bin
     # The second class wins only where the first pixel is dark.
     slopes = np.zeros((16, 2), np.float32)
     slopes[0, 0] = 1.0
-    classifier = _linear_classifier(slopes, np.array([0.0, 0.2]))
+    classifier = _classifier(slopes, np.array([0.0, 0.2]))
     mask = np.ones_like(images)
     mask[::2, 0, 0] = 0.0
     outcome = HopSkipJump(classifier, iterations=15).run(images, np.zeros(4, int), mask)
@@ -117,7 +104,7 @@ def test_an_image_without_an_adversarial_one_comes_back_unchanged_and_marked(bin
     np.testing.assert_array_equal(outcome.iterations[::2], NOT_FOUND)
     np.testing.assert_array_equal(outcome.images[::2], images[::2])
     expected = images[1::2, 0, 0, 0] - 0.2
-    np.testing.assert_allclose(_distances(images, outcome.images, 2)[1::2], expected, rtol=0.1)
+    np.testing.assert_allclose(norms(outcome.images - images, 2)[1::2], expected, rtol=0.1)
 
 
 def test_equal_images_at_other_positions_are_attacked_apart(binary):

@@ -1,22 +1,29 @@
 import math
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from sfm_tf.attacks.norm_balls import BALLS, sample_points
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
 from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
 from sfm_tf.defences.feature_squeezing import squeezing_scorer
 from sfm_tf.errors import SfmError
 from sfm_tf.models.art_classifier import wrap_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from tests.attacked_models import DIGIT_SHAPE, digit_model, digits
+from tests.attacked_models import (
+    DIGIT_SHAPE,
+    Linear,
+    accuracy,
+    digit_model,
+    digits,
+    linear_classifier,
+    norms,
+    random_starts,
+    samples,
+)
 
 SHAPE = (4, 4, 1)
-KERNEL = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+KERNEL = Linear(3, 16).kernel
 SQUEEZERS = ("bit_depth_1", "bit_depth_2")
 STEPS = (1, 3)
 """Levels of the squeezers above zero."""
@@ -27,34 +34,16 @@ BOTH = {**ONE, "squeezers": SQUEEZERS}
 AS_PGD = {"random_start": True, "keep_best": True, "loss": "stable_cross_entropy"}
 
 
-class Linear(keras.Model):
-    """Logits of `KERNEL`; counts how often Python runs it."""
-
-    calls = 0
-
-    def call(self, images):
-        self.calls += 1
-        return tf.reshape(images, (-1, 16)) @ KERNEL
+def _classifier():
+    return wrap_classifier(Linear(3, 16), 3, SHAPE, 64)
 
 
-def _classifier(model=None):
-    return wrap_classifier(model or Linear(), 3, SHAPE, 64)
-
-
-def _attack(model=None, **options):
-    return SqueezingAwareGradientDescent(_classifier(model), **{**OPTIONS, **ONE, **options})
+def _attack(**options):
+    return SqueezingAwareGradientDescent(_classifier(), **{**OPTIONS, **ONE, **options})
 
 
 def _samples(count=24):
-    random = np.random.default_rng(1)
-    images = random.uniform(0.2, 0.8, (count, *SHAPE)).astype(np.float32)
-    return images, random.integers(0, 3, count)
-
-
-def _starts(images, norm, epsilon):
-    seeds = np.stack([np.zeros(len(images)), np.arange(len(images))], axis=1).astype(np.int32)
-    points = sample_points(BALLS[norm], tf.TensorShape(SHAPE), tf.constant(seeds)).numpy()
-    return images + epsilon * points
+    return samples(3, 0.2, 0.8, count, SHAPE)
 
 
 def _logits(images):
@@ -91,7 +80,7 @@ def _distance_gradients(images):
 @pytest.mark.parametrize("targeted", [False, True])
 def test_the_first_step_counts_the_distance_of_fooled_images_only(targeted):
     images, labels = _samples(40)
-    starts = _starts(images, 2, 0.3)
+    starts = random_starts(images, 2, 0.3)
     options = {"norm": 2, "epsilon": 0.3, "step_size": 0.01, "iterations": 1, "keep_best": False}
     attack = _attack(**{**options, **BOTH}, targeted=targeted, distance_weight=2.0)
     moves = attack.generate(images, labels) - starts
@@ -100,7 +89,7 @@ def test_the_first_step_counts_the_distance_of_fooled_images_only(targeted):
     fooled = _is_fooled(starts, labels) != targeted
     gradient -= 2.0 * _distance_gradients(starts) * fooled[:, None, None, None]
     expected = 0.01 * gradient / np.sqrt((gradient**2).sum(axis=(1, 2, 3), keepdims=True))
-    inside = np.linalg.norm((starts + expected - images).reshape(40, -1), axis=1) < 0.3
+    inside = norms(starts + expected - images, 2) < 0.3
     assert (inside & fooled).sum() >= 4
     assert (inside & ~fooled).sum() >= 4
     np.testing.assert_allclose(moves[inside], expected[inside], atol=2e-6)
@@ -120,7 +109,7 @@ def test_the_best_iterate_fools_the_classifier_and_passes_the_detector():
     options = {**BOTH, "distance_weight": 5.0, "iterations": 6, "threshold": 0.6}
     outcome = _attack(**options).run(images, labels)
     attack = _attack(**options, keep_best=False)
-    iterates = [_starts(images, math.inf, 0.1)]
+    iterates = [random_starts(images, math.inf, 0.1)]
     for iterations in range(1, 7):
         attack.set_params(iterations=iterations)
         iterates.append(attack.generate(images, labels))
@@ -160,7 +149,7 @@ def test_a_trained_model_is_fooled_as_often_and_with_lower_scores():
     shares, means = [], []
     for attack in (plain, aware):
         moved = attack.generate(images, labels)
-        shares.append(np.mean(classifier.predict(moved).argmax(axis=1) != labels))
+        shares.append(1 - accuracy(classifier.model, moved, labels))
         means.append(squeezing_scorer(classifier, squeezers, 64)(moved).mean())
     assert shares[0] > 0.9
     assert shares[1] >= shares[0] - 0.02
@@ -187,8 +176,7 @@ def test_samples_of_a_model_that_is_not_random_change_nothing():
 
 def test_images_that_no_detector_is_known_for_need_squeezers():
     shape = (4, 4, 2)
-    layers = [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(3)]
-    classifier = wrap_classifier(keras.Sequential(layers), 3, shape, 8)
+    classifier = linear_classifier(np.zeros((32, 3)), shape=shape)
     images, labels = np.full((2, *shape), 0.5, np.float32), np.zeros(2, int)
     attack = SqueezingAwareGradientDescent(classifier, **OPTIONS)
     with pytest.raises(SfmError, match="No squeezers for images of 2 channels; expected 1 or 3"):
