@@ -9,22 +9,9 @@ from pipelines.export import export
 from pipelines.fit_defences import fit_defences
 from pipelines.report import report
 from pipelines.validate import validate
-from sfm_tf import experiments
-from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, DEFENCES
 from sfm_tf.errors import SfmError
-
-_TINY = {
-    "num_examples": 12,
-    "attacks": ("fgsm",),
-    "epsilons": (16.0,),
-    "iterations": 2,
-    "audit_examples": 0,
-}
-
-
-def _digits(**values):
-    return experiments.override(experiments.preset("digits"), {**_TINY, **values})
+from tests.pipelines.tiny_digits import digits
 
 
 def test_the_answer_is_a_sentence_the_accuracies_and_the_audit(evaluation):
@@ -53,16 +40,8 @@ def test_the_answer_is_a_sentence_the_accuracies_and_the_audit(evaluation):
 
 def test_every_compared_defence_is_a_row_beside_the_others(new_run):
     run_directory = new_run("train")
-    validate(run_directory, _digits(allowed_anomalies=("empty_class",)), False)
-    settings = _digits(
-        defences=("all",),
-        num_examples=4,
-        threat_models=("gray_box",),
-        quilting_patches=200,
-        pixel_cnn_width=4,
-        pixel_cnn_depth=1,
-        pixel_cnn_epochs=1,
-    )
+    validate(run_directory, digits(), False)
+    settings = digits(defences=("all",), num_examples=4, threat_models=("gray_box",))
     fit_defences(run_directory, settings, False)
     folder = evaluate(run_directory, settings, False).folder
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -73,12 +52,6 @@ def test_every_compared_defence_is_a_row_beside_the_others(new_run):
     costs = json.loads((folder / "costs.json").read_text())
     assert [entry["defence"] for entry in costs] == names
     assert all(entry["seconds_per_1000_images"] > 0 for entry in costs)
-
-
-def test_a_defence_that_was_not_fitted_is_refused_with_what_fits_it(new_run):
-    run_directory = new_run("train")
-    with pytest.raises(SfmError, match="pipelines.fit_defences --defences=quilting"):
-        evaluate(run_directory, _digits(defences=("quilting_3+median_2",)), False)
 
 
 def _own_model(path, activation=None):
@@ -93,7 +66,7 @@ def _own_model(path, activation=None):
 
 def test_a_model_of_ones_own_needs_no_training(new_run, tmp_path, capsys):
     run_directory = new_run("ingest")
-    experiment = _digits(model=_own_model(tmp_path / "own.keras"))
+    experiment = digits(model=_own_model(tmp_path / "own.keras"))
     artifact = evaluate(run_directory, experiment, False)
     rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
     assert set(rows["defence"].to_pylist()) == {"model"}
@@ -107,7 +80,7 @@ def test_a_model_of_ones_own_needs_no_training(new_run, tmp_path, capsys):
 
 def test_a_source_of_ones_own_starts_the_black_box(new_run, tmp_path):
     run_directory = new_run("ingest")
-    experiment = _digits(
+    experiment = digits(
         model=_own_model(tmp_path / "own.keras"),
         source_model=_own_model(tmp_path / "source.keras"),
         threat_models=("black_box",),
@@ -119,7 +92,7 @@ def test_a_source_of_ones_own_starts_the_black_box(new_run, tmp_path):
 
 def test_a_model_that_returns_probabilities_is_refused(new_run, tmp_path):
     run_directory = new_run("ingest")
-    experiment = _digits(model=_own_model(tmp_path / "own.keras", "softmax"))
+    experiment = digits(model=_own_model(tmp_path / "own.keras", "softmax"))
     with pytest.raises(SfmError, match="probabilities; expected logits"):
         evaluate(run_directory, experiment, False)
 
@@ -128,18 +101,13 @@ def test_adversarial_images_are_shared_by_evaluations_and_made_anew_by_force(new
     run_directory = new_run("ingest")
     model = _own_model(tmp_path / "own.keras")
     settings = {"model": model, "threat_models": ("white_box",)}
-    first = evaluate(run_directory, _digits(**settings), False)
+    first = evaluate(run_directory, digits(**settings), False)
     files = {p.name: p.stat().st_ino for p in (first.folder / "adversarial").glob("*.tfrecord")}
     assert len(files) == 1
-    second = evaluate(run_directory, _digits(**settings, min_clean_accuracy=0.9), False)
+    second = evaluate(run_directory, digits(**settings, min_clean_accuracy=0.9), False)
     assert second.folder != first.folder
     for name, inode in files.items():
         assert (second.folder / "adversarial" / name).stat().st_ino == inode
-    forced = evaluate(run_directory, _digits(**settings), True)
+    forced = evaluate(run_directory, digits(**settings), True)
     for name, inode in files.items():
         assert (forced.folder / "adversarial" / name).stat().st_ino != inode
-
-
-def test_needs_the_models(tmp_path):
-    with pytest.raises(SfmError, match="Stage train has not finished"):
-        evaluate(RunDirectory(tmp_path), _digits(), False)
