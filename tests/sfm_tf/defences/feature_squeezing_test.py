@@ -68,6 +68,23 @@ def test_certain_predictions_that_differ_have_the_score_two_and_no_more():
     np.testing.assert_array_equal(scores, [2.0, 0.0])
 
 
+def test_several_sets_of_images_compile_one_graph():
+    calls = []
+
+    class Counted(keras.Model):
+        def call(self, images):
+            calls.append(images.shape)
+            return keras.ops.reshape(images, (-1, 30))[:, :4]
+
+    classifier = wrap_classifier(Counted(), 4, SHAPE, 64)
+    score = squeezing_scorer(classifier, _squeezers("bit_depth_2"), 4)
+    counts = []
+    for count in (1, 4, 11):
+        assert score(IMAGES[:count]).shape == (count,)
+        counts.append(len(calls))
+    assert counts[0] == counts[-1]
+
+
 @pytest.mark.parametrize(
     ("channels", "specs"),
     [
@@ -146,3 +163,5 @@ def test_bad_input_is_refused():
         _scores(_classifier(activation="softmax"), squeezers, IMAGES, 4)
     with pytest.raises(SfmError, match="Logits are NaN or infinite for 11 of 11 images"):
         _scores(_classifier(np.full_like(KERNEL, np.nan)), squeezers, IMAGES, 4)
+    with pytest.raises(SfmError, match="No squeezers for images of 2 channels; expected 1 or 3"):
+        default_squeezers(2)

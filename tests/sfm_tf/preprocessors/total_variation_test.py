@@ -256,6 +256,8 @@ def test_result_does_not_depend_on_the_rest_of_the_batch(function, channels, tol
     for part in (slice(0, 1), slice(3, 6), slice(19, 3, -1), slice(0, 0)):
         alone = graph(images[part], seeds[part])
         np.testing.assert_allclose(alone, together[part], rtol=0.0, atol=tolerance)
+    # Eagerly, draws for no image once had no shape.
+    assert function(images[:0], seeds[:0], 50, 30).shape == images[:0].shape
 
 
 @pytest.mark.parametrize(("percent", "thousandths"), [(0, 1000), (99, 1)])
