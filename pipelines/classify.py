@@ -9,6 +9,7 @@ folder and its subfolders gets one row. A file that cannot be read or decoded ge
 reason. The output file is written once, when all rows are complete.
 """
 
+import logging
 import pathlib
 import sys
 
@@ -96,6 +97,8 @@ def classify(
 def main() -> None:
     """Classifies what the flags say."""
     values = flags.FLAGS
+    # It warns of each retry, where the error at the end is enough.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     if values.protocol == "grpc":
         import pipelines.quiet_start  # noqa: F401  Loads TensorFlow, which REST does without.
     kind, default_server = CLIENTS[values.protocol]

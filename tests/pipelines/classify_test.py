@@ -1,6 +1,7 @@
 import csv
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -80,3 +81,19 @@ def test_the_program_needs_neither_a_working_directory_nor_tensorflow(images, tm
     assert [path for _, path, _ in requests] == ["/v1/models/m:predict"]
     assert [row["class_id"] for row in json.loads(output.read_text())] == [1, None, 1]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_server_that_is_not_there_is_one_line_whatever_was_retried(images, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # Nothing listens there.
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        arguments = [f"--server={address}", f"--images={images}", f"--output={tmp_path / 'a.csv'}"]
+        result = subprocess.run(
+            [sys.executable, "-m", "pipelines.classify", *arguments, "--deadline_seconds=1.5"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 2
+    assert result.stderr == f"Error: No answer from {address} within 1.5 seconds.\n"
