@@ -41,7 +41,7 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import imported_digest, without_the_untrained
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
-from sfm_tf.report.statements import shown_threat_models
+from sfm_tf.report.statements import THREAT_MODEL_NAMES
 from sfm_tf.report.tables import accuracy_table, render_text, threshold_table
 
 MODULE = "pipelines.evaluate"
@@ -96,7 +96,8 @@ def answer(evaluation: Artifact) -> str:
     findings, verdict = read_audit(evaluation.folder / AUDIT_FILE)
     tables = [
         accuracy_table(metrics, name, f"Accuracy, {title}", settings.epsilons)
-        for name, title in shown_threat_models(settings).items()
+        for name, title in THREAT_MODEL_NAMES.items()
+        if name in settings.threat_models
     ]
     warnings = any(finding.status == "warn" for finding in findings)
     audit = [

@@ -22,6 +22,7 @@ from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
+from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 from sfm_tf.report.collection import collect_card_inputs
 from sfm_tf.serving import pushing
@@ -41,7 +42,11 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         SfmError: If the model is not blessed, or does not answer as it was evaluated.
     """
     evaluation = run_directory.latest("evaluate")
-    run_directory.input_of(evaluation, "train")  # A model of the user's own is not exported.
+    if "train" not in evaluation.manifest.inputs:
+        raise SfmError(
+            f"{evaluation.folder} evaluated a model of your own (--model), which is not exported; "
+            f"run `python -m pipelines.evaluate --workdir={run_directory.root}` first."
+        )
     inputs = run_directory.inputs_of(evaluation)
     config = _with_serving_dir(experiment.export, run_directory)
 

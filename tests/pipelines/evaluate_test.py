@@ -9,8 +9,10 @@ from pipelines.export import export
 from pipelines.fit_defences import fit_defences
 from pipelines.report import report
 from pipelines.validate import validate
+from sfm_tf.audit.audited_evaluation import evaluation_settings
 from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, DEFENCES
 from sfm_tf.errors import SfmError
+from sfm_tf.report.statements import THREAT_MODEL_NAMES
 from tests.pipelines.tiny_digits import digits
 
 
@@ -36,6 +38,14 @@ def test_the_answer_is_a_sentence_the_accuracies_and_the_audit(evaluation):
     for finding in audit["findings"]:
         assert (finding["status"] in ("fail", "warn")) == (f'check "{finding["title"]}": ' in text)
     assert text.endswith(f"Results: {evaluation.folder}")
+
+
+def test_the_answer_has_a_table_for_each_threat_model_that_was_run(evaluation):
+    run = evaluation_settings(evaluation).threat_models
+    text = answer(evaluation)
+    assert [f"\nAccuracy, {title}\n" in text for title in THREAT_MODEL_NAMES.values()] == [
+        name in run for name in THREAT_MODEL_NAMES
+    ]
 
 
 def test_every_compared_defence_is_a_row_beside_the_others(new_run):
@@ -74,7 +84,7 @@ def test_a_model_of_ones_own_needs_no_training(new_run, tmp_path, capsys):
     assert "there is no source model" in capsys.readouterr().err
     page = (report(run_directory, experiment, False).folder / "report.md").read_text()
     assert "own model" in page
-    with pytest.raises(SfmError, match="was made without stage train; run stages train and eval"):
+    with pytest.raises(SfmError, match="evaluated a model of your own .* first"):
         export(run_directory, experiment, False)
 
 
