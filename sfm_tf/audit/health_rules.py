@@ -154,22 +154,21 @@ def judge_parts(evidence: Evidence) -> Judgement:
         return not_run(_UNPROBED)
     parts = evidence.probes.parts
     names = {
-        (False, False): "neither",
-        (True, False): "masker",
-        (False, True): "pre-processing",
-        (True, True): "both",
+        (False, False): "on the bare classifier",
+        (True, False): "behind the masker alone",
+        (False, True): "behind the pre-processing alone",
+        (True, True): "behind both",
     }
     told = ", ".join(
-        f"{names[entry.masker, entry.preprocessor]} {entry.attacked.correct} "
-        f"({entry.clean.correct} without an attack)"
-        for entry in parts
+        f"{entry.attacked.correct} {names[entry.masker, entry.preprocessor]}" for entry in parts
     )
+    clean = ", ".join(str(entry.clean.correct) for entry in parts)
     whole, bare = parts[-1].attacked, parts[0].attacked
     is_idle = len(parts) > 1 and whole.correct - bare.correct <= MANY * whole.examples
     return Judgement(
         "warn" if is_idle else "pass",
-        f"Of {whole.examples} images, so many are correct under white-box PGD with these parts "
-        f"before the classifier: {told}.",
+        f"Of {whole.examples} images, white-box PGD leaves correct: {told} (without an attack: "
+        f"{clean}).{' The defence as a whole gains too little to count.' if is_idle else ''}",
     )
 
 

@@ -105,10 +105,11 @@ def judge_white_box(evidence: Evidence) -> Judgement:
     attacks = evidence.attacks(("white_box",))
     if not attacks:
         return not_run("No attack followed the gradient of the whole model.")
-    figure = f"The whole model was attacked by {', '.join(attacks)}."
     kinds = [ATTACKS[name] for name in attacks]
-    climbs = any(kind.uses_gradient and kind.is_iterated for kind in kinds)
-    return Judgement("pass" if climbs else "warn", figure)
+    figure = f"The whole model was attacked by {', '.join(kind.title for kind in kinds)}"
+    if any(kind.uses_gradient and kind.is_iterated for kind in kinds):
+        return Judgement("pass", f"{figure}.")
+    return Judgement("warn", f"{figure}; none of them follows the gradient in many steps.")
 
 
 def judge_adaptive(evidence: Evidence) -> Judgement:
@@ -149,8 +150,8 @@ def judge_worst_case(evidence: Evidence) -> Judgement:
     wrong = rows.filter(pc.not_equal(rows["prediction"], rows["label"]))
     images = len(pc.unique(rows["image_index"]))
     right = images - len(pc.unique(wrong["image_index"]))
-    strongest = entry.strongest_attack
-    won = f"{strongest} broke the most images" if strongest else "no attack broke an image"
+    winner = ATTACKS[entry.strongest_attack].title if entry.strongest_attack else "no attack"
+    won = f"{winner} broke {'the most images' if entry.strongest_attack else 'an image'}"
     figure = (
         f"After every attack the model is right on {right} of {images} images; the main figure "
         f"says {entry.correct} of {entry.examples}; {won}."

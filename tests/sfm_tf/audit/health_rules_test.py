@@ -237,7 +237,8 @@ CASES = {
         rules.judge_parts,
         _evidence(parts=[_part(False, False, 10), _part(True, False, 12)]),
         "warn",
-        "neither 10 (99 without an attack), masker 12 (99 without",
+        "10 on the bare classifier, 12 behind the masker alone (without an attack: 99, 99). The "
+        "defence as a whole gains too little to count",
     ),
     "a broken defence that stands": (
         rules.judge_known_breaks,

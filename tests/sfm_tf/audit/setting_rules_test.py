@@ -156,7 +156,7 @@ CASES = {
         "not_run",
         "No attack followed",
     ),
-    "only single steps": (rules.judge_white_box, _evidence(*CLEAN, _rows("fgsm")), "warn", "fgsm"),
+    "only single steps": (rules.judge_white_box, _evidence(*CLEAN, _rows("fgsm")), "warn", "FGSM"),
     "nothing aimed at the mask": (
         rules.judge_adaptive,
         _evidence(*CLEAN, *ATTACKED[:3]),
@@ -186,7 +186,7 @@ CASES = {
         rules.judge_white_box,
         _evidence(*CLEAN, _rows("fgsm"), _rows("square")),
         "warn",
-        "attacked by fgsm, square",
+        "attacked by FGSM, Square; none of them follows the gradient in many steps",
     ),
     "a minimum of means": (
         rules.judge_worst_case,

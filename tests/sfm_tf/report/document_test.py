@@ -264,8 +264,9 @@ def test_the_answer_comes_first_with_the_thresholds_beside_the_chart(page):
 def test_checks_that_passed_are_folded_and_the_others_open(tmp_path):
     findings = (made_up.finding("pass"), made_up.finding("warn"))
     audit = Audit(findings, AuditVerdict("credible", "All is well."))
-    build_report(plain_inputs(audit=audit), tmp_path)
+    build_report(plain_inputs(audit=audit, experiment="cifar10"), tmp_path)
     page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert page.texts["h1"] == ["SFM-Defence on cifar10"]  # The experiment's name says no more.
     assert page.texts["summary"] == ["Checks that passed: 1"]
     assert "Credible: 1 passed · 1 warning." in page.texts["p"]
     assert [row[0] for row in page.tables["Checks that did not pass"]] == ["Check", "Title warn"]
