@@ -102,6 +102,7 @@ def decision_sentence(metrics: Metrics, blessing: Blessing, verdict: AuditVerdic
         if worst is None
         else f"on {worst.accuracy:.1%} after the worst attack on each image"
     )
+    attacked += _without_the_defence(metrics)
     audit = (
         "was not audited"
         if verdict is None
@@ -111,6 +112,14 @@ def decision_sentence(metrics: Metrics, blessing: Blessing, verdict: AuditVerdic
         f"The model is {decision}: it is right on {clean.accuracy:.1%} of {clean.examples:,} "
         f"images without an attack and {attacked}, and this evaluation {audit}."
     )
+
+
+def _without_the_defence(metrics: Metrics) -> str:
+    """Returns what the bare classifier reaches, which is what a defence has to beat."""
+    clean, worst = metrics.clean_accuracy(UNDEFENDED), metrics.worst(UNDEFENDED)
+    if metrics.subject == UNDEFENDED or clean is None or worst is None:
+        return ""
+    return f" (without the defence: {clean.accuracy:.1%} and {worst.accuracy:.1%})"
 
 
 def _worst_case_checks(metrics: Metrics, threshold: float) -> list[Check]:

@@ -156,16 +156,16 @@ def test_one_file_holds_the_reasons_and_the_other_is_gone(tmp_path):
             True,
             INCOMPLETE,
             "The model is blessed: it is right on 85.0% of 100 images without an attack and on "
-            "40.0% after the worst attack on each image, and this evaluation is incomplete "
-            "according to the audit.",
+            "40.0% after the worst attack on each image (without the defence: 90.0% and 0.0%), and "
+            "this evaluation is incomplete according to the audit.",
         ),
         (
             _metrics(worst=0.125),
             False,
             AuditVerdict("not_credible", "A fault."),
             "The model is not blessed: it is right on 85.0% of 100 images without an attack and on "
-            "12.5% after the worst attack on each image, and this evaluation is not credible "
-            "according to the audit.",
+            "12.5% after the worst attack on each image (without the defence: 90.0% and 0.0%), and "
+            "this evaluation is not credible according to the audit.",
         ),
         (
             dataclasses.replace(_metrics(), worst_case=()),
