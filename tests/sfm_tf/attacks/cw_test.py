@@ -7,6 +7,8 @@ import tensorflow as tf
 from art.attacks.evasion import CarliniL2Method
 
 from sfm_tf.attacks.cw import (
+    PAPER_SETTINGS,
+    STANDARD_SETTINGS,
     CarliniWagner,
     adam_step,
     initial_moments,
@@ -222,6 +224,15 @@ def test_each_image_stops_early_by_itself(binary):
     np.testing.assert_allclose(smaller, expected, atol=1e-5)
     backwards = binary.attack.generate(binary.images[::-1], binary.labels[::-1])[::-1]
     np.testing.assert_allclose(backwards, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [(PAPER_SETTINGS, (5, 20, 0.1)), (STANDARD_SETTINGS, (9, 1000, 0.001))],
+)
+def test_published_settings_are_options_of_the_attack(binary, settings, expected):
+    attack = CarliniWagner(binary.classifier, **settings)
+    assert (attack.binary_search_steps, attack.iterations, attack.initial_constant) == expected
 
 
 def test_a_longer_search_finds_nothing_further(digits):
