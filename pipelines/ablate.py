@@ -27,7 +27,8 @@ from sfm_tf.experiments import Experiment
 from sfm_tf.training.model_building import with_resolved_precision
 from sfm_tf.training.model_files import load_source_model
 from sfm_tf.tuning.ablations import AblationStudy
-from sfm_tf.tuning.trials import SHARED_SETTINGS, scoring_settings, without_adversarial_settings
+from sfm_tf.tuning.settings import SHARED_SETTINGS
+from sfm_tf.tuning.trials import scoring_settings, without_adversarial_settings
 
 MODULE = "pipelines.ablate"
 command_line.define_flags(["ablation"], MODULE)
@@ -82,13 +83,8 @@ def _trained(run_directory: RunDirectory, records: Artifact) -> dict[str, Artifa
     return {"train": models} if same else {}
 
 
-def define_flags() -> None:
-    """Defines the settings that other stages take as well, so not where those are imported."""
-    command_line.define_flags(["model", "training"], MODULE)
-    for name in SHARED_SETTINGS:
-        command_line.define_flag("evaluation", name, MODULE)
-
-
 if __name__ == "__main__":
-    define_flags()
+    # Settings that other stages take as well, so not where those are imported.
+    command_line.define_flags(["model", "training"], MODULE)
+    command_line.define_flags(["evaluation"], MODULE, SHARED_SETTINGS)
     command_line.start([MODULE], ablate)

@@ -62,7 +62,7 @@ _DEFINERS = {
 }
 
 
-def define_flags(sections: Sequence[str], module_name: str) -> None:
+def define_flags(sections: Sequence[str], module_name: str, only: Sequence[str] = ()) -> None:
     """Defines one flag for each field of the named sections of an experiment.
 
     A flag's default is None, which stands for the preset's value.
@@ -70,16 +70,13 @@ def define_flags(sections: Sequence[str], module_name: str) -> None:
     Args:
         sections: Keys of `experiments.SECTIONS`.
         module_name: Heading that `--help` lists them under.
+        only: Names of the fields that get a flag, where the section is otherwise another stage's;
+            all of them by default.
     """
     for section in sections:
         for field in dataclasses.fields(experiments.SECTIONS[section]):
-            _define(field, module_name)
-
-
-def define_flag(section: str, name: str, module_name: str) -> None:
-    """Defines the flag of one field of a section that is otherwise another stage's."""
-    (field,) = (f for f in dataclasses.fields(experiments.SECTIONS[section]) if f.name == name)
-    _define(field, module_name)
+            if not only or field.name in only:
+                _define(field, module_name)
 
 
 def _define(field: dataclasses.Field, module_name: str) -> None:

@@ -61,5 +61,5 @@ def _fit(name: str, run_directory: RunDirectory, experiment: Experiment, force: 
 
 if __name__ == "__main__":
     command_line.define_flags(["compared"], MODULE)
-    command_line.define_flag("evaluation", "defences", MODULE)
+    command_line.define_flags(["evaluation"], MODULE, ["defences"])
     command_line.start([MODULE], fit_all)

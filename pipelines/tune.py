@@ -42,7 +42,8 @@ from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.experiments import Experiment
 from sfm_tf.training.model_building import with_resolved_precision
 from sfm_tf.tuning.search import Role, role_of
-from sfm_tf.tuning.trials import SHARED_SETTINGS, scoring_settings, without_adversarial_settings
+from sfm_tf.tuning.settings import SHARED_SETTINGS
+from sfm_tf.tuning.trials import scoring_settings, without_adversarial_settings
 from sfm_tf.tuning.tuning import Tuning
 
 MODULE = "pipelines.tune"
@@ -104,13 +105,8 @@ def _tuning(
     )
 
 
-def define_flags() -> None:
-    """Defines the settings that other stages take as well, so not where those are imported."""
-    command_line.define_flags(["model", "training"], MODULE)
-    for name in SHARED_SETTINGS:
-        command_line.define_flag("evaluation", name, MODULE)
-
-
 if __name__ == "__main__":
-    define_flags()
+    # Settings that other stages take as well, so not where those are imported.
+    command_line.define_flags(["model", "training"], MODULE)
+    command_line.define_flags(["evaluation"], MODULE, SHARED_SETTINGS)
     command_line.start([MODULE], tune)

@@ -7,6 +7,9 @@ from sfm_tf.settings import Settings, setting
 WEIGHTS = ("sparsity_weight", "semantic_weight", "reconstruction_weight")
 """Fields of `TrainingConfig` that a tuning chooses: w1, w2 and w3 of Eq. 2."""
 
+SHARED_SETTINGS = ("epsilons", "iterations", "step_size", "gradient_samples", "attack_batch_size")
+"""Settings of an evaluation that apply to the scores of trials too."""
+
 ABLATIONS = (
     "no_semantic_loss",
     "no_reconstruction_loss",

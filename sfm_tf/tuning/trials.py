@@ -30,7 +30,7 @@ from sfm_tf.training.losses import measure_ratios
 from sfm_tf.training.settings import TrainingConfig
 from sfm_tf.training.training import TrainingSession, collapse_warning, kept_validation
 from sfm_tf.training.training_loop import defence_schedule, source_schedule
-from sfm_tf.tuning.settings import WEIGHTS
+from sfm_tf.tuning.settings import SHARED_SETTINGS, WEIGHTS
 
 _BLACK_BOX = "black_box"
 _GRAY_BOX = "gray_box"
@@ -41,9 +41,6 @@ _LOCK = ".lock"
 _NOT_MEASURED = dict.fromkeys(
     ("clean", "black_box", "gray_box", "examples", "epsilon", "mask_mean", "mask_spread")
 )
-
-SHARED_SETTINGS = ("epsilons", "iterations", "step_size", "gradient_samples", "attack_batch_size")
-"""Settings of an evaluation that apply to the scores of trials too."""
 
 
 def scoring_settings(evaluation: EvaluationConfig, *, gray_box: bool) -> EvaluationConfig:
