@@ -13,7 +13,6 @@ from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.datasets import ingestion
-from sfm_tf.datasets.ingestion import source_version
 from sfm_tf.experiments import Experiment
 
 MODULE = "pipelines.ingest"
@@ -32,7 +31,7 @@ def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         configs={"data": experiment.data},
         seed=experiment.seed,
         inputs={},
-        source=source_version(experiment.data),
+        source=ingestion.source_version(experiment.data),
     )
     return execute_stage(execution, run_directory, produce, force)
 

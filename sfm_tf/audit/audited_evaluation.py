@@ -44,7 +44,8 @@ def write_evaluation(job: EvaluationJob, folder: pathlib.Path) -> Blessing:
         metrics = summarise(outcome.results, outcome.vanished)
         probes = run_probes(metrics.subject, job) if job.config.audit_examples else None
     findings = audit(_evidence(job, outcome, metrics, probes))
-    blessing = decide(metrics, job.config, verdict(findings))
+    believed = verdict(findings)
+    blessing = decide(metrics, job.config, believed)
     own = AdversarialStore(folder / ADVERSARIAL_FOLDER)
     own.link(job.store, (entry.name for entry in outcome.sets))
     own.write_index(outcome.sets)
@@ -53,7 +54,7 @@ def write_evaluation(job: EvaluationJob, folder: pathlib.Path) -> Blessing:
     write_json(folder / COSTS_FILE, [dataclasses.asdict(cost) for cost in outcome.costs])
     if probes is not None:
         write_json(folder / PROBES_FILE, probes.to_json())
-    write_audit(folder / AUDIT_FILE, findings, verdict(findings))
+    write_audit(folder / AUDIT_FILE, findings, believed)
     write_blessing(folder, blessing)
     if job.detector is not None:
         with exact_float32():
