@@ -48,6 +48,19 @@ def test_the_answer_has_a_table_for_each_threat_model_that_was_run(evaluation):
     ]
 
 
+def test_has_a_row_for_every_image_defence_threat_model_and_attack(new_run):
+    artifact = evaluate(new_run("train"), digits(attacks=("fgsm", "pgd")), False)
+    rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
+    # 2 defences x (clean + 3 threat models x 2 attacks x 1 radius), and 4 adaptive attacks on one,
+    # x 12 images.
+    assert rows.num_rows == (2 * (1 + 3 * 2 * 1) + 4) * 12
+    metrics = json.loads((artifact.folder / "metrics.json").read_text())
+    assert {entry["examples"] for entry in metrics["under_attack"]} == {12}
+    # Untrained models guess, so they cannot be blessed.
+    assert (artifact.folder / "NOT_BLESSED").read_text().startswith("Clean accuracy")
+    assert not (artifact.folder / "BLESSED").exists()
+
+
 def test_every_compared_defence_is_a_row_beside_the_others(new_run):
     run_directory = new_run("train")
     validate(run_directory, digits(), False)
