@@ -89,20 +89,29 @@ _1_BIT = _encoded_as(_png(np.eye(2, 3, dtype=bool)))
 
 @pytest.mark.parametrize(
     ("split", "index", "serialized", "kind", "label"),
+    # Each case has a name: the bytes of a serialized record differ between processes, because a map of
+    # protobuf has no order, and pytest-xdist needs the same names on every worker.
     [
-        ("train", 3, _TURNED, "wrong_shape", 1),
-        ("test", 2, _copy("test", 2, -1), "label_out_of_range", -1),
-        ("test", 2, _copy("test", 2, 2), "label_out_of_range", 2),
-        ("train", 5, _encoded_as(b"GIF89a", label=1), "unreadable_image", 1),
-        ("train", 4, _HALF, "unreadable_image", 0),
+        pytest.param("train", 3, _TURNED, "wrong_shape", 1, id="turned"),
+        pytest.param("test", 2, _copy("test", 2, -1), "label_out_of_range", -1, id="label_minus_1"),
+        pytest.param("test", 2, _copy("test", 2, 2), "label_out_of_range", 2, id="label_2_of_2"),
+        pytest.param("train", 5, _encoded_as(b"GIF89a", label=1), "unreadable_image", 1, id="gif"),
+        pytest.param("train", 4, _HALF, "unreadable_image", 0, id="half"),
         # Class dog keeps images 1 and 3, so it is not empty.
-        ("train", 5, b"\xff\xff", "unreadable_image", None),
-        ("train", 5, b"", "unreadable_image", None),
-        ("test", 0, _16_BITS, "value_range", 0),
-        ("test", 0, _1_BIT, "value_range", 0),
-        ("train", 5, _copy("train", 0, 1), "label_conflict", 1),
+        pytest.param("train", 5, b"\xff\xff", "unreadable_image", None, id="no_record"),
+        pytest.param("train", 5, b"", "unreadable_image", None, id="empty"),
+        pytest.param("test", 0, _16_BITS, "value_range", 0, id="16_bits"),
+        pytest.param("test", 0, _1_BIT, "value_range", 0, id="1_bit"),
+        pytest.param(
+            "train",
+            5,
+            _copy("train", 0, 1),
+            "label_conflict",
+            1,
+            id="copy_across_splits_of_another_class",
+        ),
         # A copy within a split is no leak.
-        ("test", 3, _copy("test", 1, 1), None, None),
+        pytest.param("test", 3, _copy("test", 1, 1), None, None, id="copy_within_a_split"),
     ],
 )
 def test_record_that_is_odd_is_found_where_it_is(folder, split, index, serialized, kind, label):
