@@ -6,9 +6,12 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from sfm_tf.artifacts.file_tree import walk
 
 _LIBRARY_FOLDER = pathlib.Path(__file__).resolve().parents[1]
 _BLOCK_BYTES = 2**20
@@ -37,12 +40,17 @@ def config_values(config: Any) -> dict[str, Any]:
 
 
 def content_digest(path: pathlib.Path) -> str:
-    """Returns a digest of a file, or of the names and the contents of all files below a folder."""
+    """Returns a digest of a file, or of the names and the contents of all files below a folder.
+
+    Symbolic links count as what they lead to, as for those who read the files.
+
+    Raises:
+        SfmError: If a link leads back to a folder that it is in.
+    """
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]
-    for found in sorted(files):
-        name = found.relative_to(path).as_posix()
-        digest.update(f"{name} {found.stat().st_size}\n".encode())
+    for found in [path] if path.is_file() else filter(pathlib.Path.is_file, walk(path).files):
+        name = os.fsencode(found.relative_to(path).as_posix())
+        digest.update(b"%s %d\n" % (name, found.stat().st_size))
         with open(found, "rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import os
 
 import pytest
 
@@ -74,6 +75,17 @@ def test_content_digest_follows_names_and_bytes(tmp_path):
     assert digest({"a": b"alpha", "b/d": b"gamma"}) != first
     # Bytes that move from one file to the next are another content.
     assert digest({"a": b"xy", "b": b"z"}) != digest({"a": b"x", "b": b"yz"})
+
+
+def test_content_digest_follows_links_as_readers_do(tmp_path):
+    weights, model = tmp_path / "weights", tmp_path / "model"
+    weights.mkdir()
+    model.mkdir()
+    (weights / os.fsdecode(b"caf\xe9")).write_bytes(b"1")
+    (model / "variables").symlink_to(weights)
+    before = fingerprints.content_digest(model)
+    (weights / "added").write_bytes(b"2")
+    assert fingerprints.content_digest(model) != before
 
 
 def test_code_version_of_the_real_library_reaches_what_is_imported():

@@ -89,8 +89,8 @@ _1_BIT = _encoded_as(_png(np.eye(2, 3, dtype=bool)))
 
 @pytest.mark.parametrize(
     ("split", "index", "serialized", "kind", "label"),
-    # Each case has a name: the bytes of a serialized record differ between processes, because a map of
-    # protobuf has no order, and pytest-xdist needs the same names on every worker.
+    # Each case has a name: the bytes of a serialized record differ between processes, because a
+    # map of protobuf has no order, and pytest-xdist needs the same names on every worker.
     [
         pytest.param("train", 3, _TURNED, "wrong_shape", 1, id="turned"),
         pytest.param("test", 2, _copy("test", 2, -1), "label_out_of_range", -1, id="label_minus_1"),
