@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import pathlib
 import sys
 import traceback
@@ -111,7 +112,10 @@ def experiment_from_flags(owner: str | None) -> Experiment:
 
 
 def _typed(field: dataclasses.Field, value: Any) -> Any:
-    """Returns a flag's value as the field's type: absl gives lists of strings."""
+    """Returns a flag's value as the field's type, and a path in full: absl gives strings."""
+    if field.metadata["is_place"] and value and "://" not in value:
+        # Programs may be started elsewhere when they read what a stage was given.
+        return os.path.abspath(os.path.expanduser(value))
     if not isinstance(field.default, tuple):
         return value
     if not value:

@@ -16,6 +16,7 @@ comparison/, or into <workdir>/report/comparison/ if --workdir is given. --forma
 JSON document instead of a summary.
 """
 
+import dataclasses
 import pathlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,7 +90,12 @@ def compare(workdirs: Sequence[str], folder: pathlib.Path) -> dict[str, Any]:
     return build_comparison(runs, folder)
 
 
-_PLACES = ("data_dir", "source", "model", "source_model")
+_PLACES = frozenset(
+    field.name
+    for section in experiments.SECTIONS.values()
+    for field in dataclasses.fields(section)
+    if field.metadata["is_place"]
+)
 """Settings that name files of this machine; a command shows their names in capitals instead."""
 
 

@@ -21,6 +21,7 @@ def setting(
     choices: Sequence[str] = (),
     minimum: float | None = None,
     maximum: float | None = None,
+    is_place: bool = False,
 ) -> Any:
     """Declares a dataclass field together with its help text and limits.
 
@@ -30,11 +31,19 @@ def setting(
         choices: The values allowed; empty where any value of the type is.
         minimum: Smallest value allowed, inclusive.
         maximum: Largest value allowed, inclusive.
+        is_place: Whether it says where something is that is read. What is there counts for a
+            result, and where it is does not.
 
     Returns:
         A `dataclasses.field` with these as metadata.
     """
-    metadata = {"help": help_text, "choices": choices, "minimum": minimum, "maximum": maximum}
+    metadata = {
+        "help": help_text,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "is_place": is_place,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -25,7 +25,7 @@ class Execution:
     Attributes:
         stage: Name of the stage, such as `train`.
         module: The stage's module; its code and what it imports are part of the fingerprint.
-        configs: The stage's settings, by section.
+        configs: The stage's settings, by section. Where a place is (`is_place`) does not count.
         seed: Seed of its random choices.
         inputs: The artifacts it reads, by stage.
         source: Version of data from outside that it reads; empty where it reads artifacts only.
@@ -103,13 +103,26 @@ def _manifest(execution: Execution) -> Manifest:
     # Work that was forced leaves other files under the same fingerprint, so what a stage reads
     # counts by its contents too.
     contents = {name: a.manifest.content for name, a in execution.inputs.items()}
+    described = {
+        **known,
+        "config": {name: _without_places(c) for name, c in execution.configs.items()},
+        "contents": contents,
+        "source": execution.source,
+    }
     return Manifest(
-        fingerprint=fingerprint({**known, "contents": contents, "source": execution.source}),
+        fingerprint=fingerprint(described),
         content="",
         started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         wall_seconds=0.0,
         **known,
     )
+
+
+def _without_places(config: Any) -> dict[str, Any]:
+    """Returns the settings; of a place, only whether it is given: `source` tells what is there."""
+    places = {each.name for each in dataclasses.fields(config) if each.metadata.get("is_place")}
+    values = config_values(config)
+    return {name: bool(value) if name in places else value for name, value in values.items()}
 
 
 def _produce(

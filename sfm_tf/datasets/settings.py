@@ -41,10 +41,14 @@ class DataConfig(Settings):
         choices=tuple(DATASETS),
     )
     data_dir: str = setting(
-        "", "Folder of TensorFlow Datasets; empty for the default of that library."
+        "",
+        "Folder of TensorFlow Datasets; empty for the default of that library.",
+        is_place=True,
     )
     source: str = setting(
-        "", "Zip file (tiny_imagenet) or folder (tiny_imagenet, image_folder) with the raw images."
+        "",
+        "Zip file (tiny_imagenet) or folder (tiny_imagenet, image_folder) with the raw images.",
+        is_place=True,
     )
     image_size: int = setting(
         0,

@@ -22,11 +22,13 @@ class EvaluationConfig(Settings):
         "",
         "Your own classifier to evaluate instead of the trained models: a .keras file or a "
         "SavedModel that returns logits.",
+        is_place=True,
     )
     source_model: str = setting(
         "",
         "Source model of the black-box attacks, a .keras file or a SavedModel; empty for the one "
         "that `pipelines.train` trained.",
+        is_place=True,
     )
     defences: tuple[str, ...] = setting(
         ("undefended", "sfm"),

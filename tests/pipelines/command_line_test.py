@@ -32,6 +32,24 @@ def test_a_flag_overrides_its_field():
 
 
 @pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("m/own.keras", "/there/m/own.keras"),
+        ("~/own.keras", "/home/ann/own.keras"),
+        ("/m/own.keras", "/m/own.keras"),
+        ("gs://bucket/m", "gs://bucket/m"),
+        ("", ""),
+    ],
+    ids=["relative", "home", "absolute", "address", "none"],
+)
+def test_no_place_is_kept_relative_to_where_the_program_was_started(given, kept, monkeypatch):
+    monkeypatch.setattr("os.getcwd", lambda: "/there")
+    monkeypatch.setenv("HOME", "/home/ann")
+    with flagsaver.as_parsed(model=given):
+        assert command_line.experiment_from_flags(None).evaluation.model == kept
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"epsilons": "8,x"}, "Invalid --epsilons=8,x; expected floats"),

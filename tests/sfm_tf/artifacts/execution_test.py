@@ -4,6 +4,7 @@ import pytest
 
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.settings import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,26 @@ def test_every_dependency_changes_the_fingerprint(tmp_path, change):
     assert after.manifest.fingerprint != before.manifest.fingerprint
     assert (before.folder / "weights").read_text() == "a"
     assert run_directory.latest("train") == after
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading(Settings):
+    source: str = setting("", "Where the images are.", is_place=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "source", "reused"),
+    [("/mnt/photos", "13 files", True), ("photos", "14 files", False), ("", "13 files", False)],
+    ids=["elsewhere", "other files", "no place"],
+)
+def test_what_is_in_a_place_counts_and_not_where_it_is(tmp_path, place, source, reused):
+    run_directory = RunDirectory(tmp_path)
+    first = _execution(configs={"data": _Reading(source="photos")}, source="13 files")
+    assert execute(first, run_directory, _write("a")).artifact.manifest.config == {
+        "data": {"source": "photos"}
+    }
+    second = _execution(configs={"data": _Reading(source=place)}, source=source)
+    assert execute(second, run_directory, _write("b")).reused == reused
 
 
 def test_forced_work_with_other_contents_is_read_anew_downstream(tmp_path):
