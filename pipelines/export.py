@@ -7,31 +7,39 @@ SFM-Defence or, if that was not among --defences, the first defence named there.
 
 Writes <serving_dir>/<model_name>/<version>/: a SavedModel of the whole defended pipeline with its
 model card and manifest. Writes <workdir>/export/<fingerprint>/pushed.json: the comparison of the
-served answers with the evaluated ones, the latency and the memory.
+served answers with the evaluated ones, the latency and the memory. A model that was pushed before
+is pushed again only with --force, also where a rollback made a server load another one.
 """
 
 import dataclasses
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping
 
 from pipelines import command_line
 from pipelines.model_artifacts import model_folders
-from pipelines.report import reproduction_command
+from pipelines.report import changed_flags, reproduction_command
 from pipelines.stage_execution import ProgressLine, execute_stage
-from sfm_tf.artifacts.atomic_files import read_json, write_json
+from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution
+from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 from sfm_tf.report.collection import collect_card_inputs
 from sfm_tf.serving import pushing
-from sfm_tf.serving.settings import ExportConfig
+from sfm_tf.serving.push_record import (
+    PushRecord,
+    located,
+    portable_address,
+    read_push,
+    write_push,
+)
 from sfm_tf.serving.verification import describe_performance, read_performance
-from sfm_tf.serving.versions import latest_version
+from sfm_tf.serving.versions import ServedVersion, served_version
 
 MODULE = "pipelines.export"
-PUSHED_FILE = "pushed.json"
 command_line.define_flags(["export"], MODULE)
 
 
@@ -48,28 +56,55 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
             f"run `python -m pipelines.evaluate --workdir={run_directory.root}` first."
         )
     inputs = run_directory.inputs_of(evaluation)
-    config = _with_serving_dir(experiment.export, run_directory)
+    root = run_directory.root
+    recorded = portable_address(experiment.export.serving_dir, root)
+    config = dataclasses.replace(experiment.export, serving_dir=recorded)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("checking in a fresh process", 0, 1)
         evaluated = _load(experiment.name, inputs, evaluation)
-        pushed = pushing.push_blessed(evaluated, config, folder)
-        write_json(folder / PUSHED_FILE, dataclasses.asdict(pushed))
+        place = dataclasses.replace(config, serving_dir=located(recorded, root))
+        pushed = pushing.push_blessed(evaluated, place, folder)
+        write_push(folder, pushed, recorded, config.model_name, root)
         progress.update("checking in a fresh process", 1, 1)
 
     execution = Execution(
         stage="export",
         module=pushing.__name__,
-        configs={"export": config},
+        # How many older versions are kept changes nothing of what is pushed.
+        configs={"export": dataclasses.replace(config, keep_versions=0)},
         seed=experiment.seed,
         inputs={**inputs, "evaluate": evaluation},
     )
     artifact = execute_stage(execution, run_directory, produce, force)
-    if not _is_served(artifact):
-        # It was deleted, or another model was pushed over it: a server would not find it.
+    push = read_push(artifact.folder, root)
+    served = served_version(push.versions)
+    if served is None:
+        print(f"export: no version is left in {push.versions}; pushing again", file=sys.stderr)
         artifact = execute_stage(execution, run_directory, produce, True)
-    _print_performance(artifact)
+        push = read_push(artifact.folder, root)
+    elif push.version not in (served.number, served.original):
+        print(f"export: {_passed_over(push, served, root, experiment)}", file=sys.stderr)
+    performance = read_performance(push.verification["performance"])
+    print(f"export: {describe_performance(performance)}", file=sys.stderr)
     return artifact
+
+
+def _passed_over(
+    push: PushRecord, served: ServedVersion, root: pathlib.Path, experiment: Experiment
+) -> str:
+    """Returns what to say where a server loads another model: somebody rolled back, or pushed."""
+    was = "newer" if served.number > push.version else "older"
+    if served.original < served.number:
+        was = f"a copy of version {served.original}"
+    preset = experiments.preset(experiment.name)
+    changed = changed_flags(config_values(preset.export), config_values(experiment.export))
+    flags = [f"--workdir={root}", *changed, "--force"]
+    return (
+        f"version {push.version} was pushed before, and a server loads version {served.number}, "
+        f"which is {was}. That is left as it is; to push this model again: "
+        f"{shlex.join(['python', '-m', 'pipelines.export', *flags])}"
+    )
 
 
 def _load(
@@ -79,33 +114,6 @@ def _load(
     command = reproduction_command(experiment, card.manifests)
     folders = model_folders(inputs)
     return pushing.load_evaluated(inputs["ingest"], evaluation, folders, card, command)
-
-
-def _with_serving_dir(config: ExportConfig, run_directory: RunDirectory) -> ExportConfig:
-    serving_dir = config.serving_dir or str(run_directory.root / "serving")
-    return dataclasses.replace(config, serving_dir=serving_dir)
-
-
-def pushed_folder(artifact: Artifact) -> pathlib.Path:
-    """Returns the folder of the version that an export pushed."""
-    return pathlib.Path(pushed_address(artifact))
-
-
-def pushed_address(artifact: Artifact) -> str:
-    """Returns the path or address of the version that an export pushed."""
-    return read_json(artifact.folder / PUSHED_FILE)["folder"]
-
-
-def _is_served(artifact: Artifact) -> bool:
-    """Whether a version is there and is the one that a server loads: the highest."""
-    versions, _, number = pushed_address(artifact).rpartition("/")
-    return latest_version(versions) == int(number)
-
-
-def _print_performance(artifact: Artifact) -> None:
-    verification = read_json(artifact.folder / PUSHED_FILE)["verification"]
-    performance = read_performance(verification["performance"])
-    print(f"export: {describe_performance(performance)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

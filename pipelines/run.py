@@ -7,17 +7,20 @@ TFX counterpart: the pipeline runner. At the end it prints the accuracies, where
 exported model are, and the command that serves the model. --force repeats finished stages, too.
 """
 
+import pathlib
+import shlex
 from collections.abc import Callable, Mapping
 
 from absl import flags
 
 from pipelines import command_line, evaluate, export, fit_defences, ingest, report, train, validate
-from pipelines.export import pushed_folder
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.defences.chains import check_defences
 from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.serving.push_record import read_push
+from sfm_tf.serving.versions import is_remote, served_version
 
 MODULE = "pipelines.run"
 
@@ -52,7 +55,7 @@ def run(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Non
     for name in names:
         artifact = STAGES[name](run_directory, experiment, force)
         if name in RESULTS:
-            print(f"\n{RESULTS[name](artifact)}\n", flush=True)
+            print(f"\n{RESULTS[name](run_directory, artifact)}\n", flush=True)
 
 
 def _selected_stages() -> list[str]:
@@ -86,23 +89,27 @@ def _check_settings(experiment: Experiment) -> None:
     check_defences(experiment.evaluation.defences, experiment.compared)
 
 
-def report_path(report: Artifact) -> str:
+def report_path(run_directory: RunDirectory, report: Artifact) -> str:
     """Returns where the report is."""
     return f"Report: {report.folder / 'report.html'}"
 
 
-def serving_command(export: Artifact) -> str:
-    """Returns where the exported model is, and the command that serves it."""
-    folder = pushed_folder(export)
-    name = folder.parent.name
-    command = (
-        f"docker run -p 127.0.0.1:{_REST_PORT}:{_REST_PORT} "
-        f"-v '{folder.parent.resolve()}:/models/{name}' -e MODEL_NAME={name} {_SERVING_IMAGE}"
-    )
-    return f"SavedModel: {folder}\nServe it: {command}"
+def serving_command(run_directory: RunDirectory, export: Artifact) -> str:
+    """Returns where the model is that a server loads, and the command that serves it."""
+    versions = read_push(export.folder, run_directory.root).versions
+    serving_dir, _, name = versions.rpartition("/")
+    served = served_version(versions)
+    if is_remote(versions):
+        place = ["-e", f"MODEL_BASE_PATH={serving_dir}"]
+    else:
+        place = ["-v", f"{pathlib.Path(versions).resolve()}:/models/{name}"]
+    ports = f"127.0.0.1:{_REST_PORT}:{_REST_PORT}"
+    command = ["docker", "run", "-p", ports, *place, "-e", f"MODEL_NAME={name}", _SERVING_IMAGE]
+    folder = f"{versions}/{served.number}" if served else versions
+    return f"SavedModel: {folder}\nServe it: {shlex.join(command)}"
 
 
-RESULTS: Mapping[str, Callable[[Artifact], str]] = {
+RESULTS: Mapping[str, Callable[[RunDirectory, Artifact], str]] = {
     "report": report_path,
     "export": serving_command,
 }

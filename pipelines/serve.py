@@ -22,10 +22,11 @@ from absl import app, flags
 
 import pipelines.quiet_start  # noqa: F401  Before the library, which imports TensorFlow.
 from pipelines import command_line
-from pipelines.export import pushed_folder
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
+from sfm_tf.serving.push_record import read_push
 from sfm_tf.serving.ray_server import ServerSettings, running_server
+from sfm_tf.serving.versions import is_remote
 
 MODULE = "pipelines.serve"
 _MODEL_DIR = flags.DEFINE_list(
@@ -55,8 +56,13 @@ def find_models(workdir: str | None, model_dirs: Sequence[str]) -> dict[str, pat
     if bool(workdir) == bool(model_dirs):
         raise SfmError("Give either --workdir or --model_dir.")
     if workdir:
-        folder = pushed_folder(RunDirectory(pathlib.Path(workdir)).latest("export")).parent
+        root = pathlib.Path(workdir)
+        versions = read_push(RunDirectory(root).latest("export").folder, root).versions
+        _refuse_address(versions)
+        folder = pathlib.Path(versions).resolve()
         return {folder.name: folder}
+    for model_dir in model_dirs:
+        _refuse_address(model_dir)
     folders = [pathlib.Path(model_dir).resolve() for model_dir in model_dirs]
     models = {folder.name: folder for folder in folders}
     if len(models) < len(folders):
@@ -64,6 +70,14 @@ def find_models(workdir: str | None, model_dirs: Sequence[str]) -> dict[str, pat
             f"Two folders in --model_dir={','.join(model_dirs)} have the same name; rename one."
         )
     return models
+
+
+def _refuse_address(folder: str) -> None:
+    if is_remote(folder):
+        raise SfmError(
+            f"Cannot serve {folder}: this server reads local folders; copy the model into one, or "
+            "use TensorFlow Serving."
+        )
 
 
 async def serve(settings: ServerSettings) -> None:

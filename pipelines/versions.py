@@ -7,6 +7,9 @@
 Works on the last export of --workdir, or on a model in --serving_dir. A server loads the highest
 version number, and no number is used twice. A rollback therefore pushes a copy of the older version
 under a new number. If both --rollback_to and --keep are given, the rollback comes first.
+
+A --workdir that is a copy of another has a copy of the models in it. Models outside of it that the
+other one pushed are listed, but only --serving_dir changes them.
 """
 
 import pathlib
@@ -15,9 +18,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from pipelines import command_line
-from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
+from sfm_tf.serving.push_record import check_own, read_push
 from sfm_tf.serving.versions import (
     ModelVersion,
     find_models,
@@ -28,7 +31,6 @@ from sfm_tf.serving.versions import (
 )
 
 MODULE = "pipelines.versions"
-_PUSHED_FILE = "pushed.json"  # What the export stage leaves in its artifact.
 _YES_NO = {True: "yes", False: "NO", None: "unknown"}
 
 
@@ -58,24 +60,29 @@ def define_flags() -> None:
     )
 
 
-def find_folder(workdir: str | None, serving_dir: str | None, model_name: str | None) -> str:
+def find_folder(
+    workdir: str | None, serving_dir: str | None, model_name: str | None, changes: bool = False
+) -> str:
     """Returns the folder, or the address, of the versions of the model that is meant.
 
     Args:
         workdir: Working directory whose last export it is.
         serving_dir: Folder of served models, in the place of `workdir`.
         model_name: The model in `serving_dir`; None for the only one.
+        changes: Whether versions are to be deleted or added.
 
     Raises:
-        SfmError: If both or neither of the first two are given, nothing was exported, or it is not
-            clear which model is meant.
+        SfmError: If both or neither of the first two are given, nothing was exported, it is not
+            clear which model is meant, or another working directory pushed what is to be changed.
     """
     if bool(workdir) == bool(serving_dir):
         raise SfmError("Give either --workdir or --serving_dir.")
     if workdir:
-        exported = RunDirectory(pathlib.Path(workdir)).latest("export")
-        folder, _, _ = read_json(exported.folder / _PUSHED_FILE)["folder"].rpartition("/")
-        return folder
+        root = pathlib.Path(workdir)
+        push = read_push(RunDirectory(root).latest("export").folder, root)
+        if changes:
+            check_own(push, root)
+        return push.versions
     names = [model_name] if model_name else find_models(serving_dir)
     if len(names) != 1:
         found = ", ".join(names) or "none"
@@ -135,7 +142,8 @@ def manage(folder: str, keep: int | None, rollback_to: int | None) -> str:
 def main() -> None:
     """Does what the flags say."""
     values = flags.FLAGS
-    folder = find_folder(values.workdir, values.serving_dir, values.model_name)
+    changes = values.keep is not None or values.rollback_to is not None
+    folder = find_folder(values.workdir, values.serving_dir, values.model_name, changes)
     print(manage(folder, values.keep, values.rollback_to))
 
 

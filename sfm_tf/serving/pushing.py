@@ -29,6 +29,7 @@ from sfm_tf.serving.versions import (
     MANIFEST_FILE,
     MODEL_CARD_FILE,
     find_models,
+    is_remote,
     keep_newest,
     model_folder,
     publish,
@@ -157,7 +158,7 @@ def push_blessed(
     version = publish(staged, versions)
     if config.keep_versions:
         keep_newest(versions, config.keep_versions)
-    if "://" not in config.serving_dir:
+    if not is_remote(config.serving_dir):
         write_server_configs(pathlib.Path(config.serving_dir))
     return PushedModel(f"{versions}/{version}", version, requests, verification)
 

@@ -55,6 +55,11 @@ _VERSION = re.compile(r"[0-9]+")
 Address = str | os.PathLike[str]
 
 
+def is_remote(address: Address) -> bool:
+    """Whether an address is that of an object store rather than a path."""
+    return "://" in os.fspath(address)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
     """The folder of a model's versions.
@@ -310,7 +315,7 @@ def rollback(folder: Address, version: int) -> int:
         version: The version to go back to; it stays as well.
 
     Returns:
-        The number under which it is served: a new one, unless the highest is it or a copy of it.
+        The number under which it is served: a new one, unless the highest is of the same model.
 
     Raises:
         SfmError: If there is no such version, or the folder cannot be reached or written.
@@ -322,7 +327,7 @@ def rollback(folder: Address, version: int) -> int:
             listed = ", ".join(map(str, present))
             raise SfmError(f"No version {version} in {folder}; expected one of {listed}.")
         latest = present[-1]
-        if version in (latest, _copy_of(target, latest)):
+        if _original(target, version) == _original(target, latest):
             return latest
         return _release(target, version, copy_of=version)
 
@@ -374,9 +379,29 @@ def find_models(serving_dir: Address) -> list[str]:
         return [name for name in names if _numbers(open_folder(model_folder(serving_dir, name)))]
 
 
-def latest_version(folder: Address) -> int | None:
-    """Returns the highest version, which is the one that a server loads; None if there is none."""
-    return max(_numbers(open_folder(folder)), default=None)
+@dataclasses.dataclass(frozen=True)
+class ServedVersion:
+    """The version that a server loads: the highest that is complete.
+
+    Attributes:
+        number: Its number.
+        original: The version whose model it is: itself, or the one that a rollback went back to.
+    """
+
+    number: int
+    original: int
+
+
+def served_version(folder: Address) -> ServedVersion | None:
+    """Returns the version that a server loads, None if there is none.
+
+    Raises:
+        SfmError: If the folder cannot be reached.
+    """
+    with _described(folder, "list"):
+        target = open_folder(folder)
+        numbers = _complete_numbers(target)
+        return ServedVersion(numbers[-1], _original(target, numbers[-1])) if numbers else None
 
 
 @contextlib.contextmanager
@@ -447,8 +472,13 @@ def _record(number: int) -> str:
     return f"{_PUSHES}/{number}.json"
 
 
-def _copy_of(target: ModelFolder, number: int) -> int | None:
-    return _facts(target, _record(number)).get("copy_of")
+def _original(target: ModelFolder, number: int) -> int:
+    """Returns the version that a rollback, or one after another, made this copy of."""
+    source = _facts(target, _record(number)).get("copy_of")
+    # A copy has a higher number than its source; a record that says otherwise is not ours.
+    if not isinstance(source, int) or not 0 < source < number:
+        return number
+    return _original(target, source)
 
 
 def _facts(target: ModelFolder, path: str) -> dict[str, Any]:

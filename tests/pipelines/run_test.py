@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -12,16 +13,34 @@ from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
 
 
-def test_the_model_comes_with_the_command_that_serves_it(tmp_path):
-    version = tmp_path / "models" / "digits" / "3"
+@pytest.mark.parametrize(
+    ("serving_dir", "place"),
+    [
+        ("models", "-v={root}/models/digits:/models/digits"),
+        ("memory://bucket/models", "-e=MODEL_BASE_PATH=memory://bucket/models"),
+    ],
+    ids=["folder", "address"],
+)
+def test_the_model_comes_with_the_command_that_serves_it(tmp_path, serving_dir, place):
+    run_directory = RunDirectory(tmp_path / "ann's first run")
     execution = Execution(stage="export", module="sfm_tf.errors", configs={}, seed=0, inputs={})
+    values = {"serving_dir": serving_dir, "model_name": "digits", "version": 3, "verification": {}}
 
     def produce(folder):
-        (folder / "pushed.json").write_text(json.dumps({"folder": str(version)}))
+        (folder / "pushed.json").write_text(json.dumps(values))
 
-    text = run.serving_command(execute(execution, RunDirectory(tmp_path), produce).artifact)
-    assert f"SavedModel: {version}" in text
-    assert f"-v '{version.parent}:/models/digits' -e MODEL_NAME=digits" in text
+    if serving_dir == "models":
+        version = run_directory.root / "models" / "digits" / "4"
+        version.mkdir(parents=True)
+        (version / "saved_model.pb").touch()
+    text = run.serving_command(run_directory, execute(execution, run_directory, produce).artifact)
+    saved, command = text.splitlines()
+    if serving_dir == "models":
+        assert saved == f"SavedModel: {version}"  # What a server loads, not what was pushed last.
+    words = shlex.split(command.removeprefix("Serve it: "))
+    option, _, value = place.format(root=run_directory.root).partition("=")
+    assert words[words.index(option) + 1] == value
+    assert words[-3:] == ["-e", "MODEL_NAME=digits", "tensorflow/serving:2.20.0"]
 
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -65,7 +84,7 @@ def test_runs_the_stages_that_are_asked_for_in_order_and_says_what_they_made(
 
     for name in run.STAGES:
         monkeypatch.setitem(run.STAGES, name, functools.partial(stage, name))
-    monkeypatch.setitem(run.RESULTS, "export", lambda artifact: "Serve it: docker run")
+    monkeypatch.setitem(run.RESULTS, "export", lambda *given: "Serve it: docker run")
     ended = run_program(run.main, f"--workdir={tmp_path / 'run'}", *arguments)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert done == stages.split()

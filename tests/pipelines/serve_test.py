@@ -29,22 +29,13 @@ def test_each_folder_is_a_model_of_its_name(tmp_path):
     assert serve.find_models(None, folders) == {"a": tmp_path / "a", "b": tmp_path / "b"}
 
 
-def test_a_workdir_stands_for_the_model_it_exported_last(tmp_path, monkeypatch):
-    class Exported:
-        folder = tmp_path
-
-    (tmp_path / "pushed.json").write_text(json.dumps({"folder": "/models/digits/7"}))
-    monkeypatch.setattr(serve.RunDirectory, "latest", lambda run_directory, stage: Exported)
-    models = serve.find_models(str(tmp_path), [])
-    assert models == {"digits": pathlib.Path("/models/digits")}
-
-
 @pytest.mark.parametrize(
     ("workdir", "folders", "message"),
     [
         (None, [], "Give either --workdir or --model_dir"),
         ("runs/a", ["models/a"], "Give either --workdir or --model_dir"),
         (None, ["x/a", "y/a"], "have the same name"),
+        (None, ["gs://b/a"], "Cannot serve gs://b/a: this server reads local folders"),
         ("/absent", [], "Stage export has not finished in /absent"),
     ],
 )

@@ -1,4 +1,3 @@
-import json
 import pathlib
 import subprocess
 import sys
@@ -63,16 +62,6 @@ def test_the_only_model_needs_no_name(serving):
     (serving / "cifar10" / "1").mkdir(parents=True)
     with pytest.raises(SfmError, match="Give --model_name; the models in .* are: cifar10, digits"):
         versions.find_folder(None, str(serving), None)
-
-
-@pytest.mark.parametrize("folder", ["/models/digits", "gs://bucket/models/digits"])
-def test_a_workdir_stands_for_the_model_it_exported_last(tmp_path, monkeypatch, folder):
-    class Exported:
-        folder = tmp_path
-
-    (tmp_path / "pushed.json").write_text(json.dumps({"folder": f"{folder}/7"}))
-    monkeypatch.setattr(versions.RunDirectory, "latest", lambda run_directory, stage: Exported)
-    assert versions.find_folder(str(tmp_path), None, None) == folder
 
 
 @pytest.mark.parametrize(

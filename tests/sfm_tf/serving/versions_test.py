@@ -17,7 +17,7 @@ import pytest
 
 from sfm_tf.errors import SfmError
 from sfm_tf.serving import versions
-from sfm_tf.serving.versions import open_folder
+from sfm_tf.serving.versions import ServedVersion, open_folder
 
 PARTS = ("variables/variables.index", "variables/variables.data", "assets.extra/names.json")
 FILES = (*PARTS, "saved_model.pb")
@@ -208,7 +208,7 @@ def test_a_push_gets_the_number_after_the_largest(tmp_path, staged, present, exp
 
 
 def test_an_absent_folder_has_no_versions(address):
-    assert versions.latest_version(address) is None
+    assert versions.served_version(address) is None
     assert versions.list_versions(address) == []
 
 
@@ -255,7 +255,7 @@ def test_rolling_back_makes_a_copy_the_highest_version(tmp_path, address):
     for number in (1, 2, 3):
         versions.publish(stage(tmp_path / f"staged{number}", b"model %d" % number), address)
     assert versions.rollback(address, 1) == 4
-    assert versions.latest_version(address) == 4
+    assert versions.served_version(address) == ServedVersion(4, original=1)
     target = open_folder(address)
     for part in FILES:
         assert target.read(f"4/{part}") == b"model 1"
@@ -266,6 +266,10 @@ def test_rolling_back_makes_a_copy_the_highest_version(tmp_path, address):
     assert versions.rollback(address, 1) == 4
     assert versions.rollback(address, 4) == 4
     assert versions.rollback(address, 3) == 5
+    # A copy of a copy is the same model still, whatever of it was deleted.
+    assert versions.rollback(address, 4) == 6
+    assert versions.keep_newest(address, 1) == [1, 2, 3, 4, 5]
+    assert versions.served_version(address) == ServedVersion(6, original=1)
 
 
 def test_models_are_the_folders_with_versions(staged, tmp_path):
@@ -430,7 +434,7 @@ def test_a_push_that_is_killed_harms_nothing_and_the_next_one_clears_it(tmp_path
     after = versions.publish(staged, address)
     assert after > before
     assert not [name for name in os.listdir(address) if name.startswith((".incoming", ".outgoing"))]
-    assert versions.latest_version(address) == after
+    assert versions.served_version(address).number == after
 
 
 def test_two_pushes_at_once_get_different_numbers(tmp_path):
