@@ -10,13 +10,15 @@ error names the shard, index and label. --allowed_anomalies lets kinds of anomal
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from pipelines import command_line
 from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, enumerated
 from sfm_tf.experiments import Experiment
 from sfm_tf.records import anomalies
 from sfm_tf.records.schema import read_schema
@@ -57,22 +59,27 @@ def validate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
 
 
 def stop_on_anomaly(validation: Artifact) -> None:
-    """Raises `SfmError` naming the first anomaly that must stop a run."""
+    """Raises `SfmError` naming the first anomalies that must stop a run, if any."""
     path = validation.folder / ANOMALIES_FILE
-    found = [anomaly for anomaly in read_json(path) if anomaly["stops"]]
+    listed = read_json(path)
+    found = [anomaly for anomaly in listed if anomaly["stops"]]
     if not found:
         return
-    first = found[0]
-    place = ", ".join(
-        f"{name} {first[name]}"
-        for name in ("shard", "index", "label")
-        if first[name] not in ("", None)
-    )
+    kinds = sorted({anomaly["kind"] for anomaly in listed})
     raise SfmError(
-        f"Anomalies in the records: {len(found)}. The first is {first['kind']} ({place}): "
-        f"{first['message']} The full list is in {path}. Correct the dataset and ingest it again, "
-        f"or allow this kind with --allowed_anomalies={first['kind']}."
+        f"Anomalies in the records: {enumerated([_sentence(anomaly) for anomaly in found])} "
+        f"The full list is in {path}. Correct the dataset and ingest it again, or allow these "
+        f"kinds with --allowed_anomalies={','.join(kinds)}."
     )
+
+
+def _sentence(anomaly: Mapping[str, Any]) -> str:
+    place = ", ".join(
+        f"{name} {anomaly[name]}"
+        for name in ("shard", "index", "label")
+        if anomaly[name] not in ("", None)
+    )
+    return f"{anomaly['kind']} ({place}): {anomaly['message']}"
 
 
 def check_validated(run_directory: RunDirectory, records: Artifact) -> None:

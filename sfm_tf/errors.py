@@ -1,4 +1,6 @@
-"""The one exception that a user of the software is meant to read."""
+"""The one exception that a user of the software is meant to read, and how it names things."""
+
+from collections.abc import Sequence
 
 
 class SfmError(ValueError):
@@ -7,3 +9,35 @@ class SfmError(ValueError):
     Its message is one line that says what was found, what was expected and what to do. The
     stages in `pipelines` print it without a traceback; every other exception is a defect.
     """
+
+
+def printable(text: str) -> str:
+    """Returns a text from outside, such as a file's name, with what cannot be printed escaped.
+
+    Line ends, control characters and bytes that are no UTF-8 (as `os.fsdecode` keeps them) become
+    `\\n`, `\\x1b` and `\\xe9`, so that the text stays in one line and can be encoded.
+    """
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    first_escaped_byte, last_escaped_byte = 0xDC80, 0xDCFF
+    if first_escaped_byte <= ord(letter) <= last_escaped_byte:
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Returns the first names, with commas, and how many there are more."""
+    hidden = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {hidden} more" if hidden > 0 else "")
+
+
+def enumerated(problems: Sequence[str], limit: int = 10) -> str:
+    """Returns one line of at least one problem, each a sentence, and how many there are more."""
+    if len(problems) == 1:
+        return problems[0]
+    numbered = [f"({number}) {text}" for number, text in enumerate(problems[:limit], start=1)]
+    hidden = len(problems) - limit
+    more = [f"And {hidden} more."] if hidden > 0 else []
+    return " ".join([f"Found {len(problems)} problems.", *numbered, *more])

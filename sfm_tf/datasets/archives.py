@@ -11,10 +11,36 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 
-from sfm_tf.errors import SfmError
+from sfm_tf.artifacts.file_tree import walk
+from sfm_tf.errors import SfmError, printable
 
 MOST_MEMBERS = 1_000_000
-LARGEST_MEMBER_BYTES = 16 * 2**20
+LARGEST_MEMBER_BYTES = 192 * 2**20
+"""As much as the largest image that is accepted takes when it is decoded."""
+
+LONGEST_NAME_BYTES = 255
+"""Longest name of a file or folder; that of Linux, which limits folders by itself."""
+
+_FILE_MANAGER_NAMES = frozenset(
+    (
+        "#recycle",
+        "$recycle.bin",
+        "@eadir",
+        "@recycle",
+        "__macosx",
+        "desktop.ini",
+        "ehthumbs.db",
+        "icon\r",
+        "lost+found",
+        "system volume information",
+        "thumbs.db",
+    )
+)
+
+
+def is_passed_over(name: str) -> bool:
+    """Tells whether a file or folder of this name is hidden or was left by a file manager."""
+    return name.startswith(".") or name.casefold() in _FILE_MANAGER_NAMES
 
 
 class ZipArchive:
@@ -22,6 +48,9 @@ class ZipArchive:
 
     Attributes:
         versions: For each member, by its name with forward slashes, a text that changes with it.
+            What `is_passed_over` is left out.
+        empty_folders: Names of the folders that hold no other.
+        passed_over: How many files and folders were left out.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -29,13 +58,23 @@ class ZipArchive:
         self._path = path
         try:
             self._file = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise SfmError(f"Cannot open {path}: {error}; expected a zip archive.") from error
+        except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
+            raise SfmError(
+                f"Cannot open {path}: {error}; expected a folder or a zip archive."
+            ) from error
         try:
-            self._members = _checked_members(path, self._file)
+            members = _checked_members(path, self._file)
         except SfmError:
             self._file.close()
             raise
+        left_out = {name: _passed_over_part(name) for name in members}
+        self.passed_over = len(set(filter(None, left_out.values())))
+        kept = {name: member for name, member in members.items() if not left_out[name]}
+        filled = {str(parent) for name in kept for parent in pathlib.PurePosixPath(name).parents}
+        self._members = {name: member for name, member in kept.items() if not member.is_dir()}
+        self.empty_folders = tuple(
+            sorted({name.rstrip("/") for name in kept if name.endswith("/")} - filled)
+        )
         self.versions: Mapping[str, str] = {
             name: f"{member.file_size} {member.CRC}" for name, member in self._members.items()
         }
@@ -75,39 +114,58 @@ def _checked_members(path: pathlib.Path, file: zipfile.ZipFile) -> dict[str, zip
         name = pathlib.PurePosixPath(member.filename)
         if name.is_absolute() or ".." in name.parts or "\\" in member.filename:
             raise SfmError(f"{path} has a member {member.filename!r}; expected relative names.")
+        if any(len(part.encode()) > LONGEST_NAME_BYTES for part in name.parts):
+            raise SfmError(
+                f"{path} has a member {member.filename[:50]!r}...; expected names of at most "
+                f"{LONGEST_NAME_BYTES} bytes."
+            )
         if member.file_size > LARGEST_MEMBER_BYTES:
             raise SfmError(
-                f"Member {member.filename} of {path} has {member.file_size} bytes; "
+                f"Member {member.filename!r} of {path} has {member.file_size} bytes; "
                 f"expected at most {LARGEST_MEMBER_BYTES}."
             )
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise SfmError(
-                f"Member {member.filename} of {path} is compressed by method "
+                f"Member {member.filename!r} of {path} is compressed by method "
                 f"{member.compress_type}; expected stored or deflated. Zip the folder again."
             )
-        if member.filename in members:
+        if member.filename in members and not member.is_dir():
             raise SfmError(f"{path} has two members {member.filename!r}; expected one.")
-        if not member.is_dir():
-            members[member.filename] = member
+        members[member.filename] = member
     return members
+
+
+def _passed_over_part(name: str) -> str:
+    """Returns the path down to the first part that is passed over; empty where there is none."""
+    parts = pathlib.PurePosixPath(name).parts
+    places = (place for place, part in enumerate(parts, start=1) if is_passed_over(part))
+    return "/".join(parts[: next(places, 0)])
 
 
 class FolderArchive:
     """The files below a folder, with the interface of `ZipArchive`.
 
     Attributes:
-        versions: For each file, by its path in the folder with forward slashes, a text that
-            changes with it.
+        versions: As for a zip file, by the path in the folder.
+        empty_folders: As for a zip file.
+        passed_over: As for a zip file.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
-        """Lists the files below `path`."""
+        """Lists the files below `path`, through symbolic links.
+
+        Raises:
+            SfmError: If a link leads back to a folder that it is in.
+        """
         self._path = path
-        files = (pathlib.Path(parent, name) for parent, _, names in os.walk(path) for name in names)
+        tree = walk(path, is_passed_over)
         self.versions: Mapping[str, str] = {
-            file.relative_to(path).as_posix(): f"{file.stat().st_size} {file.stat().st_mtime_ns}"
-            for file in files
+            file.relative_to(path).as_posix(): _file_version(file) for file in tree.files
         }
+        self.empty_folders = tuple(
+            folder.relative_to(path).as_posix() for folder in tree.empty_folders
+        )
+        self.passed_over = len(tree.passed_over)
 
     def __enter__(self) -> "FolderArchive":
         """Returns the archive itself."""
@@ -121,12 +179,25 @@ class FolderArchive:
         path = self._path / name
         if name not in self.versions:
             raise SfmError(f"{self._path} lacks {name}; expected the complete folder.")
+        if not path.is_file():
+            raise SfmError(f"Cannot read {printable(str(path))}: expected a file, no broken link.")
         if path.stat().st_size > LARGEST_MEMBER_BYTES:
             raise SfmError(
-                f"File {path} has {path.stat().st_size} bytes; "
+                f"File {printable(str(path))} has {path.stat().st_size} bytes; "
                 f"expected at most {LARGEST_MEMBER_BYTES}."
             )
-        return path.read_bytes()
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise SfmError(f"Cannot read {printable(str(path))}: {error.strerror}.") from error
+
+
+def _file_version(path: pathlib.Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "unreadable"  # A broken link, for one; reported by whoever reads it.
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 Archive = ZipArchive | FolderArchive
@@ -148,4 +219,23 @@ def open_archive(path: pathlib.Path) -> Archive:
 def fingerprint(archive: Archive) -> str:
     """Returns 16 hexadecimal digits that differ between archives of different contents."""
     lines = sorted(f"{name} {version}\n" for name, version in archive.versions.items())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def raw_versions(source: str) -> Mapping[str, str]:
+    """Returns a text for each file of a folder, or for an archive as one file, as `versions`.
+
+    Nothing is opened, so it costs no reading. A source that is missing has no files.
+
+    Raises:
+        SfmError: As `FolderArchive`.
+    """
+    path = source_path(source)
+    if path.is_dir():
+        return FolderArchive(path).versions
+    return {".": _file_version(path)} if path.is_file() else {}
+
+
+def source_path(source: str) -> pathlib.Path:
+    """Returns the path that a user names, with `~` as his home."""
+    return pathlib.Path(os.path.expanduser(source))

@@ -1,119 +1,262 @@
-"""A user's own images: a folder per class, with or without folders train and test around them."""
+"""A user's own images: a folder per class, with or without folders of splits around them."""
 
-import contextlib
+import collections
+import dataclasses
 import functools
-import os
+import hashlib
 import pathlib
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 
-import tensorflow_datasets as tfds
-
+from sfm_tf.datasets.archives import Archive, open_archive, source_path
 from sfm_tf.datasets.decoding import decode_image, image_shape
 from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, enumerated, listed, printable
 from sfm_tf.records.example import ImageRecord
 
-SPLITS = ("train", "test")
+SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
+"""What the folder of a split may be called, in small or capital letters."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
+_EXPECTED_LAYOUT = (
+    "expected a folder of images per class, or folders train, validation and test around those"
+)
 
-def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+@dataclasses.dataclass(frozen=True)
+class _ImageFile:
+    """An image that was found and not read.
+
+    Attributes:
+        name: Its name in the archive.
+        class_name: Name of its class.
+        key: Split, folder of the class and file name, in printable letters.
+    """
+
+    name: str
+    class_name: str
+    key: str
 
 
-def _split_folders(source: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Returns the folder of each split; `source` itself is train where it holds the classes."""
-    train = source / "train"
-    # A folder "train" that holds images, not folders, is a class of that name.
-    if not train.is_dir() or not any(path.is_dir() for path in _visible(train)):
-        return {"train": source}
-    for path in _visible(source):
-        if path.name not in SPLITS:
+@dataclasses.dataclass
+class _Layout:
+    """What an archive holds, by its folders.
+
+    Attributes:
+        source: Where the archive is.
+        images: The images of each split.
+        problems: What should not be there.
+    """
+
+    source: pathlib.Path
+    images: dict[str, list[_ImageFile]]
+    problems: list[str]
+
+    def add_problem(self, found: Sequence[str], what: str, expected: str) -> None:
+        """Adds a sentence about files or folders, named by their names in the archive."""
+        if found:
+            paths = [printable(f"{self.source}/{name}") for name in found]
+            self.problems.append(f"{what} {listed(paths)}; {expected}.")
+
+    def add_split(self, split: str, folder: str, archive: Archive) -> None:
+        """Adds the class folders below `folder`, a name that ends with a slash, or none."""
+        strays, deep, others = [], set(), []
+        for name in archive.versions:
+            if not name.startswith(folder):
+                continue
+            parts = name.removeprefix(folder).split("/")
+            if len(parts) == 1:
+                strays.append(name)
+            elif len(parts) > 2:
+                deep.add(folder + "/".join(parts[:2]))
+            elif not name.lower().endswith(SUFFIXES):
+                others.append(name)
+            else:
+                self._add_image(split, name, *parts)
+        empty = _folders_in(folder, archive.empty_folders)
+        self.add_problem(strays, "Unexpected", "expected only folders there, one per class")
+        self.add_problem(sorted(deep), "Unexpected folder", _EXPECTED_LAYOUT)
+        self.add_problem(others, "Unexpected", f"expected only {', '.join(SUFFIXES)} files there")
+        self.add_problem(empty, "Class folder without an image:", "add some or remove it")
+
+    def _add_image(self, split: str, name: str, class_folder: str, file: str) -> None:
+        class_name = _class_name(class_folder)
+        key = f"{split}/{class_name}/{printable(file)}"
+        self.images[split].append(_ImageFile(name, class_name, key))
+
+
+def _folders_in(folder: str, names: Sequence[str]) -> list[str]:
+    return [
+        name for name in names if name.startswith(folder) and "/" not in name.removeprefix(folder)
+    ]
+
+
+def _class_name(folder: str) -> str:
+    # A folder that was packed on a Mac writes "ä" as two letters, and so would be another class.
+    return printable(unicodedata.normalize("NFC", folder))
+
+
+def _root(names: Sequence[str]) -> str:
+    """Returns what precedes all names where one folder, no split's, is around all the others."""
+    root = ""
+    while True:
+        inner = [name.removeprefix(root) for name in names]
+        tops = {name.split("/")[0] for name in inner}
+        if len(tops) != 1 or _split_of(*tops) or not any(name.count("/") > 1 for name in inner):
+            return root
+        root += f"{tops.pop()}/"
+
+
+def _split_of(folder: str) -> str:
+    """Returns the split that a folder of this name holds; empty where it is no split's."""
+    lower = folder.lower()
+    return next((split for split, names in SPLIT_NAMES.items() if lower in names), "")
+
+
+def _split_folders(root: str, archive: Archive) -> dict[str, list[str]]:
+    """Returns the folders of each split; none unless one of train holds folders.
+
+    A folder "train" that holds images, not folders, is a class of that name.
+    """
+    folders = collections.defaultdict(set)
+    for name in [*archive.versions, *(f"{folder}/" for folder in archive.empty_folders)]:
+        top, *rest = name.removeprefix(root).split("/")
+        if name.startswith(root) and len(rest) > 1:
+            folders[_split_of(top)].add(top)
+    return {split: sorted(found) for split, found in folders.items() if split}
+
+
+def _read_layout(source: pathlib.Path, archive: Archive) -> _Layout:
+    root = _root(list(archive.versions))
+    folders = _split_folders(root, archive)
+    if "train" not in folders:
+        layout = _Layout(source, {"train": []}, [])
+        layout.add_split("train", root, archive)
+        return layout
+    layout = _Layout(source, {split: [] for split in folders}, [])
+    for split, names in folders.items():
+        if len(names) > 1:
             raise SfmError(
-                f"Unexpected {path}; expected only {' and '.join(SPLITS)} beside each other "
-                "(validation images are taken from train)."
+                f"Found {' and '.join(names)} in {source}, all of split {split}; expected one."
             )
-    return {path.name: path for path in _visible(source)}
+        layout.add_split(split, f"{root}{names[0]}/", archive)
+    known = {name for names in folders.values() for name in names}
+    tops = {name.removeprefix(root).split("/")[0] for name in archive.versions}
+    layout.add_problem(
+        [root + top for top in sorted(tops - known)],
+        "Unexpected",
+        "expected only folders train, validation and test there",
+    )
+    empty = _folders_in(root, archive.empty_folders)
+    layout.add_problem(empty, "Empty folder", "add images or remove it")
+    return layout
 
 
-def _images_of_class(folder: pathlib.Path) -> list[pathlib.Path]:
-    images = _visible(folder)
-    for path in images:
-        if not path.is_file() or path.suffix.lower() not in SUFFIXES:
-            raise SfmError(f"Unexpected {path}; expected only {', '.join(SUFFIXES)} files there.")
-    if not images:
-        raise SfmError(f"Class folder {folder} has no image; add some or remove it.")
-    return images
-
-
-def _images_by_class(split: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    for path in _visible(split):
-        if not path.is_dir():
-            raise SfmError(f"Unexpected {path}; expected only folders there, one per class.")
-    return {path.name: _images_of_class(path) for path in _visible(split)}
-
-
-def _check_classes(source: pathlib.Path, classes: Mapping[str, Collection[str]]) -> None:
+def _class_names(layout: _Layout) -> tuple[str, ...]:
+    classes = {
+        split: {image.class_name for image in layout.images[split]} for split in layout.images
+    }
+    for split, names in classes.items():
+        extra = sorted(names - classes["train"])
+        if extra:
+            layout.problems.append(
+                f"Classes {listed(extra)} of {layout.source} are in {split} but not in train."
+            )
     if len(classes["train"]) < 2:
-        raise SfmError(
-            f"Found {len(classes['train'])} class folders in {source}; expected at least two."
+        layout.problems.append(
+            f"Found {len(classes['train'])} class folders in {layout.source}; expected at least "
+            "two."
         )
-    extra = sorted(set(classes.get("test", ())) - set(classes["train"]))
-    if extra:
-        raise SfmError(f"Classes {', '.join(extra)} of {source} are in test but not in train.")
+    return tuple(sorted(classes["train"], key=natural_key))
 
 
-@contextlib.contextmanager
-def _tfds_layout(folders: Mapping[str, pathlib.Path]) -> Iterator[pathlib.Path]:
-    """Gives a temporary folder of links, `<split>/<class>` as TensorFlow Datasets wants it."""
-    with tempfile.TemporaryDirectory() as temporary:
-        root = pathlib.Path(temporary)
-        for split, folder in folders.items():
-            (root / split).symlink_to(folder.resolve(), target_is_directory=True)
-        yield root
+def natural_key(name: str) -> tuple[object, ...]:
+    """Returns what names are sorted by so that numbers in them count as such: 1, 2, 10."""
+    parts = re.split("([0-9]+)", name)
+    return (*(int(part) if place % 2 else part for place, part in enumerate(parts)), name)
+
+
+def _first_shape(archive: Archive, layout: _Layout, class_names: Sequence[str]) -> tuple[int, int]:
+    """Returns height and width of the first image that can be read, of the first class."""
+    images = sorted(layout.images["train"], key=lambda image: class_names.index(image.class_name))
+    problems = list(layout.problems)
+    for image in images:
+        try:
+            return image_shape(archive.read(image.name), f"{layout.source}/{image.key}")
+        except SfmError as error:
+            problems.append(str(error))
+    raise SfmError(enumerated(problems))
 
 
 def _read(
-    folders: Mapping[str, pathlib.Path], split: str, class_names: Sequence[str]
+    source: pathlib.Path,
+    images: Sequence[_ImageFile],
+    class_names: Sequence[str],
+    problems: list[str],
 ) -> Iterator[ImageRecord]:
-    with _tfds_layout(folders) as root:
-        builder = tfds.ImageFolder(os.fspath(root))
-        # The files are decoded below, where the size is checked before memory is taken.
-        dataset = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-        for example in dataset.as_numpy_iterator():
-            path = pathlib.Path(os.fsdecode(example["image/filename"])).relative_to(root / split)
-            if any(part.startswith(".") for part in path.parts):
+    labels = {name: label for label, name in enumerate(class_names)}
+    with open_archive(source) as archive:
+        for image in images:
+            path = printable(f"{source}/{image.name}")
+            try:
+                pixels = decode_image(archive.read(image.name), path)
+            except SfmError as error:
+                problems.append(str(error))
                 continue
-            image = decode_image(example["image"], os.fspath(folders[split] / path))
-            # The label by name: TensorFlow Datasets counts hidden folders as classes.
-            label = class_names.index(path.parts[0])
-            yield ImageRecord(f"{split}/{path.as_posix()}", image, label)
+            yield ImageRecord(image.key, pixels, labels[image.class_name])
+
+
+def _by_hash(images: Sequence[_ImageFile]) -> list[_ImageFile]:
+    """Returns the images in an order that mixes the classes and follows from the keys alone."""
+    return sorted(images, key=lambda image: hashlib.sha256(image.key.encode()).digest())
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """Opens `<source>/<split>/<class>/<image>`, or `<source>/<class>/<image>` without a test split.
+    """Opens `<source>/<split>/<class>/<image>`, or `<source>/<class>/<image>` without splits.
 
     Args:
-        config: Its `source` is the folder. Splits are named train and test; images are PNG or
-            JPEG, of one size unless `image_size` is set. Hidden files are left out.
+        config: Its `source` is a folder, or a zip file of one. `SPLIT_NAMES` are the names of the
+            splits; images are PNG or JPEG, of one size unless `image_size` is set. Hidden files
+            and those of file managers are left out. Symbolic links are followed.
 
     Returns:
-        The images as RGB, in an order that mixes the classes. Height and width are those of the
-        first image of the first class. Keys are paths.
+        The images as RGB, in an order that mixes the classes. Classes are in natural order: 1, 2,
+        10. Height and width are those of the first image of the first class. Keys are paths.
 
     Raises:
-        SfmError: If the folder is missing or has another layout, or an image cannot be read.
+        SfmError: If the folder is missing, holds less than two classes, or no image can be read.
+            What else is wrong is among the `problems` of the source.
     """
-    source = pathlib.Path(config.source).expanduser()
-    if not config.source or not source.is_dir():
-        raise SfmError(f"No folder {config.source!r}; give --source a folder of class folders.")
-    folders = _split_folders(source)
-    images = {split: _images_by_class(folder) for split, folder in folders.items()}
-    _check_classes(source, images)
-    class_names = tuple(sorted(images["train"]))
-    first = images["train"][class_names[0]][0]
-    height, width = image_shape(first.read_bytes(), os.fspath(first))
-    splits = {split: functools.partial(_read, folders, split, class_names) for split in folders}
-    return ImageSource(class_names, splits, height, width, channels=3)
+    source = source_path(config.source)
+    if not config.source or not source.exists():
+        raise SfmError(
+            f"No folder {config.source!r}; give --source a folder of class folders, or a zip file "
+            "of one."
+        )
+    with open_archive(source) as archive:
+        layout = _read_layout(source, archive)
+        class_names = _class_names(layout)
+        if len(class_names) < 2:
+            raise SfmError(enumerated(layout.problems))
+        height, width = _first_shape(archive, layout, class_names)
+    splits = {
+        split: functools.partial(_read, source, _by_hash(images), class_names, layout.problems)
+        for split, images in layout.images.items()
+    }
+    return ImageSource(
+        class_names,
+        splits,
+        height,
+        width,
+        channels=3,
+        is_stratified=True,
+        problems=layout.problems,
+        passed_over=archive.passed_over,
+    )

@@ -5,15 +5,17 @@ import hashlib
 import importlib
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sfm_tf.artifacts import atomic_files
 from sfm_tf.artifacts.fingerprints import code_version
 from sfm_tf.artifacts.progress import Progress
+from sfm_tf.datasets.archives import raw_versions
 from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.resizing import resize_source
 from sfm_tf.datasets.settings import DATASETS, DataConfig
-from sfm_tf.errors import SfmError
+from sfm_tf.datasets.splitting import hashed_split, stratified_split
+from sfm_tf.errors import SfmError, enumerated
 from sfm_tf.records.example import ImageRecord, pixel_digest
 from sfm_tf.records.schema import Schema, write_schema
 from sfm_tf.records.statistics import STATISTICS_FILE, compute_statistics
@@ -26,10 +28,10 @@ _PROGRESS_STEP = 500
 def ingest(config: DataConfig, seed: int, folder: pathlib.Path, progress: Progress) -> Schema:
     """Writes a dataset as shards of train, validation and test, with schema and statistics.
 
-    Validation is taken from the training images, and so is test where the dataset has no test
-    split; which images, depends on their pixels and `seed` alone. Exact copies of an image are
-    never divided between splits that are carved from the same images. Limits take the first
-    images in the order of the source, whatever the seed.
+    Validation and test are taken from the training images where the dataset has no such split;
+    which images, depends on pixels, classes and `seed` alone. Exact copies of an image are never
+    divided between splits that are carved from the same images. Limits take the first images in
+    the order of the source, whatever the seed.
 
     Args:
         config: Which dataset, and how to split it.
@@ -42,9 +44,11 @@ def ingest(config: DataConfig, seed: int, folder: pathlib.Path, progress: Progre
 
     Raises:
         SfmError: If the dataset is missing or damaged, its images differ in shape, or a split
-            would be empty. No shard is written then.
+            would be empty; lists all that is wrong. No shard is written then.
     """
     source = open_source(config)
+    if source.passed_over:
+        progress("files of file managers passed over", source.passed_over, None)
     folder.mkdir(parents=True, exist_ok=True)
     sizes = _write_shards(source, config, seed, folder, progress)
     schema = Schema(source.height, source.width, source.channels, source.class_names, sizes)
@@ -78,11 +82,8 @@ def source_version(config: DataConfig) -> str:
         SHA-256 in hexadecimal.
     """
     digest = hashlib.sha256(code_version(DATASETS[config.dataset]).encode())
-    root = pathlib.Path(config.source).expanduser()
-    files = [root, *sorted(root.rglob("*"))] if config.source else []
-    for path in filter(pathlib.Path.is_file, files):
-        status, name = path.stat(), path.relative_to(root).as_posix()
-        digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    for name, version in raw_versions(config.source).items() if config.source else ():
+        digest.update(f"{name} {version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -94,11 +95,11 @@ def _write_shards(
             split: stack.enter_context(SplitWriter(folder, split, config.shards))
             for split in SPLITS
         }
-        for split, record in _assigned_records(source, config, seed):
-            _check_record(record, source)
+        for split, record in _assigned_records(source, config, seed, progress):
             writers[split].write(record)
             if writers[split].count % _PROGRESS_STEP == 0:
                 progress(f"{split} images", writers[split].count, None)
+        _check_problems(source)
         sizes = {split: writer.count for split, writer in writers.items()}
         _check_sizes(sizes, config)
     for split, size in sizes.items():
@@ -107,71 +108,92 @@ def _write_shards(
 
 
 def _assigned_records(
-    source: ImageSource, config: DataConfig, seed: int
+    source: ImageSource, config: DataConfig, seed: int, progress: Progress
 ) -> Iterator[tuple[str, ImageRecord]]:
     """Yields every image wanted, once, with the name of its split."""
-    carve_test = "test" not in source.splits
+    split_of = _chosen_splits(source, config, seed, progress)
+    for split, limit in (("test", config.max_test_examples or None), ("validation", None)):
+        if split in source.splits:
+            for record in itertools.islice(_sound_records(source, split), limit):
+                yield split, record
     wanted = {
         # The validation images count as training images: they are taken from them.
         "train": config.max_train_examples or float("inf"),
-        "test": config.max_test_examples or float("inf"),
+        "test": 0 if "test" in source.splits else config.max_test_examples or float("inf"),
     }
-    if not carve_test:
-        limit = config.max_test_examples or None
-        yield from (("test", record) for record in itertools.islice(source.splits["test"](), limit))
-        wanted["test"] = 0
-    for record in source.splits["train"]():
+    for record in _sound_records(source, "train"):
         if not any(wanted.values()):
             return
-        split = _assigned_split(record, config, seed, carve_test)
+        split = split_of(record)
         pool = "test" if split == "test" else "train"
         if wanted[pool]:
             wanted[pool] -= 1
             yield split, record
 
 
-def _assigned_split(record: ImageRecord, config: DataConfig, seed: int, carve_test: bool) -> str:
-    # By pixels rather than by key: copies of one image always fall into the same split. The two
-    # choices need different keys, or the validation share would lie within the test share.
-    digest = pixel_digest(record.image)
-    if carve_test and is_held_out(f"test {digest}", seed, config.test_fraction):
-        return "test"
-    if is_held_out(f"validation {digest}", seed, config.validation_fraction):
-        return "validation"
-    return "train"
+def _chosen_splits(
+    source: ImageSource, config: DataConfig, seed: int, progress: Progress
+) -> Callable[[ImageRecord], str]:
+    """Returns what names the split of a training image.
 
-
-def is_held_out(key: str, seed: int, fraction: float) -> bool:
-    """Tells whether the image named `key` is among those that are held out.
-
-    The SHA-256 of seed and key, read as a number in [0, 1), is compared with `fraction`: the same
-    image is held out at every run, and what is held out at a smaller fraction is held out at a
-    larger one.
-
-    Args:
-        key: Name of the image. Two independent choices about one image need two keys.
-        seed: Seed of the choice.
-        fraction: Expected share of the images held out, in [0, 1].
-
-    Returns:
-        True for about `fraction` of all keys.
+    It goes by pixels rather than by key: copies of one image always fall into the same split.
     """
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
+    fractions = {split: share for split, share in fractions.items() if split not in source.splits}
+    if not source.is_stratified:
+        return lambda record: hashed_split(pixel_digest(record.image), fractions, seed)
+    images = _survey(source, progress)
+    splits = stratified_split(images, fractions, seed, config.max_train_examples)
+
+    def split_of(record: ImageRecord) -> str:
+        try:
+            return splits[pixel_digest(record.image)]
+        except KeyError as error:
+            raise SfmError(f"Image {record.key} changed meanwhile; run again.") from error
+
+    return split_of
 
 
-def _check_record(record: ImageRecord, source: ImageSource) -> None:
+def _survey(source: ImageSource, progress: Progress) -> list[tuple[str, int]]:
+    """Reads every image; returns pixel digest and label of those for training.
+
+    Raises:
+        SfmError: If anything is wrong with the dataset; names it all.
+    """
+    images = []
+    count = 0
+    for split in source.splits:
+        for record in _sound_records(source, split):
+            if split == "train":
+                images.append((pixel_digest(record.image), record.label))
+            count += 1
+            if count % _PROGRESS_STEP == 0:
+                progress("images checked", count, None)
+    _check_problems(source)
+    return images
+
+
+def _sound_records(source: ImageSource, split: str) -> Iterator[ImageRecord]:
+    """Yields the images that fit the dataset; lists the others among its problems."""
     expected = (source.height, source.width, source.channels)
-    if record.image.shape != expected:
-        raise SfmError(
-            f"Image {record.key!r} has shape {record.image.shape}; expected {expected} like the "
-            "others. Give --image_size to resize all images."
-        )
-    if not 0 <= record.label < len(source.class_names):
-        raise SfmError(
-            f"Image {record.key!r} has label {record.label}; "
-            f"expected 0 to {len(source.class_names) - 1}."
-        )
+    for record in source.splits[split]():
+        if record.image.shape != expected:
+            source.problems.append(
+                f"Image {record.key!r} has shape {record.image.shape}; expected {expected} like "
+                "the others. Give --image_size to resize all images."
+            )
+        elif not 0 <= record.label < len(source.class_names):
+            source.problems.append(
+                f"Image {record.key!r} has label {record.label}; "
+                f"expected 0 to {len(source.class_names) - 1}."
+            )
+        else:
+            yield record
+
+
+def _check_problems(source: ImageSource) -> None:
+    if source.problems:
+        raise SfmError(enumerated(source.problems))
 
 
 def _check_sizes(sizes: dict[str, int], config: DataConfig) -> None:

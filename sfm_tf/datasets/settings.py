@@ -47,7 +47,7 @@ class DataConfig(Settings):
     )
     source: str = setting(
         "",
-        "Zip file (tiny_imagenet) or folder (tiny_imagenet, image_folder) with the raw images.",
+        "Folder with the raw images, or zip file of it (tiny_imagenet, image_folder).",
         is_place=True,
     )
     image_size: int = setting(

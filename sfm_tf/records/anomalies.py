@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -64,6 +65,9 @@ class _Inspection:
     folder: pathlib.Path
     schema: Schema
     first_places: dict[str, _Place] = dataclasses.field(default_factory=dict)
+    class_counts: dict[str, collections.Counter[int | None]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def inspect_split(self, split: str) -> Iterator[Anomaly]:
         """Yields what is wrong in one split."""
@@ -72,19 +76,16 @@ class _Inspection:
         except SfmError as error:
             yield Anomaly("truncated_shard", str(error), split)
             return
-        class_counts: collections.Counter[int | None] = collections.Counter()
+        self.class_counts[split] = collections.Counter()
         for name in names:
-            yield from self._inspect_shard(split, name, class_counts)
-        yield from self._inspect_counts(split, class_counts)
+            yield from self._inspect_shard(split, name)
 
-    def _inspect_shard(
-        self, split: str, name: str, class_counts: collections.Counter[int | None]
-    ) -> Iterator[Anomaly]:
+    def _inspect_shard(self, split: str, name: str) -> Iterator[Anomaly]:
         index = 0
         try:
             for serialized in tf.data.TFRecordDataset(str(self.folder / name)).as_numpy_iterator():
                 place, problem = self._inspect_record(_Place(split, name, index), serialized)
-                class_counts[place.label] += 1
+                self.class_counts[split][place.label] += 1
                 if problem:
                     yield problem
                 index += 1
@@ -124,17 +125,28 @@ class _Inspection:
             return place.anomaly("label_conflict", message)
         return None
 
-    def _inspect_counts(
-        self, split: str, class_counts: collections.Counter[int | None]
-    ) -> Iterator[Anomaly]:
-        count, expected = class_counts.total(), self.schema.split_sizes[split]
-        if count != expected:
-            message = f"Split {split!r} has {count} readable records; expected {expected}."
-            yield Anomaly("count_mismatch", message, split)
-        for label, name in enumerate(self.schema.class_names):
-            if not class_counts[label]:
-                message = f"Class {name!r} has no image in split {split!r}."
-                yield Anomaly("empty_class", message, split, label=label)
+    def inspect_counts(self) -> Iterator[Anomaly]:
+        """Yields what is wrong with the numbers of records, once all splits were inspected."""
+        for split, class_counts in self.class_counts.items():
+            count, expected = class_counts.total(), self.schema.split_sizes[split]
+            if count != expected:
+                message = f"Split {split!r} has {count} readable records; expected {expected}."
+                yield Anomaly("count_mismatch", message, split)
+            for label, name in enumerate(self.schema.class_names):
+                if not class_counts[label]:
+                    message = f"Class {name!r} has no image in split {split!r} and "
+                    message += self._advice_on_class(label)
+                    yield Anomaly("empty_class", message, split, label=label)
+
+    def _advice_on_class(self, label: int) -> str:
+        count = sum(counts[label] for counts in self.class_counts.values())
+        lacking = len(self.schema.split_sizes) - count
+        if lacking > 0:
+            return f"{count} in all; add at least {lacking}, so that it has one for each split."
+        return (
+            f"{count} in all; add images, or take more by --validation_fraction, --test_fraction, "
+            "--max_train_examples or --max_test_examples."
+        )
 
 
 def _read_features(serialized: bytes) -> tuple[int, bytes]:
@@ -160,18 +172,20 @@ def find_anomalies(folder: pathlib.Path, schema: Schema) -> list[Anomaly]:
         schema: What the shards are expected to hold.
 
     Returns:
-        The anomalies in the order of reading, train first. Of each kind at most
-        `LISTED_PER_KIND` are listed; one more then says how many are not.
+        The anomalies in the order of reading, train first, and last those of counts. Of each kind
+        at most `LISTED_PER_KIND` are listed; one more then says how many are not.
     """
     inspection = _Inspection(folder, schema)
     listed: list[Anomaly] = []
     counts: collections.Counter[str] = collections.Counter()
     # Train first: an image in train and elsewhere is a leak, reported where it is not train.
-    for split in sorted(schema.split_sizes, key=lambda name: name != "train"):
-        for anomaly in inspection.inspect_split(split):
-            counts[anomaly.kind] += 1
-            if counts[anomaly.kind] <= LISTED_PER_KIND:
-                listed.append(anomaly)
+    splits = sorted(schema.split_sizes, key=lambda name: name != "train")
+    for anomaly in itertools.chain(
+        *map(inspection.inspect_split, splits), inspection.inspect_counts()
+    ):
+        counts[anomaly.kind] += 1
+        if counts[anomaly.kind] <= LISTED_PER_KIND:
+            listed.append(anomaly)
     for kind, count in counts.items():
         if count > LISTED_PER_KIND:
             hidden = count - LISTED_PER_KIND

@@ -47,10 +47,38 @@ def test_what_is_no_archive_is_refused(tmp_path):
     with pytest.raises(SfmError, match=f"No file or folder {path}"):
         open_archive(path)
     path.write_bytes(b"not a zip")
-    with pytest.raises(SfmError, match=f"Cannot open {path}: .*; expected a zip archive"):
+    with pytest.raises(SfmError, match=f"Cannot open {path}: .*; expected a folder or a"):
         open_archive(path)
-    with pytest.raises(SfmError, match="Member a of .* expected stored or deflated"):
+    with pytest.raises(SfmError, match="Member 'a' of .* expected stored or deflated"):
         open_archive(_zip(path, {"a": b"alpha"}, zipfile.ZIP_LZMA))
+
+
+def test_name_that_is_no_text_is_refused(tmp_path):
+    """The archive says that its names are UTF-8, and one is not."""
+    path = _zip(tmp_path / "a.zip", {"é": b""})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xe9\xe9"))
+    with pytest.raises(SfmError, match="Cannot open .*decode.*; expected a folder or a zip arch"):
+        open_archive(path)
+
+
+def test_long_name_is_refused(tmp_path):
+    with pytest.raises(SfmError, match="expected names of at most 255 bytes"):
+        open_archive(_zip(tmp_path / "a.zip", {f"{'é' * 128}.png": b""}))
+
+
+@pytest.mark.parametrize("make", [_zip, _folder])
+def test_empty_folders_and_what_is_passed_over_are_told(tmp_path, make):
+    passed_over = {"a/.b/c": b"", "a/.b/d": b"", "a/THUMBS.DB": b"", "__MACOSX/a/b": b""}
+    path = make(tmp_path / "archive", {"a/b": b"", **passed_over})
+    if path.is_dir():
+        (path / "empty" / "inner").mkdir(parents=True)
+    else:
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr("empty/", b"")
+            file.writestr("empty/inner/", b"")
+    with open_archive(path) as archive:
+        assert (list(archive.versions), archive.empty_folders) == (["a/b"], ("empty/inner",))
+        assert archive.passed_over == 3
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/../../escape", "/etc/passwd", "a\\..\\b"])

@@ -11,21 +11,13 @@ from sklearn.datasets import load_digits
 
 from sfm_tf.datasets import ingestion
 from sfm_tf.datasets.image_source import ImageSource
-from sfm_tf.datasets.ingestion import ingest, is_held_out, open_source, source_version
+from sfm_tf.datasets.ingestion import ingest, open_source, source_version
 from sfm_tf.datasets.settings import DATASETS, DataConfig
 from sfm_tf.errors import SfmError
 from sfm_tf.records.anomalies import find_anomalies
 from sfm_tf.records.example import ImageRecord
 from sfm_tf.records.schema import Schema, read_schema
 from sfm_tf.records.tfrecords import load_split
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.5, 1.0])
-def test_what_is_held_out_follows_the_hash(fraction):
-    for key in (f"image {index}" for index in range(500)):
-        digest = hashlib.sha256(f"7:{key}".encode()).hexdigest()
-        # The first 16 hexadecimal digits as a number in [0, 1).
-        assert is_held_out(key, 7, fraction) == (int(digest[:16], 16) / 16**16 < fraction)
 
 
 def _version(path):
@@ -51,6 +43,22 @@ def test_version_changes_with_the_files(tmp_path):
     second.write_bytes(b"longer")
     versions.append(_version(second))
     assert len(set(versions)) == 7
+
+
+def test_version_covers_what_links_lead_to_and_no_files_of_file_managers(tmp_path):
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    photos.mkdir()
+    elsewhere.mkdir()
+    (photos / "cat").symlink_to(elsewhere)
+    before = _version(photos)
+    (elsewhere / os.fsdecode(b"caf\xe9.png")).write_bytes(b"1")
+    added = _version(photos)
+    assert added != before
+    (photos / "Thumbs.db").write_bytes(b"1")
+    assert _version(photos) == added
+    (elsewhere / "loop").symlink_to(photos)
+    with pytest.raises(SfmError, match="leads back to a folder that it is in; remove this link"):
+        _version(photos)
 
 
 def test_version_is_of_the_code_where_there_are_no_files(tmp_path):
@@ -79,7 +87,7 @@ def _no_progress(phase, done, total):
     pass
 
 
-def _use_source(monkeypatch, train, test=None, class_count=10):
+def _use_source(monkeypatch, train, test=None, class_count=10, **options):
     """Makes ingest read these images (pairs of image and label) instead of a dataset's."""
 
     def reader(name, pairs):
@@ -94,7 +102,7 @@ def _use_source(monkeypatch, train, test=None, class_count=10):
         splits["test"] = reader("test", test)
     height, width, channels = train[0][0].shape
     names = tuple(f"class {label}" for label in range(class_count))
-    source = ImageSource(names, splits, height, width, channels)
+    source = ImageSource(names, splits, height, width, channels, **options)
     monkeypatch.setattr(ingestion, "open_source", lambda config: source)
 
 
@@ -125,6 +133,8 @@ def test_every_digit_is_in_exactly_one_split(digits):
     assert _pixel_counts(folder, schema, ("train", "validation", "test")) == expected
     assert sum(schema.split_sizes.values()) == 1797
     assert abs(schema.split_sizes["test"] - 0.2 * 1797) < 4 * np.sqrt(1797 * 0.2 * 0.8)
+    # Published figures rest on this division.
+    assert schema.split_sizes == {"train": 1300, "validation": 141, "test": 356}
     # A tenth of the four fifths that are not for testing.
     assert abs(schema.split_sizes["validation"] - 0.08 * 1797) < 4 * np.sqrt(1797 * 0.08 * 0.92)
 
@@ -270,6 +280,80 @@ def test_image_that_does_not_fit_is_named_and_leaves_no_shards(
     with pytest.raises(SfmError, match=f"Image 'train 50' {message}"):
         ingest(DataConfig(), 0, tmp_path, _no_progress)
     assert list(tmp_path.iterdir()) == []
+
+
+def _write_photos(folder, counts, side=8):
+    """Writes so many random images of each class."""
+    generator = np.random.default_rng(sum(counts.values()))
+    for label, count in counts.items():
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            image = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            assert cv2.imwrite(os.fspath(folder / label / f"{index}.png"), image)
+
+
+def _photos(folder, **values):
+    return DataConfig(dataset="image_folder", source=os.fspath(folder), shards=1, **values)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_small_folder_has_each_class_in_each_split(tmp_path, seed):
+    _write_photos(tmp_path / "photos", {"cat": 14, "dog": 14, "eel": 3})
+    schema = ingest(_photos(tmp_path / "photos"), seed, tmp_path / "records", _no_progress)
+    assert schema.split_sizes == {"train": 10 + 10 + 1, "validation": 3, "test": 3 + 3 + 1}
+    assert find_anomalies(tmp_path / "records", schema) == []
+
+
+def test_class_that_is_too_small_is_told_how_many_images_to_add(tmp_path):
+    _write_photos(tmp_path / "photos", {"cat": 10, "dog": 10, "eel": 1})
+    schema = ingest(_photos(tmp_path / "photos"), 0, tmp_path / "records", _no_progress)
+    messages = [anomaly.message for anomaly in find_anomalies(tmp_path / "records", schema)]
+    assert messages == [
+        f"Class 'eel' has no image in split '{split}' and 1 in all; add at least 2, so that it has "
+        "one for each split."
+        for split in ("validation", "test")
+    ]
+
+
+def test_given_validation_split_stays_whole_and_test_comes_from_train(tmp_path):
+    _write_photos(tmp_path / "photos" / "train", {"cat": 20, "dog": 10})
+    _write_photos(tmp_path / "photos" / "val", {"cat": 5, "dog": 2})
+    schema = ingest(_photos(tmp_path / "photos"), 0, tmp_path / "records", _no_progress)
+    assert schema.split_sizes == {"train": 24, "validation": 7, "test": 6}
+
+
+def test_stratified_source_keeps_to_limits_and_copies_together(tmp_path, monkeypatch):
+    pairs = _random_pairs(5, 200)
+    _use_source(monkeypatch, pairs * 2, is_stratified=True)
+    config = DataConfig(max_train_examples=100, max_test_examples=20)
+    schema = ingest(config, 0, tmp_path, _no_progress)
+    assert schema.split_sizes == {"train": 90, "validation": 10, "test": 20}
+    schema = ingest(DataConfig(), 0, tmp_path / "all", _no_progress)
+    assert schema.split_sizes == {"train": 280, "validation": 40, "test": 80}
+    assert find_anomalies(tmp_path / "all", schema) == []
+
+
+def test_all_problems_are_reported_in_one_line_and_leave_no_shards(tmp_path):
+    _write_photos(tmp_path / "photos" / "train", {"cat": 9, "dog": 9})
+    _write_photos(tmp_path / "photos" / "test", {"cat": 9, "dog": 9}, side=9)
+    for name in ("train/notes.txt", "train/cat/x.png", "test/dog/y.png"):
+        (tmp_path / "photos" / name).write_bytes(b"")
+    with pytest.raises(SfmError) as info:
+        ingest(_photos(tmp_path / "photos"), 0, tmp_path / "records", _no_progress)
+    message = str(info.value)
+    assert message.startswith("Found 21 problems. (1) Unexpected ")
+    assert message.endswith("And 11 more.")
+    assert "\n" not in message
+    assert list((tmp_path / "records").iterdir()) == []
+
+
+def test_what_is_passed_over_is_said_once(tmp_path):
+    _write_photos(tmp_path / "photos", {"cat": 9, "dog": 9})
+    for name in ("Thumbs.db", "cat/desktop.ini"):
+        (tmp_path / "photos" / name).write_bytes(b"")
+    calls = []
+    ingest(_photos(tmp_path / "photos"), 0, tmp_path / "records", lambda *call: calls.append(call))
+    assert calls.count(("files of file managers passed over", 2, None)) == 1
 
 
 def test_image_folder_end_to_end(tmp_path):
