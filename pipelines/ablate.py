@@ -56,7 +56,7 @@ def ablate(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     execution = Execution(
         stage="ablate",
-        module="sfm_tf.tuning.ablations",
+        modules=["sfm_tf.tuning.ablations"],
         configs=configs,
         seed=experiment.seed,
         inputs=inputs,

@@ -78,7 +78,7 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
 
     execution = Execution(
         stage="evaluate",
-        module="sfm_tf.audit.audited_evaluation",
+        modules=["sfm_tf.audit.audited_evaluation"],
         configs={"evaluation": experiment.evaluation, "compared": experiment.compared},
         seed=experiment.seed,
         inputs=inputs,

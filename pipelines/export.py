@@ -70,7 +70,7 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     execution = Execution(
         stage="export",
-        module=pushing.__name__,
+        modules=["sfm_tf.serving.pushing", "sfm_tf.report.collection"],
         # How many older versions are kept changes nothing of what is pushed.
         configs={"export": dataclasses.replace(config, keep_versions=0)},
         seed=experiment.seed,

@@ -51,7 +51,7 @@ def _fit(name: str, run_directory: RunDirectory, experiment: Experiment, force: 
 
     execution = Execution(
         stage=fit_stage(name),
-        module="sfm_tf.defences.fitting",
+        modules=["sfm_tf.defences.fitting"],
         configs={"compared": config},
         seed=experiment.seed,
         inputs={"ingest": records},

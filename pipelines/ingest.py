@@ -27,7 +27,7 @@ def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
 
     execution = Execution(
         stage="ingest",
-        module=ingestion.__name__,
+        modules=["sfm_tf.datasets.ingestion"],
         configs={"data": experiment.data},
         seed=experiment.seed,
         inputs={},

@@ -51,23 +51,22 @@ def report(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
     evaluation = run_directory.latest("evaluate")
     inputs = run_directory.inputs_of(evaluation)
     inputs |= find_studies(run_directory, inputs["ingest"])
+    preset, metrics = experiments.preset(experiment.name), read_metrics(evaluation)
+    commands = tuple(row_commands(preset, evaluation.manifest, metrics))
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         progress.update("tables and figures", 0, 1)
-        metrics = read_metrics(evaluation)
-        commands = row_commands(experiments.preset(experiment.name), evaluation.manifest, metrics)
-        collected = collect_inputs(
-            experiment.name, inputs, evaluation, experiment.report, tuple(commands)
-        )
+        collected = collect_inputs(experiment.name, inputs, evaluation, experiment.report, commands)
         build_report(collected, folder)
         progress.update("tables and figures", 1, 1)
 
     execution = Execution(
         stage="report",
-        module=MODULE,
+        modules=["sfm_tf.report.collection", "sfm_tf.report.document"],
         configs={"report": experiment.report},
         seed=experiment.seed,
         inputs={**inputs, "evaluate": evaluation},
+        source="\n".join(each.command for each in commands),
     )
     return execute_stage(execution, run_directory, produce, force)
 

@@ -156,7 +156,7 @@ def _execute(
 
     execution = Execution(
         stage=stage,
-        module="sfm_tf.training.training",
+        modules=["sfm_tf.training.training"],
         configs={"model": experiment.model, "training": config},
         seed=experiment.seed,
         inputs=inputs,

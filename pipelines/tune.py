@@ -73,7 +73,7 @@ def tune(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Ar
 
     execution = Execution(
         stage="tune",
-        module="sfm_tf.tuning.tuning",
+        modules=["sfm_tf.tuning.tuning"],
         configs=_configs(experiment),
         seed=experiment.seed,
         inputs={"ingest": records},

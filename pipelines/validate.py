@@ -48,7 +48,7 @@ def validate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
 
     execution = Execution(
         stage="validate",
-        module=anomalies.__name__,
+        modules=["sfm_tf.records.anomalies"],
         configs={"validation": experiment.validation},
         seed=experiment.seed,
         inputs={"ingest": records},

@@ -18,7 +18,7 @@ from sfm_tf.records.schema import read_schema
 from sfm_tf.training import model_files
 from sfm_tf.training.model_building import ModelFactory, Seeds, read_channel_statistics
 
-_MODULE = "tests.artifacts"
+_MODULES = ["sfm_tf.errors"]
 
 
 def make_records(run_directory: RunDirectory) -> Artifact:
@@ -30,7 +30,7 @@ def make_records(run_directory: RunDirectory) -> Artifact:
 
     execution = Execution(
         stage="ingest",
-        module=_MODULE,
+        modules=_MODULES,
         configs={"data": config},
         seed=0,
         inputs={},
@@ -56,7 +56,11 @@ def make_models(run_directory: RunDirectory, records: Artifact) -> Artifact:
         write_json(folder / model_files.TIMING_FILE, seconds)
 
     execution = Execution(
-        stage="train", module=_MODULE, configs={"model": config}, seed=0, inputs={"ingest": records}
+        stage="train",
+        modules=_MODULES,
+        configs={"model": config},
+        seed=0,
+        inputs={"ingest": records},
     )
     return execute(execution, run_directory, produce).artifact
 
@@ -95,7 +99,7 @@ def make_evaluation(run_directory: RunDirectory, *, min_accuracy: float = 0.0) -
 
     execution = Execution(
         stage="evaluate",
-        module=_MODULE,
+        modules=_MODULES,
         configs={"evaluation": config, "compared": ComparedConfig()},
         seed=0,
         inputs={"ingest": records, "train": models},

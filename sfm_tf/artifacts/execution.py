@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sfm_tf.artifacts.fingerprints import (
@@ -24,16 +24,18 @@ class Execution:
 
     Attributes:
         stage: Name of the stage, such as `train`.
-        module: The stage's module; its code and what it imports are part of the fingerprint.
+        modules: The modules of this library that do the work; their code, and that of what they
+            import, is part of the fingerprint.
         configs: The stage's settings, by section. Where a place is (`is_place`) does not count.
         seed: Seed of its random choices.
         inputs: The artifacts it reads, by stage.
-        source: Version of data from outside that it reads; empty where it reads artifacts only.
+        source: What else it depends on, such as the version of data from outside; empty where it
+            reads artifacts only.
         resumable: Whether `produce` can go on from what an interrupted execution left.
     """
 
     stage: str
-    module: str
+    modules: Sequence[str]
     configs: Mapping[str, Any]
     seed: int
     inputs: Mapping[str, Artifact]
@@ -97,7 +99,7 @@ def _manifest(execution: Execution) -> Manifest:
         "config": {name: config_values(c) for name, c in execution.configs.items()},
         "seed": execution.seed,
         "inputs": {name: a.manifest.fingerprint for name, a in execution.inputs.items()},
-        "code_version": code_version(execution.module),
+        "code_version": code_version(*execution.modules),
         "package_versions": package_versions(),
     }
     # Work that was forced leaves other files under the same fingerprint, so what a stage reads

@@ -9,7 +9,7 @@ from tests.pipelines.tiny_digits import digits
 
 def _leave(run_directory, stage, inputs=None):
     execution = Execution(
-        stage=stage, module="sfm_tf.errors", configs={}, seed=0, inputs=inputs or {}
+        stage=stage, modules=["sfm_tf.errors"], configs={}, seed=0, inputs=inputs or {}
     )
     return execute(execution, run_directory, lambda folder: None).artifact
 

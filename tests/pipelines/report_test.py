@@ -261,7 +261,7 @@ def test_a_tuning_of_the_same_records_is_part_of_the_report(new_run):
 
     execution = Execution(
         stage="tune",
-        module="tests.artifacts",
+        modules=["sfm_tf.errors"],
         configs={"tuning": preset.tuning},
         seed=0,
         inputs={"ingest": run_directory.latest("ingest")},

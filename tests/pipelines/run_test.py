@@ -23,7 +23,7 @@ from sfm_tf.artifacts.run_directory import RunDirectory
 )
 def test_the_model_comes_with_the_command_that_serves_it(tmp_path, serving_dir, place):
     run_directory = RunDirectory(tmp_path / "ann's first run")
-    execution = Execution(stage="export", module="sfm_tf.errors", configs={}, seed=0, inputs={})
+    execution = Execution(stage="export", modules=["sfm_tf.errors"], configs={}, seed=0, inputs={})
     values = {"serving_dir": serving_dir, "model_name": "digits", "version": 3, "verification": {}}
 
     def produce(folder):

@@ -1,5 +1,9 @@
+import ast
+import pathlib
+
 import pytest
 
+import pipelines
 from pipelines.ablate import ablate
 from pipelines.evaluate import evaluate
 from pipelines.export import export
@@ -9,6 +13,7 @@ from pipelines.stage_execution import execute_stage
 from pipelines.train import train
 from pipelines.tune import tune
 from pipelines.validate import validate
+from sfm_tf.artifacts import fingerprints
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
@@ -16,7 +21,7 @@ from tests.pipelines.tiny_digits import digits
 
 
 def test_says_whether_the_artifact_was_made_or_found(tmp_path, capsys):
-    execution = Execution(stage="ingest", module="sfm_tf.errors", configs={}, seed=0, inputs={})
+    execution = Execution(stage="ingest", modules=["sfm_tf.errors"], configs={}, seed=0, inputs={})
     run_directory = RunDirectory(tmp_path)
 
     def produce(folder, progress):
@@ -54,3 +59,49 @@ def test_a_stage_names_the_one_before_it_that_is_missing(
     run_directory = new_run(last_stage) if last_stage else RunDirectory(tmp_path)
     with pytest.raises(SfmError, match=f"Stage {missing} has not finished"):
         stage(run_directory, digits(), False)
+
+
+DATA = {"artifacts", "errors", "records", "settings"}
+TRAINING = DATA | {"models", "preprocessors", "training"}
+EVALUATION = TRAINING | {"attacks", "audit", "defences", "evaluation"}
+TRIALS = TRAINING | {"attacks", "defences", "evaluation", "tuning"}
+
+PACKAGES = {
+    "ingest": DATA | {"datasets"},
+    "validate": DATA,
+    "train": TRAINING,
+    "fit_defences": TRAINING | {"defences"},
+    "evaluate": EVALUATION,
+    "tune": TRIALS,
+    "ablate": TRIALS,
+    "report": EVALUATION | {"report", "tuning"},
+    "export": EVALUATION | {"report", "serving", "tuning"},
+}
+"""What the code of a stage may consist of, by the program that executes it."""
+
+
+def _stage_modules():
+    """Returns the modules that each program names where it makes an `Execution`."""
+    found = {}
+    for path in pathlib.Path(*pipelines.__path__).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Execution":
+                options = {option.arg: option.value for option in node.keywords}
+                found[path.stem] = ast.literal_eval(options["modules"])
+    return found
+
+
+STAGE_MODULES = _stage_modules()
+
+
+def test_every_stage_that_executes_is_in_the_table():
+    assert set(STAGE_MODULES) == set(PACKAGES)
+
+
+@pytest.mark.parametrize("program", PACKAGES)
+def test_a_fingerprint_covers_the_packages_of_its_stage_and_no_others(program):
+    """No attack, report or server is in train's, so that a change of one trains nothing again."""
+    library = fingerprints._LIBRARY_FOLDER
+    files = fingerprints._code_files(STAGE_MODULES[program])
+    names = {path.relative_to(library).parts[0].removesuffix(".py") for path in files}
+    assert names - {"__init__"} == PACKAGES[program]

@@ -88,7 +88,7 @@ def _leave_tuning(run_directory, records, **values):
         atomic_files.write_json(folder / "best.json", {"values": values})
 
     execution = Execution(
-        stage="tune", module="pipelines.tune", configs={}, seed=0, inputs={"ingest": records}
+        stage="tune", modules=["sfm_tf.errors"], configs={}, seed=0, inputs={"ingest": records}
     )
     return execute(execution, run_directory, produce).artifact
 

@@ -4,6 +4,7 @@ import pytest
 
 from sfm_tf.artifacts.execution import Execution, execute
 from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.errors import SfmError
 from sfm_tf.settings import Settings, setting
 
 
@@ -15,7 +16,7 @@ class _Config:
 def _execution(**changes):
     values = {
         "stage": "train",
-        "module": "sfm_tf.errors",
+        "modules": ["sfm_tf.errors"],
         "configs": {"training": _Config()},
         "seed": 0,
         "inputs": {},
@@ -49,14 +50,14 @@ def _other_input(run_directory):
     ).artifact
 
 
-@pytest.mark.parametrize("change", ["config", "seed", "inputs", "module", "source"])
+@pytest.mark.parametrize("change", ["config", "seed", "inputs", "modules", "source"])
 def test_every_dependency_changes_the_fingerprint(tmp_path, change):
     run_directory = RunDirectory(tmp_path)
     changes = {
         "config": {"configs": {"training": _Config(epochs=2)}},
         "seed": {"seed": 1},
         "inputs": {"inputs": {"ingest": _other_input(run_directory)}},
-        "module": {"module": "sfm_tf.experiments"},
+        "modules": {"modules": ["sfm_tf.errors", "sfm_tf.settings"]},
         "source": {"source": "13 files"},
     }[change]
     before = execute(_execution(), run_directory, _write("a")).artifact
@@ -121,6 +122,12 @@ def test_an_interrupted_stage_leaves_no_artifact(tmp_path, resumable, left):
     outcome = execute(execution, run_directory, produce)
     assert found == left
     assert not outcome.reused
+
+
+def test_a_misspelt_module_is_refused_before_any_work(tmp_path):
+    with pytest.raises(SfmError, match=r"Unknown module 'sfm_tf\.erors'"):
+        execute(_execution(modules=["sfm_tf.erors"]), RunDirectory(tmp_path), _fail)
+    assert not list(tmp_path.iterdir())
 
 
 def test_manifest_records_the_inputs(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sfm_tf.artifacts import fingerprints
 from sfm_tf.attacks.attack import AttackOutcome, BatchOutcome, CompiledAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import (
@@ -14,6 +15,7 @@ from sfm_tf.evaluation.adversarial_store import (
     RemainingImages,
     StoredSet,
 )
+from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.runner import clean_outcome
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.models.art_classifier import wrap_classifier
@@ -180,6 +182,7 @@ COUNT = 10
 class Shift(CompiledAttack):
     """Brightens images by a share of the radius that is drawn from their seeds."""
 
+    __module__ = "sfm_tf.attacks.attack"  # The code that a fingerprint covers is the library's.
     killed_after = None
     fits = 4
 
@@ -303,6 +306,18 @@ def test_only_images_that_stand_are_attacked(tmp_path, rows, sizes):
     np.testing.assert_array_equal(outcome.images[others], SAMPLES.images[others])
     whole = _execution(tmp_path / "whole", _attack()).outcome()[1]
     np.testing.assert_array_equal(outcome.images[rows], whole.images[rows])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_stored_set_depends_on_its_attack_and_not_on_who_evaluates_it(name):
+    module, _ = ATTACKS[name].class_path.split(".")
+    library = fingerprints._LIBRARY_FOLDER
+    paths = fingerprints._code_files([f"sfm_tf.attacks.{module}"])
+    packages = {path.relative_to(library).parts[0].removesuffix(".py") for path in paths}
+    assert library / "attacks" / f"{module}.py" in paths
+    assert packages <= {"__init__", "attacks", "errors", "models", "preprocessors", "settings"}
+    is_composed = module == "autoattack"
+    assert (library / "attacks" / "square.py" in paths) is (is_composed or module == "square")
 
 
 def test_progress_counts_images(tmp_path):

@@ -36,7 +36,7 @@ TRIAL = {**WEIGHTS, **SCORES, "rho": 1.6, "collapse": "", "failure": ""}
 def make(run_directory, stage, records, produce):
     execution = Execution(
         stage=stage,
-        module="tests.artifacts",
+        modules=["sfm_tf.errors"],
         configs={"data": DataConfig()},
         seed=0,
         inputs={"ingest": records},
