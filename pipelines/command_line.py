@@ -183,7 +183,7 @@ def _open_run_directory() -> tuple[RunDirectory, Experiment]:
     else:
         run_directory = RunDirectory(pathlib.Path(_WORKDIR.value))
         experiment = experiment_from_flags(run_directory.experiment())
-    run_directory.claim(experiment.name)
+    run_directory.check_owner(experiment.name)
     return run_directory, experiment
 
 

@@ -20,7 +20,8 @@ command_line.define_flags(["data"], MODULE)
 
 
 def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
-    """Returns the records of the experiment's dataset."""
+    """Returns the records of the experiment's dataset, and assigns the directory to it."""
+    run_directory.claim(experiment.name)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         ingestion.ingest(experiment.data, experiment.seed, folder, progress.update)

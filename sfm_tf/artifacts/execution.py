@@ -63,8 +63,9 @@ def execute(
     Args:
         execution: What is to be done.
         run_directory: Where artifacts are kept.
-        produce: Writes the artifact's files into the folder it is given. When it raises, the folder
-            is kept aside, for a resumable stage to continue from, and no artifact appears.
+        produce: Writes the artifact's files into the folder it is given. When it raises, no
+            artifact appears, and what it wrote is kept only where a resumable stage continues from
+            it.
         force: Whether to do the work again even so.
 
     Returns:
@@ -73,7 +74,10 @@ def execute(
     manifest = _manifest(execution)
     with run_directory.exclusive(execution.stage):
         found = None if force else run_directory.find(execution.stage, manifest.fingerprint)
-        artifact = found or _produce(execution, manifest, run_directory, produce, force)
+        try:
+            artifact = found or _produce(execution, manifest, run_directory, produce, force)
+        finally:
+            run_directory.sweep(execution.stage, keep_work=execution.resumable)
         run_directory.set_latest(artifact)
     return Outcome(artifact, reused=found is not None)
 

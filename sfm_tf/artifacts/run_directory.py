@@ -53,19 +53,28 @@ class RunDirectory:
         Raises:
             SfmError: If it belongs to another experiment, or holds files but no experiment.
         """
-        owner = self.experiment()
-        if owner is None:
-            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-                raise SfmError(
-                    f"Cannot work in {self.root}: it is neither empty nor a working directory of "
-                    "this program; give --workdir a new or empty folder."
-                )
+        self.check_owner(experiment)
+        if self.experiment() is None:
             self.root.mkdir(parents=True, exist_ok=True)
             write_json(self.root / "experiment.json", {"experiment": experiment})
-        elif owner != experiment:
+
+    def check_owner(self, experiment: str) -> None:
+        """Checks that `experiment` may work in the directory, and creates nothing.
+
+        Raises:
+            SfmError: If it belongs to another experiment, or holds files but no experiment.
+        """
+        owner = self.experiment()
+        if owner is not None and owner != experiment:
             raise SfmError(
                 f"Working directory {self.root} belongs to experiment {owner!r}, not "
                 f"{experiment!r}; give another --workdir or --experiment={owner}."
+            )
+        is_free = not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir()))
+        if owner is None and not is_free:
+            raise SfmError(
+                f"Cannot work in {self.root}: it is neither empty nor a working directory of "
+                "this program; give --workdir a new or empty folder."
             )
 
     def experiment(self) -> str | None:
@@ -160,6 +169,17 @@ class RunDirectory:
             # Temporary files of a process that was killed; their names never count as finished.
             hidden.unlink()
         return partial
+
+    def sweep(self, stage: str, *, keep_work: bool) -> None:
+        """Removes the folders of unfinished work that nothing will continue from.
+
+        Args:
+            stage: Name of the stage, which no process may be running.
+            keep_work: Whether to keep those that hold a file.
+        """
+        for partial in (self.root / stage).glob("*.partial"):
+            if not keep_work or not any(path.is_file() for path in partial.rglob("*")):
+                shutil.rmtree(partial)
 
     def finish(self, stage: str, fingerprint: str) -> Artifact:
         """Turns the partial folder, which has its manifest, into the finished artifact."""

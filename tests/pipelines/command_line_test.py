@@ -76,6 +76,7 @@ _RAISED = {
 def _stage(run_directory, experiment, force):
     if flags.FLAGS.raised:
         raise _RAISED[flags.FLAGS.raised]
+    run_directory.claim(experiment.name)
     print(experiment.name, experiment.seed, force, run_directory.root)
 
 

@@ -4,6 +4,7 @@ import pathlib
 import pytest
 
 import pipelines
+from pipelines import command_line
 from pipelines.ablate import ablate
 from pipelines.evaluate import evaluate
 from pipelines.export import export
@@ -59,6 +60,14 @@ def test_a_stage_names_the_one_before_it_that_is_missing(
     run_directory = new_run(last_stage) if last_stage else RunDirectory(tmp_path)
     with pytest.raises(SfmError, match=f"Stage {missing} has not finished"):
         stage(run_directory, digits(), False)
+
+
+def test_a_mistyped_working_directory_is_not_made(run_program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = run_program(lambda: command_line.start(["pipelines.train"], train), "--workdir=typo")
+    assert ended.returncode == 2
+    assert "Stage ingest has not finished in typo" in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 DATA = {"artifacts", "errors", "records", "settings"}

@@ -124,6 +124,40 @@ def test_an_interrupted_stage_leaves_no_artifact(tmp_path, resumable, left):
     assert not outcome.reused
 
 
+def _refuse(folder):
+    (folder / "logs").mkdir()
+    raise SfmError("No source model.")
+
+
+@pytest.mark.parametrize(
+    ("resumable", "work", "kept"),
+    [
+        (True, _refuse, False),
+        (True, _fail, True),
+        (False, _refuse, False),
+        (False, _fail, False),
+    ],
+    ids=["resumable refused", "resumable interrupted", "refused", "interrupted"],
+)
+def test_only_work_to_continue_from_is_kept(tmp_path, resumable, work, kept):
+    run_directory = RunDirectory(tmp_path)
+    with pytest.raises((SfmError, KeyboardInterrupt)):
+        execute(_execution(resumable=resumable), run_directory, work)
+    assert bool(list((tmp_path / "train").glob("*.partial"))) is kept
+    assert not run_directory.has_finished("train")
+
+
+@pytest.mark.parametrize(
+    ("resumable", "left"), [(True, ["work.partial"]), (False, [])], ids=["resumable", "not"]
+)
+def test_what_killed_processes_left_is_cleared_away(tmp_path, resumable, left):
+    for name in ("empty.partial/logs", "work.partial/checkpoints"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "train" / "work.partial" / "checkpoints" / "epoch 1").write_text("weights")
+    execute(_execution(resumable=resumable), RunDirectory(tmp_path), _write("a"))
+    assert [path.name for path in (tmp_path / "train").glob("*.partial")] == left
+
+
 def test_a_misspelt_module_is_refused_before_any_work(tmp_path):
     with pytest.raises(SfmError, match=r"Unknown module 'sfm_tf\.erors'"):
         execute(_execution(modules=["sfm_tf.erors"]), RunDirectory(tmp_path), _fail)

@@ -38,6 +38,8 @@ def _finish(run_directory, stage, fingerprint, content, inputs=None):
 def test_claim_creates_and_then_recognises_the_experiment(tmp_path):
     run_directory = RunDirectory(tmp_path / "new" / "run")
     assert run_directory.experiment() is None
+    run_directory.check_owner("digits")
+    assert not (tmp_path / "new").exists()
     run_directory.claim("digits")
     run_directory.claim("digits")
     assert run_directory.experiment() == "digits"
@@ -54,8 +56,9 @@ def test_claim_creates_and_then_recognises_the_experiment(tmp_path):
 )
 def test_claim_refuses_a_folder_that_holds_something_else(tmp_path, name, message):
     (tmp_path / name).write_text("{")
-    with pytest.raises(SfmError, match=message):
-        RunDirectory(tmp_path).claim("digits")
+    for ask in (RunDirectory(tmp_path).claim, RunDirectory(tmp_path).check_owner):
+        with pytest.raises(SfmError, match=message):
+            ask("digits")
 
 
 def test_latest_is_the_last_finished(tmp_path):
