@@ -34,6 +34,7 @@ from sfm_tf.audit.audited_evaluation import (
     write_evaluation,
 )
 from sfm_tf.audit.blessing import checks, decision_sentence, read_blessing
+from sfm_tf.audit.setting_rules import NORM_NAMES, radii_in_words, radius_doubt
 from sfm_tf.audit.verdict import AUDIT_FILE, open_points, read_audit, tally
 from sfm_tf.defences.catalogue import ALL, expand
 from sfm_tf.evaluation.job import load_job
@@ -58,6 +59,8 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
     """Returns the per-sample results, their summary and the blessing."""
     inputs = model_inputs(run_directory, experiment)
     store = run_directory.shared_folder("evaluate", _ADVERSARIAL)
+    if doubt := radius_doubt(experiment.evaluation):
+        print(f"evaluate: {doubt}", file=sys.stderr)
     experiment = dataclasses.replace(
         experiment, evaluation=_possible(experiment.evaluation, inputs)
     )
@@ -110,6 +113,7 @@ def answer(evaluation: Artifact) -> str:
             decision_sentence(metrics, read_blessing(evaluation.folder), verdict),
             render_text(threshold_table(checks(metrics, settings, verdict))),
             *(render_text(table.transposed()) for table in tables),
+            f"{NORM_NAMES[settings.norm]} radii for values from 0 to 1: {radii_in_words(settings)}",
             "\n".join(audit),
             f"Results: {evaluation.folder}",
         ]

@@ -197,7 +197,7 @@ class CompiledAttack(EvasionAttack):
     def _check_params(self) -> None:
         """Checks the values of all options, as ART asks for it."""
         self._check(NORM, "norm")
-        self._check(POSITIVE, "epsilon")
+        self._check(NOT_NEGATIVE, "epsilon")
         self._check(FLAG, "targeted")
         self._check(COUNT, "batch_size")
         self._check(SEED, "seed")

@@ -99,8 +99,9 @@ class GradientAttack(CompiledAttack):
             by side in one batch; the gradient is the mean: the expectation over transformation
             (EOT) of Athalye et al. 2018 ("Synthesizing robust adversarial examples", section 2.1).
             More than one is of use only for a model or views that draw anew for each image.
-        loss: `cross_entropy` as ART computes it, or `stable_cross_entropy`, the same loss without
-            the rounding that misleads an attack where the model is confident.
+        loss: `cross_entropy` as ART computes it; `stable_cross_entropy`, the same loss without
+            the rounding that misleads an attack where the model is confident; or `margin`, by which
+            the best wrong class exceeds the label, which does not depend on the logits' scale.
         batch_size: Images attacked at a time.
         seed: Seed of everything random.
     """

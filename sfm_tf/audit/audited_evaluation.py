@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 from sfm_tf.artifacts.atomic_files import write_json
 from sfm_tf.artifacts.fingerprints import package_versions
@@ -10,7 +11,8 @@ from sfm_tf.artifacts.typed_json import read_typed
 from sfm_tf.audit.blessing import Blessing, decide, write_blessing
 from sfm_tf.audit.detection import DETECTION_FILE, measure_detection
 from sfm_tf.audit.evidence import Evidence, count_classes
-from sfm_tf.audit.probes.measurements import Probes
+from sfm_tf.audit.probes.measurements import Repeatability
+from sfm_tf.audit.probes.repeatability import measure_repeatability
 from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.audit.rules import audit
 from sfm_tf.audit.verdict import AUDIT_FILE, verdict, write_audit
@@ -42,8 +44,15 @@ def write_evaluation(job: EvaluationJob, folder: pathlib.Path) -> Blessing:
     with exact_float32():
         outcome = run_evaluation(job)
         metrics = summarise(outcome.results, outcome.vanished)
-        probes = run_probes(metrics.subject, job) if job.config.audit_examples else None
-    findings = audit(_evidence(job, outcome, metrics, probes))
+        # Without this no figure means anything; it costs next to nothing, so it is never left out.
+        repeatability = measure_repeatability(
+            job.models[metrics.subject], job.samples, job.config.attack_batch_size
+        )
+        evidence = _evidence(job, outcome, metrics, repeatability)
+        if job.config.audit_examples:
+            probes = run_probes(metrics.subject, job, evidence.is_random)
+            evidence = dataclasses.replace(evidence, probes=probes)
+    findings = audit(evidence)
     believed = verdict(findings)
     blessing = decide(metrics, job.config, believed)
     own = AdversarialStore(folder / ADVERSARIAL_FOLDER)
@@ -52,8 +61,8 @@ def write_evaluation(job: EvaluationJob, folder: pathlib.Path) -> Blessing:
     write_results(folder / RESULTS_FILE, outcome.results)
     write_json(folder / METRICS_FILE, dataclasses.asdict(metrics))
     write_json(folder / COSTS_FILE, [dataclasses.asdict(cost) for cost in outcome.costs])
-    if probes is not None:
-        write_json(folder / PROBES_FILE, probes.to_json())
+    if evidence.probes is not None:
+        write_json(folder / PROBES_FILE, evidence.probes.to_json())
     write_audit(folder / AUDIT_FILE, findings, believed)
     write_blessing(folder, blessing)
     if job.detector is not None:
@@ -66,14 +75,15 @@ def _evidence(
     job: EvaluationJob,
     outcome: EvaluationOutcome,
     metrics: Metrics,
-    probes: Probes | None,
+    repeatability: Mapping[str, Repeatability],
 ) -> Evidence:
     return Evidence(
         metrics=metrics,
         results=outcome.results,
-        probes=probes,
+        probes=None,
         config=job.config,
-        class_counts=count_classes(job.samples.labels, job.samples.class_count),
+        class_counts=count_classes(job.samples.labels, job.samples.class_count, job.class_names),
+        repeatability=repeatability,
         packages=package_versions(),
         seed=job.seed,
     )

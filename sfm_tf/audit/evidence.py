@@ -1,13 +1,13 @@
 """What an evaluation left that tells whether to believe it."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sfm_tf.audit.probes.measurements import Probes
+from sfm_tf.audit.probes.measurements import Probes, Repeatability
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -28,6 +28,8 @@ class Evidence:
         config: Settings the evaluation ran with.
         class_counts: How many of the evaluated images are of each class, by class name; 0 for a
             class that is not among them.
+        repeatability: What `sfm_tf.audit.probes.repeatability.measure_repeatability` returned;
+            empty where the model was not asked again.
         packages: Versions by package; empty where nobody recorded them.
         seed: Seed of the attacks; None where nobody recorded it.
     """
@@ -37,6 +39,7 @@ class Evidence:
     probes: Probes | None
     config: EvaluationConfig
     class_counts: Mapping[str, int]
+    repeatability: Mapping[str, Repeatability] = dataclasses.field(default_factory=dict)
     packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seed: int | None = None
 
@@ -50,12 +53,39 @@ class Evidence:
         """The largest radius, in 1/255."""
         return max(self.config.epsilons)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the subject, or what is attacked of it, draws anew for equal images."""
+        return any(found.kind == "random" for found in self.repeatability.values())
+
+    @property
+    def averages_draws(self) -> bool:
+        """Whether attacks in the white box average over draws (EOT)."""
+        return self.config.gradient_samples > 1 or "autoattack_rand" in self.attacks(("white_box",))
+
+    def clean_answers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns labels and the subject's predictions without an attack, integers `(count,)`."""
+        rows = self._rows(pc.equal(self.results["attack"], CLEAN)).sort_by("image_index")
+        return rows["label"].to_numpy(), rows["prediction"].to_numpy()
+
     def clean(self) -> np.ndarray:
         """Returns whether the subject is right on each image without an attack, bool `(count,)`."""
-        rows = self._rows(pc.equal(self.results["attack"], CLEAN))
-        right = np.zeros(rows.num_rows, bool)
-        right[rows["image_index"].to_numpy()] = _right(rows)
-        return right
+        labels, predictions = self.clean_answers()
+        return labels == predictions
+
+    def left(self) -> np.ndarray | None:
+        """Returns whether the subject is right on each probed image after all that knew it.
+
+        These are the evaluation's attacks at the largest radius, and the PGD of the probes.
+
+        Returns:
+            Bool `(count,)`; None without probes.
+        """
+        if self.probes is None:
+            return None
+        base = self.probes.convergence.base.right_images()
+        right = self.right(GRADIENT_ATTACKERS, self.epsilon)
+        return base if right is None else base & right[: len(base)]
 
     def right(
         self,
@@ -119,12 +149,16 @@ def _right(rows: ResultsTable) -> np.ndarray:
     return rows["prediction"].to_numpy() == rows["label"].to_numpy()
 
 
-def count_classes(labels: np.ndarray, class_count: int) -> dict[str, int]:
-    """Returns how many labels are of each class, by its index as a string.
+def count_classes(
+    labels: np.ndarray, class_count: int, class_names: Sequence[str] = ()
+) -> dict[str, int]:
+    """Returns how many labels are of each class, by its name or else by its index as a string.
 
     Args:
         labels: Class indices of shape `(count,)`.
         class_count: Number of classes.
+        class_names: Their names, if they are known.
     """
     counts = np.bincount(np.asarray(labels, np.int64), minlength=class_count)
-    return {str(index): int(count) for index, count in enumerate(counts)}
+    names = class_names or tuple(map(str, range(class_count)))
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}

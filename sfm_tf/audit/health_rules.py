@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from sfm_tf.audit.evidence import Evidence
 from sfm_tf.audit.finding import MANY, Judgement, broken_beyond, grade, not_run, worst
-from sfm_tf.audit.probes.measurements import Answers, StageGradient
+from sfm_tf.audit.probes.measurements import Answers, Repeatability, StageGradient
 
 FEW_BLIND, MANY_BLIND = 0.02, 0.10
 """Shares of images without a usable gradient: each of them looks robust for that reason alone."""
@@ -198,13 +198,63 @@ def judge_known_breaks(evidence: Evidence) -> Judgement:
     )
 
 
+_CAUSES: Mapping[str, str] = {
+    "random": "draws anew for each image, and no attack averaged over the draws (EOT): set "
+    "gradient_samples above 1",
+    "changing": "changes from call to call, which no attack can follow",
+    "batch": "depends on the other images of the batch, as batch normalisation in training mode "
+    "does",
+}
+"""What is wrong with a model that does not answer alike, by `Repeatability.kind`."""
+
+
+def judge_repeatability(evidence: Evidence) -> Judgement:
+    """The model answers alike when it is asked again, or attacks average over its draws."""
+    if not evidence.repeatability:
+        return not_run("The model was not asked again.")
+    told = "; ".join(
+        f"{name} model: of {found.examples} images, {found.side_by_side.images} are answered "
+        f"differently side by side in one batch, {found.calls.images} in another call, "
+        f"{found.batches.images} in another batch (logits differ by up to "
+        f"{max(_differences(found)):.1g} of the largest)"
+        for name, found in evidence.repeatability.items()
+    )
+    kinds = {found.kind for found in evidence.repeatability.values()}
+    faults = [kind for kind in _CAUSES if kind in kinds]
+    if evidence.is_random and evidence.averages_draws:
+        faults.remove("random")
+        told += "; attacks average over the draws"
+    causes = "".join(f" The model {_CAUSES[kind]}." for kind in faults)
+    return Judgement("fail" if faults else "pass", f"Asked again, {told}.{causes}")
+
+
+def _differences(found: Repeatability) -> tuple[float, ...]:
+    return found.side_by_side.largest, found.calls.largest, found.batches.largest
+
+
+def judge_outputs(evidence: Evidence) -> Judgement:
+    """The outputs look like logits: of both signs, and not all small."""
+    if not evidence.repeatability:
+        return not_run("The outputs were not looked at.")
+    lowest = min(found.lowest for found in evidence.repeatability.values())
+    highest = max(found.highest for found in evidence.repeatability.values())
+    figure = f"The model's outputs are from {lowest:.3g} to {highest:.3g}"
+    if lowest < 0.0 and max(-lowest, highest) > 1.0:
+        return Judgement("pass", f"{figure}.")
+    return Judgement(
+        "warn",
+        f"{figure}; logits have both signs and are not all within [-1, 1]. The last layer may have "
+        "an activation (sigmoid, tanh, ReLU) or divide by a large number: take it off.",
+    )
+
+
 def judge_draws(evidence: Evidence) -> Judgement:
-    """A random defence was asked several times, and fares alike."""
+    """A random model was asked several times, and fares alike."""
     if evidence.probes is None:
         return not_run(_UNPROBED)
     draws = evidence.probes.draws
-    if not evidence.probes.subject.is_random:
-        return Judgement("pass", "The model is not random.")
+    if not evidence.is_random:
+        return Judgement("pass", "The model was not found to be random.")
     if draws is None:
         return not_run("The model is random, but it was measured with one draw only.")
     shares = {

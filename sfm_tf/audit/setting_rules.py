@@ -11,6 +11,8 @@ from sfm_tf.audit.finding import Judgement, not_run
 from sfm_tf.defences.catalogue import broken_by
 from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.results import CLEAN, OWN_MODEL, UNDEFENDED
+from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import exact_mcnemar, wilson_interval
 from sfm_tf.settings import PIXEL_LEVELS
 
 NORM_NAMES: Mapping[str, str] = {"inf": "L∞", "2": "L2"}
@@ -37,13 +39,43 @@ def judge_threat_model(evidence: Evidence) -> Judgement:
     if unstated:
         names = ", ".join(unstated).replace("_", " ")
         return Judgement("fail", f"The settings do not name these threat models: {names}.")
-    radii = ", ".join(f"{epsilon:g}" for epsilon in config.epsilons)
     return Judgement(
         "pass",
-        f"The attacker wants any wrong class within an {NORM_NAMES[config.norm]} radius of {radii} "
-        "(in 1/255, for values from 0 to 1); the threat models are "
+        f"The attacker wants any wrong class within an {NORM_NAMES[config.norm]} radius of "
+        f"{radii_in_words(config)}, for values from 0 to 1; the threat models are "
         f"{', '.join(sorted(measured)).replace('_', ' ')}.",
     )
+
+
+def radii_in_words(config: EvaluationConfig) -> str:
+    """Returns the radii, each also as a decimal: `8/255 = 0.0314`."""
+    return ", ".join(f"{radius:g}/255 = {radius / PIXEL_LEVELS:.3g}" for radius in config.epsilons)
+
+
+SMALL_RADII: Mapping[str, float] = {"inf": 0.5, "2": 10.0}
+"""Radii in 1/255, by norm, below which no one attacks: in L-infinity such a change is lost when an
+image is stored in 8 bits. Published L2 radii start at 0.1, which is 25.5."""
+
+
+def radius_doubt(config: EvaluationConfig) -> str | None:
+    """Returns a sentence if all radii are so small that another unit was meant; else None."""
+    largest, limit = max(config.epsilons), SMALL_RADII[config.norm]
+    if largest >= limit:
+        return None
+    meant = largest * PIXEL_LEVELS
+    question = f" Did you mean {meant:.3g}?" if meant <= PIXEL_LEVELS else ""
+    return (
+        f"The largest {NORM_NAMES[config.norm]} radius is {largest:g}/255 = "
+        f"{largest / PIXEL_LEVELS:.2g}, below {limit:g}/255; --epsilons are in 1/255.{question}"
+    )
+
+
+def judge_radius(evidence: Evidence) -> Judgement:
+    """The largest radius is one that is used."""
+    doubt = radius_doubt(evidence.config)
+    if doubt:
+        return Judgement("warn", doubt)
+    return Judgement("pass", f"The radii are {radii_in_words(evidence.config)}.")
 
 
 def judge_same_samples(evidence: Evidence) -> Judgement:
@@ -83,7 +115,7 @@ def _is_first(group: dict[str, Any], allowed: set[int]) -> bool:
 
 
 def judge_clean_accuracy(evidence: Evidence) -> Judgement:
-    """The cost of the defence is there to see, and the model is better than a guess."""
+    """The cost of the defence is there to see."""
     clean = {entry.defence: entry for entry in evidence.metrics.clean}
     subject = evidence.subject
     needs_bare = subject not in (OWN_MODEL, UNDEFENDED)
@@ -95,9 +127,30 @@ def judge_clean_accuracy(evidence: Evidence) -> Judgement:
         for name, words in named.items()
         if name in clean
     )
-    guessed = 1.0 / len(evidence.class_counts)
-    status = "pass" if clean[subject].accuracy > guessed else "fail"
-    return Judgement(status, f"{figure}; guessing is right on 1 of {len(evidence.class_counts)}.")
+    return Judgement("pass", f"{figure}.")
+
+
+_LEVEL = 0.05
+"""Of the test whether a model is better than the same answer to every image."""
+
+
+def judge_chance(evidence: Evidence) -> Judgement:
+    """The model is right on more images than whoever always names the most frequent class."""
+    labels, predictions = evidence.clean_answers()
+    names = list(evidence.class_counts)
+    most, answers = np.bincount(labels), np.bincount(predictions)
+    test = exact_mcnemar(predictions == labels, labels == np.argmax(most))
+    low, high = wilson_interval(int(most.max()), len(labels))
+    figure = (
+        f"Without an attack the model is right on {np.sum(predictions == labels)} of {len(labels)} "
+        f"images; always answering {names[np.argmax(most)]!r} is right on {most.max()} "
+        f"({most.max() / len(labels):.1%}, 95% interval {100 * low:.1f}–{100 * high:.1f}%)."
+    )
+    if answers.max() == len(labels):
+        named = names[np.argmax(answers)]
+        figure += f" It predicts one class only: {named!r} on all {len(labels)} images."
+    is_better = test["only_first_right"] > test["only_second_right"] and test["p_value"] < _LEVEL
+    return Judgement("pass" if is_better else "fail", figure)
 
 
 def judge_white_box(evidence: Evidence) -> Judgement:
@@ -122,11 +175,9 @@ def judge_adaptive(evidence: Evidence) -> Judgement:
         return Judgement("pass", f"The parts were attacked by {', '.join(aimed)}.")
     surrogates = len(probes.surrogates) > 1 or "adaptive_other_surrogate" in aimed
     parts = probes.subject
-    looks = evidence.config.gradient_samples > 1 or "autoattack_rand" in attacks
     asked = {
         "attacks at the mask (threat model adaptive)": (parts.masker, bool(aimed)),
         "both surrogates of the pre-processing": (parts.preprocessor != "none", surrogates),
-        "gradients averaged over draws (gradient_samples)": (parts.is_random, looks),
     }
     done = [what for what, (is_asked, is_done) in asked.items() if is_asked and is_done]
     missing = [what for what, (is_asked, is_done) in asked.items() if is_asked and not is_done]

@@ -8,6 +8,7 @@ from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
 from sfm_tf.audit.finding import Judgement, broken_beyond, grade, not_run, worst
 from sfm_tf.audit.setting_rules import NORM_NAMES
 from sfm_tf.evaluation.attack_catalogue import ATTACKS
+from sfm_tf.evaluation.significance import exact_mcnemar
 
 WEAKER = ("black_box", "gray_box", "undefended")
 """Attackers who follow the gradient of another model."""
@@ -79,15 +80,70 @@ def _correct_by_radius(evidence: Evidence) -> list[tuple[int, int]]:
 
 
 def judge_huge_radius(evidence: Evidence) -> Judgement:
-    """Where the ball holds every image's grey twin, nothing but guessing is left."""
+    """Where the ball holds every image's grey twin, no more than one class can be right."""
     if evidence.probes is None:
         return not_run(_UNPROBED)
-    entry, share = evidence.probes.ladder[-1], 1.0 / evidence.probes.subject.classes
-    status = "pass" if entry.correct <= share * entry.examples else "fail"
+    entry = evidence.probes.ladder[-1]
+    labels, _ = evidence.clean_answers()
+    most = int(np.bincount(labels[: entry.examples]).max())
+    return Judgement(
+        "pass" if entry.correct <= most else "fail",
+        f"At a radius of {entry.epsilon:g}/255 the model is right on {entry.correct} of "
+        f"{entry.examples} images; one and the same answer is right on {most} at most.",
+    )
+
+
+_SAME = 0.05
+"""Level of the test whether a random model fares otherwise at radius 0 than without an attack."""
+
+
+def judge_no_radius(evidence: Evidence) -> Judgement:
+    """In a ball of radius 0 an attack leaves what is right without one, image by image."""
+    if evidence.probes is None:
+        return not_run(_UNPROBED)
+    attacked = evidence.probes.no_radius.right_images()
+    clean = evidence.clean()[: len(attacked)]
+    test = exact_mcnemar(clean, attacked)
+    count = test["only_first_right"] + test["only_second_right"]
+    status = "pass" if not count else "warn" if count == 1 else "fail"
+    if evidence.is_random:  # Each image has another draw.
+        status = "pass" if test["p_value"] >= _SAME else "fail"
     return Judgement(
         status,
-        f"At a radius of {entry.epsilon:g}/255 the model is right on {entry.correct} of "
-        f"{entry.examples} images; guessing is right on {share:.1%}.",
+        f"At a radius of 0 the model is right on {attacked.sum()} of {len(attacked)} images, "
+        f"without an attack on {clean.sum()}; the answer to {count} images is another one.",
+    )
+
+
+def judge_margin(evidence: Evidence) -> Judgement:
+    """A loss without a scale breaks nothing that the evaluation's attacks leave."""
+    left = evidence.left()
+    if left is None:
+        return not_run(_UNPROBED)
+    margin = evidence.probes.margin
+    count = broken_beyond(left, margin.right_images())
+    return Judgement(
+        grade(count, margin.examples),
+        f"PGD on the margin of the logits, which has no scale, leaves {margin.correct} of "
+        f"{margin.examples} images right and breaks {count or 'none'} that the evaluation left.",
+    )
+
+
+def judge_redrawn(evidence: Evidence) -> Judgement:
+    """Noise that nobody can see breaks nothing that the evaluation's attacks leave."""
+    left = evidence.left()
+    if left is None:
+        return not_run(_UNPROBED)
+    redrawn = evidence.probes.redrawn
+    count = broken_beyond(left, redrawn.right_images())
+    status = grade(count, redrawn.examples)
+    if evidence.is_random and status == "fail":  # The same image again would do as well.
+        status = "warn"
+    return Judgement(
+        status,
+        f"Of what PGD made, {redrawn.copies} copies were shown, each with noise below half a grey "
+        f"level: they break {count or 'none'} of the {left.sum()} of {redrawn.examples} images "
+        "that the evaluation left right.",
     )
 
 

@@ -46,6 +46,7 @@ class EvaluationJob:
         store: Adversarial images that evaluations share and go on from.
         progress: Told of each batch.
         detector: Detector whose scores are measured too; None for none.
+        class_names: Names of the classes, in the order of the labels; empty where nobody knows.
     """
 
     models: Mapping[str, DefendedModel]
@@ -56,6 +57,7 @@ class EvaluationJob:
     store: AdversarialStore
     progress: Progress
     detector: Detector | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises `SfmError` if the settings ask for nothing or a model is not in float32."""
@@ -119,6 +121,7 @@ def load_job(
         store=AdversarialStore(store),
         progress=progress,
         detector=detector,
+        class_names=tuple(schema.class_names),
     )
 
 

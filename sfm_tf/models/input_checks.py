@@ -8,6 +8,9 @@ from sfm_tf.errors import SfmError
 
 _PROBABILITY_TOLERANCE = 1e-4
 
+_ENOUGH = 40
+"""Outputs from which on it is no chance that all are in [0, 1]: logits have both signs."""
+
 
 def check_images(images: Any, image_shape: tuple[int, ...]) -> np.ndarray:
     """Returns `images` as float32 of shape `(batch, *image_shape)` with values in [0, 1].
@@ -83,8 +86,8 @@ def check_mask(mask: Any, shape: tuple[int, ...]) -> np.ndarray:
 def check_logits(logits: np.ndarray, class_count: int) -> None:
     """Checks that a model's outputs are finite logits of `class_count` classes.
 
-    Probabilities are refused: a softmax before the cross-entropy makes gradients vanish and a
-    model look robust.
+    Probabilities are refused, also those of a sigmoid for each class: a softmax or a sigmoid before
+    the cross-entropy makes gradients vanish and a model look robust.
 
     Raises:
         SfmError: If they are of another shape, not finite, or probabilities.
@@ -101,4 +104,10 @@ def check_logits(logits: np.ndarray, class_count: int) -> None:
     if in_range and np.allclose(logits.sum(axis=1), 1.0, atol=_PROBABILITY_TOLERANCE):
         raise SfmError(
             "The model returns probabilities; expected logits. Remove its final softmax."
+        )
+    if in_range and logits.size >= _ENOUGH and logits.min() < 0.5 < logits.max():
+        raise SfmError(
+            f"The model's outputs are all in [0, 1], from {logits.min():.3g} to "
+            f"{logits.max():.3g}, as those of a sigmoid; expected logits. Give the model without "
+            "its last activation."
         )

@@ -46,13 +46,6 @@ def stable_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.nn.softplus(others - tf.gather(logits, labels, batch_dims=1))
 
 
-LOSSES: Mapping[str, LossFunction] = {
-    "cross_entropy": cross_entropy,
-    "stable_cross_entropy": stable_cross_entropy,
-}
-"""The losses by the name of an attack's option."""
-
-
 # As in the authors' code: only where the largest logits are all equal does it play a part.
 _SMALL = 1e-12
 
@@ -70,6 +63,30 @@ def margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """
     others = tf.reduce_max(without_label(logits, labels), axis=1)
     return tf.gather(logits, labels, batch_dims=1) - others
+
+
+def negative_margin(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns a loss whose gradient has the same direction at any scale of the logits.
+
+    It is the loss f6 of Carlini and Wagner 2017, "Towards evaluating the robustness of neural
+    networks"; where logits are tiny, the cross-entropy's gradient weighs all wrong classes alike.
+
+    Args:
+        logits: Float32 of shape `(batch, classes)`, at least two classes.
+        labels: Int64 of shape `(batch,)`.
+
+    Returns:
+        Float32 of shape `(batch,)`: positive where the label is not predicted.
+    """
+    return -margin(logits, labels)
+
+
+LOSSES: Mapping[str, LossFunction] = {
+    "cross_entropy": cross_entropy,
+    "stable_cross_entropy": stable_cross_entropy,
+    "margin": negative_margin,
+}
+"""The losses by the name of an attack's option."""
 
 
 def without_label(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from sfm_tf.audit.setting_rules import radii_in_words
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.paired_answers import ALL_THREATS, WORST_CASE, Condition
 from sfm_tf.evaluation.results import CLEAN
@@ -76,8 +77,9 @@ def threat_model_statement(threat_model: str, config: EvaluationConfig) -> Itera
     if threat_model not in config.threat_models:
         yield f"The {THREAT_MODEL_NAMES[threat_model]} was not run."
         return
-    radii = ", ".join(f"{epsilon:g}" for epsilon in config.epsilons)
-    yield f"The goal is any wrong class; {_BUDGETS[config.norm]}, with ε = {radii} in 1/255."
+    yield (
+        f"The goal is any wrong class; {_BUDGETS[config.norm]}, with ε = {radii_in_words(config)}."
+    )
     if "pgd" in default_attacks(ThreatModel(threat_model), config.attacks):
         yield (
             f"PGD starts at a random point and takes {config.iterations} steps of "

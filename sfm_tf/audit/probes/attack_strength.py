@@ -14,6 +14,7 @@ from sfm_tf.audit.probes.measurements import (
     Convergence,
     InNorm,
     NoiseAnswers,
+    Redrawn,
     SquareAnswers,
     TargetedAnswers,
     Transferred,
@@ -21,6 +22,7 @@ from sfm_tf.audit.probes.measurements import (
 from sfm_tf.audit.probes.probed_models import Ablation, Ablations, Switches
 from sfm_tf.audit.probes.probing import Prober, equal_volume_radius, ladder_radii
 from sfm_tf.evaluation.attack_catalogue import NORMS
+from sfm_tf.settings import PIXEL_LEVELS
 
 MORE_RESTARTS = 3
 """Random starts beside the first, for the attack that spends more on them."""
@@ -47,6 +49,40 @@ def probe_ladder(prober: Prober, whole: Ablation) -> tuple[AtRadius, ...]:
     radii = ladder_radii(prober.epsilon, prober.config.norm, prober.dimensions)
     attacked = ((radius, prober.right_under_pgd(whole, epsilon=radius)) for radius in radii)
     return tuple(AtRadius.of(right, epsilon=at) for at, right in [(0.0, clean), *attacked])
+
+
+def probe_no_radius(prober: Prober, whole: Ablation) -> Answers:
+    """Returns the answers under PGD in a ball of radius 0, which allows no change."""
+    prober.report("PGD at radius 0")
+    return Answers.of(prober.right_under_pgd(whole, epsilon=0.0))
+
+
+def probe_margin(prober: Prober, whole: Ablation) -> Answers:
+    """Returns the answers under PGD that climbs the margin, at any scale of the logits alike."""
+    prober.report("PGD on the margin")
+    return Answers.of(prober.right_under_pgd(whole, loss="margin"))
+
+
+COPIES = 10
+"""Noisy copies of each image."""
+
+NOISE = 0.26
+"""Size of their noise in 1/255: too small to see, as it is lost when an image is stored."""
+
+
+def probe_redrawn(prober: Prober, whole: Ablation) -> Redrawn:
+    """Returns the answers on copies of what PGD made that nobody could tell from it.
+
+    A model that draws from a hash of the image, or that rounds, may answer each of them otherwise,
+    and an attacker can try them without any gradient.
+    """
+    prober.report("invisible noise")
+    images, random = prober.pgd(whole.attacked).images, np.random.default_rng(prober.seed)
+    right = prober.right(whole.scored, images)
+    for _ in range(COPIES):
+        noise = random.uniform(-NOISE, NOISE, images.shape) / PIXEL_LEVELS
+        right &= prober.right(whole.scored, prober.within_ball(images + noise))
+    return Redrawn.of(right, copies=COPIES)
 
 
 def probe_convergence(prober: Prober, whole: Ablation) -> Convergence:

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from sfm_tf.errors import SfmError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,68 @@ class Answers:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far apart several answers to the same images are.
+
+    Attributes:
+        images: Images whose logits differ by more than rounding.
+        labels: Images whose predicted class differs.
+        largest: Largest difference of a logit, as a share of the largest logit of all.
+    """
+
+    images: int
+    labels: int
+    largest: float
+
+
+_FEW_DIFFER = 0.1
+"""Share of the images whose logits may differ: a rounding can flip a level of a quantiser."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Repeatability:
+    """How alike a model's answers to the same images are.
+
+    Attributes:
+        examples: Number of images.
+        side_by_side: Equal images beside each other in one batch.
+        calls: The same batch in several calls.
+        batches: The same images in other batches: in another order, by halves, one by one.
+        lowest: Lowest output of all.
+        highest: Highest output of all.
+    """
+
+    examples: int
+    side_by_side: Difference
+    calls: Difference
+    batches: Difference
+    lowest: float
+    highest: float
+
+    @property
+    def kind(self) -> Literal["repeatable", "random", "changing", "batch"]:
+        """What the answers depend on beside the image.
+
+        `random` where equal images of a batch are answered differently; `changing` where only
+        another call is, and `batch` where only another batch is.
+        """
+        if self._differs(self.side_by_side):
+            return "random"
+        if self._differs(self.calls):
+            return "changing"
+        return "batch" if self._differs(self.batches) else "repeatable"
+
+    def _differs(self, found: Difference) -> bool:
+        return found.images > _FEW_DIFFER * self.examples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbedModel:
-    """The parts of the model under test; `surrogate` and `is_random` are of its pre-processing."""
+    """The parts of the model under test; `surrogate` is that of its pre-processing."""
 
     masker: bool
     preprocessor: str
     surrogate: str
-    is_random: bool
-    classes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,8 +312,19 @@ class InNorm(AtRadius):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Redrawn(Answers):
+    """The answers on what PGD made, with noise below half a grey level added, several times.
+
+    Attributes:
+        copies: How many noisy copies of each image were shown; one wrong answer counts.
+    """
+
+    copies: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Draws:
-    """The answers for each draw of a random defence, without and under PGD."""
+    """The answers for each draw of a random model, without and under PGD."""
 
     clean: tuple[Answers, ...]
     attacked: tuple[Answers, ...]
@@ -270,14 +335,17 @@ class Probes:
     """Everything that shows whether the attacks on a model were as strong as they could be.
 
     Each is what the function `probe_*` of its name returns, `gradients` what `gradient_health`
-    does. `draws` is None unless the pre-processing is random.
+    does. `no_radius` is under PGD at a radius of 0, and `margin` under PGD on the margin of the
+    logits, which has no scale. `draws` is None unless the model is random.
     """
 
     schema_version: int = SCHEMA_VERSION
     subject: ProbedModel
     settings: ProbeSettings
+    no_radius: Answers
     ladder: tuple[AtRadius, ...]
     convergence: Convergence
+    margin: Answers
     curve: tuple[AfterSteps, ...]
     gradients: GradientHealth
     surrogates: tuple[UnderSurrogate, ...]
@@ -288,6 +356,7 @@ class Probes:
     transfer: tuple[Transferred, ...]
     targeted: TargetedAnswers
     other_norm: InNorm
+    redrawn: Redrawn
     draws: Draws | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -123,7 +123,7 @@ DRAWS = 5
 
 
 def probe_draws(prober: Prober, subject: DefendedModel, whole: Ablation) -> Draws:
-    """Returns the answers of a random defence when it draws anew.
+    """Returns the answers of a random model when it draws anew.
 
     The attacker's copy of the model draws anew for equal images that stand side by side in a batch.
 

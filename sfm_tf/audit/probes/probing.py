@@ -13,6 +13,7 @@ from scipy.special import gammaln
 
 from sfm_tf.artifacts.progress import Progress
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
+from sfm_tf.attacks.norm_balls import BALLS
 from sfm_tf.audit.probes.probed_models import Ablation, SwitchedModel, Switches
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
 from sfm_tf.evaluation.attack_catalogue import NORMS
@@ -146,6 +147,7 @@ class Prober:
             "restarts": 1,
             "random_start": True,
             "seed": self.seed,
+            "loss": "stable_cross_entropy",
             **changes,
             "targeted": classes is not None,
         }
@@ -158,7 +160,7 @@ class Prober:
             labels = self.samples.labels if classes is None else classes
             lengths = {name: options[name] / PIXEL_LEVELS for name in ("epsilon", "step_size")}
             classifier = self._classifier(target)
-            attack = self._pgd_on(classifier, options["norm"], options["targeted"])
+            attack = self._pgd_on(classifier, options["norm"], options["targeted"], options["loss"])
             attack.set_params(**{**options, **lengths})
             self._outcomes[key] = attack.run(self.samples.images, labels)
         return self._outcomes[key]
@@ -166,6 +168,13 @@ class Prober:
     def right_under_pgd(self, ablation: Ablation, **changes: Any) -> np.ndarray:
         """Returns whether a model is right on what PGD makes of the samples, bool `(count,)`."""
         return self.right(ablation.scored, self.pgd(ablation.attacked, **changes).images)
+
+    def within_ball(self, images: np.ndarray) -> np.ndarray:
+        """Returns the nearest images of the samples' balls of the largest radius, in [0, 1]."""
+        project = BALLS[NORMS[self.config.norm]].project
+        change = tf.constant(np.clip(images, 0.0, 1.0) - self.samples.images, tf.float32)
+        changed = self.samples.images + project(change, self.epsilon / PIXEL_LEVELS).numpy()
+        return np.clip(changed, 0.0, 1.0)
 
     def run(
         self, name: str, target: Switches | keras.Model, rows: np.ndarray, **changes: Any
@@ -195,12 +204,10 @@ class Prober:
             self._classifiers[id(target)] = self.samples.wrap(target, self.batch_size)
         return self._classifiers[id(target)]
 
-    def _pgd_on(
-        self, classifier: TensorFlowV2Classifier, norm: float, targeted: bool
-    ) -> CompiledAttack:
-        # Norm and goal are not numbers in the compiled loop but shape it: one attack for all of
-        # them would be compiled again and again, and TensorFlow would warn of it.
-        key = (id(classifier), norm, targeted)
+    def _pgd_on(self, classifier: TensorFlowV2Classifier, *shape: Hashable) -> CompiledAttack:
+        # Norm, goal and loss are not numbers in the compiled loop but shape it: one attack for all
+        # of them would be compiled again and again, and TensorFlow would warn of it.
+        key = (id(classifier), *shape)
         if key not in self._attacks:
             self._attacks[key] = self._build("pgd", classifier)
         return self._attacks[key]

@@ -7,8 +7,11 @@ from sfm_tf.audit.probes.attack_strength import (
     probe_convergence,
     probe_curve,
     probe_ladder,
+    probe_margin,
+    probe_no_radius,
     probe_noise,
     probe_other_norm,
+    probe_redrawn,
     probe_square,
     probe_targeted,
     probe_transfer,
@@ -25,11 +28,10 @@ from sfm_tf.audit.probes.probed_models import SwitchedModel, make_ablations
 from sfm_tf.audit.probes.probing import Prober
 from sfm_tf.audit.probes.stage_gradients import gradient_health
 from sfm_tf.evaluation.job import EvaluationJob
-from sfm_tf.evaluation.samples import Samples
 from sfm_tf.models.defended_model import DefendedModel
 
 
-def run_probes(defence: str, job: EvaluationJob) -> Probes:
+def run_probes(defence: str, job: EvaluationJob, is_random: bool) -> Probes:
     """Returns what shows whether the attacks on a model were as strong as they could be.
 
     Unless said otherwise it is attacked in the white box, by the evaluation's PGD at its largest
@@ -38,6 +40,7 @@ def run_probes(defence: str, job: EvaluationJob) -> Probes:
     Args:
         defence: Name of the model that the evaluation is about.
         job: The evaluation; its first `audit_examples` images are attacked.
+        is_random: Whether the model was found to draw; then it is asked repeatedly.
 
     Returns:
         The same for the same arguments.
@@ -49,10 +52,12 @@ def run_probes(defence: str, job: EvaluationJob) -> Probes:
     convergence = probe_convergence(prober, whole)
     surrogates = probe_surrogates(prober, ablations, subject.preprocessor.surrogate)
     found = Probes(
-        subject=_subject(subject, samples),
+        subject=_subject(subject),
         settings=_settings(prober),
+        no_radius=probe_no_radius(prober, whole),
         ladder=probe_ladder(prober, whole),
         convergence=convergence,
+        margin=probe_margin(prober, whole),
         curve=probe_curve(prober, whole),
         gradients=gradient_health(subject.for_attacker(), samples, prober.batch_size),
         surrogates=surrogates,
@@ -63,7 +68,8 @@ def run_probes(defence: str, job: EvaluationJob) -> Probes:
         transfer=probe_transfer(prober, ablations, job.source),
         targeted=probe_targeted(prober, whole),
         other_norm=probe_other_norm(prober, whole),
-        draws=probe_draws(prober, subject, whole) if subject.preprocessor.is_random else None,
+        redrawn=probe_redrawn(prober, whole),
+        draws=probe_draws(prober, subject, whole) if is_random else None,
     )
     job.progress("audit: finished", len(samples), len(samples))
     return found
@@ -75,14 +81,12 @@ def _left(convergence: Convergence, surrogates: tuple[UnderSurrogate, ...]) -> n
     return np.logical_and.reduce([entry.right_images() for entry in (*efforts, *surrogates)])
 
 
-def _subject(subject: DefendedModel, samples: Samples) -> ProbedModel:
+def _subject(subject: DefendedModel) -> ProbedModel:
     preprocessor = subject.preprocessor
     return ProbedModel(
         masker=subject.masker is not None,
         preprocessor=preprocessor.spec,
         surrogate=preprocessor.surrogate,
-        is_random=preprocessor.is_random,
-        classes=samples.class_count,
     )
 
 

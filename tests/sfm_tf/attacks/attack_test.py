@@ -728,6 +728,16 @@ def test_no_attack_compiles_anew_for_other_numbers(name):
     attack.set_params(**CONTRACTS[name].options)
 
 
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_a_ball_of_radius_0_holds_the_image_alone(name):
+    attack, _, images, labels = _contract(name)
+    if "epsilon" not in attack.attack_params:
+        pytest.skip("It finds its own radius.")
+    attack.set_params(epsilon=0.0)
+    np.testing.assert_array_equal(attack.generate(images, labels), images)
+    attack.set_params(**CONTRACTS[name].options)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from([name for name in CONTRACTS if name != "hop_skip_jump"]),
@@ -772,7 +782,7 @@ BAD_VALUES = {
     "confidence": (-0.5, NONE_BELOW_0),
     "distance_weight": (-1.0, NONE_BELOW_0),
     "draws": (0, AT_LEAST_1),
-    "epsilon": (0, POSITIVE_NUMBER),
+    "epsilon": (-1, NONE_BELOW_0),
     "eta": (0.9, "a finite number of at least 1"),
     "gradient_samples": (2.0, AT_LEAST_1),
     "init_size": (None, AT_LEAST_1),

@@ -74,3 +74,10 @@ def test_only_the_subject_counts():
 
 def test_classes_without_an_image_are_counted():
     assert count_classes(LABELS, 3) == {"0": 2, "1": 2, "2": 0}
+    assert count_classes(LABELS, 3, ("a", "b", "c")) == {"a": 2, "b": 2, "c": 0}
+
+
+def test_clean_answers_are_labels_and_predictions():
+    labels, predictions = EVIDENCE.clean_answers()
+    assert labels.tolist() == LABELS.tolist()
+    assert predictions.tolist() == [0, 1, 0, 0]

@@ -9,10 +9,12 @@ from sfm_tf.audit.probes.measurements import (
     AfterSteps,
     Answers,
     Convergence,
+    Difference,
     Draws,
     GradientHealth,
     KnownBreaks,
     PartsAnswers,
+    Repeatability,
     StageGradient,
     UnderSurrogate,
 )
@@ -91,7 +93,34 @@ def _entry(threat_model="white_box", attack="pgd", zero_gradient_share=0.01):
 ENTRY = _entry()
 
 
-def _evidence(probes=PROBES, attacks=(ENTRY,), vanished=(), config=None, **changed_probes):
+def _difference(images, largest):
+    return Difference(images=images, labels=0, largest=largest)
+
+
+def _repeated(side_by_side=0, calls=0, batches=0, lowest=-9.0, highest=20.0):
+    """Answers to 16 images of which so many differ, by a hundredth of the largest logit."""
+    return Repeatability(
+        examples=16,
+        side_by_side=_difference(side_by_side, 1e-2 if side_by_side else 0.0),
+        calls=_difference(calls, 1e-2 if calls else 0.0),
+        batches=_difference(batches, 1e-2 if batches else 3e-6),
+        lowest=lowest,
+        highest=highest,
+    )
+
+
+SAME = {"served": _repeated()}
+DRAWING = {"served": _repeated(), "attacked": _repeated(15, 15, 16)}
+
+
+def _evidence(
+    probes=PROBES,
+    attacks=(ENTRY,),
+    vanished=(),
+    config=None,
+    repeatability=SAME,
+    **changed_probes,
+):
     return Evidence(
         metrics=Metrics(
             subject="sfm",
@@ -103,6 +132,7 @@ def _evidence(probes=PROBES, attacks=(ENTRY,), vanished=(), config=None, **chang
         probes=probes and dataclasses.replace(probes, **changed_probes),
         config=config or EvaluationConfig(),
         class_counts={},
+        repeatability=repeatability,
     )
 
 
@@ -115,6 +145,8 @@ JUDGES = (
     rules.judge_parts,
     rules.judge_known_breaks,
     rules.judge_draws,
+    rules.judge_repeatability,
+    rules.judge_outputs,
 )
 
 
@@ -126,7 +158,7 @@ def test_a_sound_attack_passes(judge):
 
 @pytest.mark.parametrize("judge", JUDGES)
 def test_without_measurements_nothing_passes(judge):
-    assert judge(_evidence(probes=None, attacks=())).status == "not_run"
+    assert judge(_evidence(None, (), repeatability={})).status == "not_run"
 
 
 def _convergence(**changes):
@@ -147,8 +179,14 @@ def _breaks(**changes):
 
 
 def _random(**draws):
-    subject = dataclasses.replace(PROBES.subject, is_random=True)
-    return _evidence(subject=subject, draws=Draws(**draws) if draws else None)
+    return _evidence(repeatability=DRAWING, draws=Draws(**draws) if draws else None)
+
+
+def _again(*differing, **outputs):
+    return _evidence(repeatability={"served": _repeated(*differing, **outputs)})
+
+
+AVERAGING = EvaluationConfig(gradient_samples=4)
 
 
 LOST = VanishedGradients(defence="sfm", threat_model="white_box", share=0.3)
@@ -276,6 +314,56 @@ CASES = {
         "not_run",
         "measured with one draw only",
     ),
+    "what is attacked draws, and nobody averages": (
+        rules.judge_repeatability,
+        _random(),
+        "fail",
+        "attacked model: of 16 images, 15 are answered differently side by side in one batch, "
+        "15 in another call, 16 in another batch (logits differ by up to 0.01 of the largest). "
+        "The model draws anew for each image, and no attack averaged",
+    ),
+    "a model that mirrors every other image": (
+        rules.judge_repeatability,
+        _again(14, 9, 9),
+        "fail",
+        "The model draws anew",
+    ),
+    "a model that changes": (
+        rules.judge_repeatability,
+        _again(0, 16, 16),
+        "fail",
+        "The model changes from call to call",
+    ),
+    "statistics of the batch": (
+        rules.judge_repeatability,
+        _again(0, 0, 16),
+        "fail",
+        "The model depends on the other images of the batch",
+    ),
+    "averaging does not help where a batch counts": (
+        rules.judge_repeatability,
+        _evidence(config=AVERAGING, repeatability={"served": _repeated(0, 0, 16)}),
+        "fail",
+        "The model depends on the other images of the batch",
+    ),
+    "outputs of a sigmoid": (
+        rules.judge_outputs,
+        _again(lowest=0.0, highest=0.4),
+        "warn",
+        "The model's outputs are from 0 to 0.4; logits have both signs",
+    ),
+    "outputs of a hyperbolic tangent": (
+        rules.judge_outputs,
+        _again(lowest=-1.0, highest=1.0),
+        "warn",
+        "not all within [-1, 1]",
+    ),
+    "outputs of a rectifier": (
+        rules.judge_outputs,
+        _again(lowest=0.0, highest=30.0),
+        "warn",
+        "from 0 to 30",
+    ),
     "draws that differ": (
         rules.judge_draws,
         _random(clean=[_answer(90), _answer(91)], attacked=[_answer(20), _answer(45)]),
@@ -319,6 +407,19 @@ def test_without_a_preprocessing_there_is_no_surrogate_to_judge():
 
 def test_a_bare_model_has_no_part_to_credit():
     assert rules.judge_parts(_evidence(parts=[_part(False, False, 10)])).status == "pass"
+
+
+def test_attacks_that_average_may_follow_draws():
+    evidence = _evidence(config=AVERAGING, repeatability=DRAWING)
+    status, figure = rules.judge_repeatability(evidence)
+    assert (status, "attacks average over the draws" in figure) == ("pass", True)
+    rand = _evidence(attacks=[_entry(attack="autoattack_rand")], repeatability=DRAWING)
+    assert rules.judge_repeatability(rand).status == "pass"
+
+
+def test_one_image_of_sixteen_may_differ_where_a_rounding_flips_a_level():
+    assert rules.judge_repeatability(_again(1, 1, 1)).status == "pass"
+    assert rules.judge_repeatability(_again(0, 0, 2)).status == "fail"
 
 
 def test_draws_that_agree_pass():

@@ -5,6 +5,7 @@ from sklearn.datasets import load_digits
 
 from sfm_tf.artifacts.fingerprints import package_versions
 from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.audit.probes.repeatability import measure_repeatability
 from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.audit.rules import RULES, audit
 from sfm_tf.audit.verdict import verdict
@@ -69,7 +70,8 @@ def _findings(subject, trained, folder):
     evidence = Evidence(
         metrics=summarise(evaluation.results, evaluation.vanished),
         results=evaluation.results,
-        probes=run_probes("sfm", job),
+        probes=run_probes("sfm", job, False),
+        repeatability=measure_repeatability(subject, job.samples, 64),
         config=CONFIG,
         class_counts=count_classes(labels, 10),
         packages=package_versions(),

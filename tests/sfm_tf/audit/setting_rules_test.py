@@ -66,6 +66,17 @@ def _evidence(*tables, metrics=None, **changes):
     return dataclasses.replace(evidence, **changes)
 
 
+IMBALANCED = np.repeat([0, 1], [46, 13])
+
+
+def _imbalanced(predictions):
+    """Answers to 46 cats and 13 dogs."""
+    answered = made_up.answers(
+        "sfm", "none", "clean", 0.0, IMBALANCED, predictions, predictions, linf=0.0, l2=0.0
+    )
+    return _evidence(answered, class_counts=count_classes(IMBALANCED, 2, ("cat", "dog")))
+
+
 def _subject(**changes):
     subject = dataclasses.replace(PROBES.subject, **changes)
     return dataclasses.replace(PROBES, subject=subject)
@@ -81,6 +92,8 @@ def _headline(correct, examples):
         rules.judge_threat_model,
         rules.judge_same_samples,
         rules.judge_clean_accuracy,
+        rules.judge_chance,
+        rules.judge_radius,
         rules.judge_white_box,
         rules.judge_adaptive,
         rules.judge_worst_case,
@@ -145,10 +158,43 @@ CASES = {
         "was not scored",
     ),
     "a model that guesses": (
-        rules.judge_clean_accuracy,
+        rules.judge_chance,
         _evidence(_clean("undefended"), _clean("sfm", right=5)),
         "fail",
-        "on 5 of 20 images as it is evaluated; guessing is right on 1 of 4",
+        "is right on 5 of 20 images; always answering '0' is right on 5 (25.0%, 95% interval "
+        "11.2–46.9%).",
+    ),
+    "a model that is better by chance": (
+        rules.judge_chance,
+        _evidence(_clean("undefended"), _clean("sfm", right=9)),
+        "fail",
+        "is right on 9 of 20 images",
+    ),
+    "a model that collapsed on images mostly of one class": (
+        rules.judge_chance,
+        _imbalanced(np.zeros(59, int)),
+        "fail",
+        "is right on 46 of 59 images; always answering 'cat' is right on 46 (78.0%, 95% interval "
+        "65.9–86.6%). It predicts one class only: 'cat' on all 59 images.",
+    ),
+    "a model that collapsed to the rare class": (
+        rules.judge_chance,
+        _imbalanced(np.ones(59, int)),
+        "fail",
+        "It predicts one class only: 'dog' on all 59 images.",
+    ),
+    "a radius of another unit": (
+        rules.judge_radius,
+        _evidence(config=dataclasses.replace(CONFIG, epsilons=(0.01, 0.031))),
+        "warn",
+        "The largest L∞ radius is 0.031/255 = 0.00012, below 0.5/255; --epsilons are in 1/255. "
+        "Did you mean 7.91?",
+    ),
+    "an L2 radius of another unit": (
+        rules.judge_radius,
+        _evidence(config=dataclasses.replace(CONFIG, norm="2", epsilons=(0.5,))),
+        "warn",
+        "is 0.5/255 = 0.002, below 10/255; --epsilons are in 1/255. Did you mean 128?",
     ),
     "no white box": (
         rules.judge_white_box,
@@ -168,12 +214,6 @@ CASES = {
         _evidence(probes=dataclasses.replace(PROBES, surrogates=())),
         "warn",
         "Missing: both surrogates",
-    ),
-    "draws without EOT": (
-        rules.judge_adaptive,
-        _evidence(probes=_subject(is_random=True)),
-        "warn",
-        "Missing: gradients averaged over draws",
     ),
     "nothing is known of the parts": (
         rules.judge_adaptive,
@@ -250,23 +290,45 @@ def test_many_images_leave_little_doubt():
     assert (status, "plus or minus 3.1 percentage points" in figure) == ("pass", True)
 
 
+def test_a_few_dogs_make_a_model_better_than_always_cat():
+    predictions = IMBALANCED.copy()
+    assert rules.judge_chance(_imbalanced(predictions)).status == "pass"
+    predictions[-5:] = 0
+    assert rules.judge_chance(_imbalanced(predictions)).status == "pass"
+    predictions[-9:] = 0  # Four dogs of thirteen are no evidence.
+    assert rules.judge_chance(_imbalanced(predictions)).status == "fail"
+
+
+def test_the_radius_is_told_as_a_fraction_too():
+    config = dataclasses.replace(CONFIG, epsilons=(2.5, 8.0))
+    told = "2.5/255 = 0.0098, 8/255 = 0.0314"
+    for judge in (rules.judge_threat_model, rules.judge_radius):
+        assert told in judge(_evidence(config=config)).figure
+
+
+@pytest.mark.parametrize(
+    ("norm", "radii", "is_doubtful"),
+    [
+        ("inf", (0.5,), False),
+        ("inf", (0.1, 8.0), False),
+        ("inf", (0.49,), True),
+        ("2", (10.0,), False),
+        ("2", (9.0,), True),
+    ],
+)
+def test_only_where_all_radii_are_tiny_another_unit_is_suspected(norm, radii, is_doubtful):
+    config = dataclasses.replace(CONFIG, norm=norm, epsilons=radii)
+    assert (rules.radius_doubt(config) is not None) == is_doubtful
+
+
 def test_slow_attacks_may_be_of_the_first_images():
     rows = _rows("hop_skip_jump", "decision_based", count=5)
     assert rules.judge_same_samples(_evidence(*CLEAN, rows)).status == "pass"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"masker": False, "preprocessor": "none"},
-        {"masker": False},
-        {"masker": False, "is_random": True, "looks": 8},
-    ],
-)
+@pytest.mark.parametrize("changes", [{"masker": False, "preprocessor": "none"}, {"masker": False}])
 def test_only_parts_that_are_there_ask_for_attacks(changes):
-    looks = changes.pop("looks", 1)
-    config = dataclasses.replace(CONFIG, gradient_samples=looks)
-    evidence = _evidence(*CLEAN, *ATTACKED[:3], probes=_subject(**changes), config=config)
+    evidence = _evidence(*CLEAN, *ATTACKED[:3], probes=_subject(**changes))
     assert rules.judge_adaptive(evidence).status == "pass"
 
 

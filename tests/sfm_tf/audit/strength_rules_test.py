@@ -9,7 +9,10 @@ from sfm_tf.audit.evidence import Evidence, count_classes
 from sfm_tf.audit.probes.measurements import (
     Answers,
     AtRadius,
+    Difference,
     InNorm,
+    Redrawn,
+    Repeatability,
     SquareAnswers,
     TargetedAnswers,
     Transferred,
@@ -41,8 +44,10 @@ def _square(survivors, count, right):
 
 PROBES = dataclasses.replace(
     made_up.PROBES,
-    subject=dataclasses.replace(made_up.PROBES.subject, classes=4),
     settings=dataclasses.replace(made_up.PROBES.settings, examples=COUNT),
+    no_radius=_answer(20),
+    margin=_answer(8),
+    redrawn=_answer(8, Redrawn, copies=10),
     ladder=tuple(
         _answer(right, AtRadius, epsilon=epsilon)
         for epsilon, right in ((0.0, 20), (2.0, 18), (4.0, 12), (8.0, 8), (16.0, 1), (127.5, 0))
@@ -74,7 +79,13 @@ OTHERS = (
 )
 
 
-def _evidence(*tables, probes=PROBES, config=CONFIG, **changed_probes):
+ALL = Difference(images=16, labels=16, largest=0.1)
+DRAWING = Repeatability(
+    examples=16, side_by_side=ALL, calls=ALL, batches=ALL, lowest=-1.0, highest=2.0
+)
+
+
+def _evidence(*tables, probes=PROBES, config=CONFIG, is_random=False, **changed_probes):
     results = join_results(tables or (CLEAN, *WHITE, *OTHERS))
     return Evidence(
         metrics=summarise(results),
@@ -82,6 +93,7 @@ def _evidence(*tables, probes=PROBES, config=CONFIG, **changed_probes):
         probes=probes and dataclasses.replace(probes, **changed_probes),
         config=config,
         class_counts=count_classes(LABELS, 4),
+        repeatability={"served": DRAWING} if is_random else {},
     )
 
 
@@ -89,6 +101,9 @@ JUDGES = (
     rules.judge_iteration,
     rules.judge_growth,
     rules.judge_huge_radius,
+    rules.judge_no_radius,
+    rules.judge_margin,
+    rules.judge_redrawn,
     rules.judge_white_box_strongest,
     rules.judge_gradient_free,
     rules.judge_noise,
@@ -168,7 +183,45 @@ CASES = {
         rules.judge_huge_radius,
         _evidence(ladder=[_answer(6, AtRadius, epsilon=127.5)]),
         "fail",
-        "right on 6 of 20 images; guessing is right on 25.0%",
+        "right on 6 of 20 images; one and the same answer is right on 5 at most",
+    ),
+    "an attack that may change nothing breaks something": (
+        rules.judge_no_radius,
+        _evidence(no_radius=_answer(17)),
+        "fail",
+        "At a radius of 0 the model is right on 17 of 20 images, without an attack on 20; the "
+        "answer to 3 images is another one.",
+    ),
+    "one answer is another one at radius 0": (
+        rules.judge_no_radius,
+        _evidence(no_radius=_answer(19)),
+        "warn",
+        "the answer to 1 images",
+    ),
+    "a random model fares much worse at radius 0": (
+        rules.judge_no_radius,
+        _evidence(no_radius=_answer(10), is_random=True),
+        "fail",
+        "right on 10 of 20",
+    ),
+    "a loss without a scale breaks more": (
+        rules.judge_margin,
+        _evidence(margin=_answer(3)),
+        "fail",
+        "leaves 3 of 20 images right and breaks 4 that the evaluation left",
+    ),
+    "invisible noise breaks more": (
+        rules.judge_redrawn,
+        _evidence(redrawn=_answer(1, Redrawn, copies=10)),
+        "fail",
+        "10 copies were shown, each with noise below half a grey level: they break 6 of the 7 of "
+        "20 images",
+    ),
+    "a random model may be asked again": (
+        rules.judge_redrawn,
+        _evidence(redrawn=_answer(1, Redrawn, copies=10), is_random=True),
+        "warn",
+        "they break 6 of the 7",
     ),
     "the gray box breaks others": (
         rules.judge_white_box_strongest,
@@ -257,6 +310,19 @@ def test_a_flaw_is_found(judge, evidence, status, part):
     judgement = judge(evidence)
     assert judgement.status == status, judgement.figure
     assert part in judgement.figure
+
+
+def test_what_the_evaluation_broke_by_itself_is_no_news():
+    broken = (CLEAN, *WHITE, _rows("apgd_dlr", 1))
+    noisy = _answer(1, Redrawn, copies=10)
+    evidence = _evidence(*broken, margin=_answer(1), redrawn=noisy)
+    assert rules.judge_margin(evidence).status == "pass"
+    assert rules.judge_redrawn(evidence).status == "pass"
+
+
+def test_a_random_model_answers_a_few_images_otherwise_at_radius_0():
+    evidence = _evidence(no_radius=_answer(17), is_random=True)
+    assert rules.judge_no_radius(evidence).status == "pass"
 
 
 def test_attacks_that_go_on_with_what_is_left_do_not_compare():

@@ -81,9 +81,20 @@ def test_logits_pass(logits):
     check_logits(np.array(logits, np.float32), 3)
 
 
+RANDOM = np.random.default_rng(0).uniform(0.0, 1.0, (20, 3))
+
+
+@pytest.mark.parametrize(
+    "logits", [0.4 * RANDOM, RANDOM - 0.01, 1.1 * RANDOM, 0.0 * RANDOM, RANDOM[:2]]
+)
+def test_logits_that_are_small_or_few_are_no_sigmoids(logits):
+    check_logits(logits.astype(np.float32), 3)
+
+
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
+        (RANDOM, "all in .0, 1., from 0.0.* to 0.99.*, as those of a sigmoid; expected logits"),
         ([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]], "probabilities; expected logits"),
         ([[0.0, np.nan, 0.0], [1.0, 2.0, 3.0]], "NaN or infinite for 1 of 2"),
         ([[0.0, np.inf, 0.0]], "NaN or infinite for 1 of 1"),

@@ -56,7 +56,7 @@ def test_a_threat_model_is_stated_in_words(threat_model, known):
     knowledge, budget, *rest = statements.threat_model_statement(threat_model, config)
     assert known in knowledge
     assert "any wrong class" in budget
-    assert "ε (L∞ norm), with ε = 4, 8 in 1/255" in budget
+    assert "ε (L∞ norm), with ε = 4/255 = 0.0157, 8/255 = 0.0314" in budget
     runs_pgd = threat_model in ("black_box", "gray_box", "white_box", "undefended")
     assert any("7 steps of 2/255" in sentence for sentence in rest) == runs_pgd
     is_sampled = threat_model == "decision_based"

@@ -56,7 +56,7 @@ def _job(model, source, samples, seed):
 
 def _probes(models, **parts):
     classifier, source, samples = models
-    return run_probes("sfm", _job(DefendedModel(classifier, **parts), source, samples, 3))
+    return run_probes("sfm", _job(DefendedModel(classifier, **parts), source, samples, 3), False)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +85,15 @@ def test_all_probes_are_there_and_of_the_same_images(probes):
         masker=True,
         preprocessor="bit_depth_4",
         surrogate="identity",
-        is_random=False,
-        classes=10,
     )
     assert probes.settings.epsilon == 32.0
     entries = [
         *probes.ladder,
         *probes.surrogates,
         *probes.transfer,
+        probes.no_radius,
+        probes.margin,
+        probes.redrawn,
         probes.targeted,
         probes.other_norm,
         probes.noise.uniform,
@@ -101,6 +102,7 @@ def test_all_probes_are_there_and_of_the_same_images(probes):
 
 
 def test_probes_that_ask_for_the_same_attack_agree(probes):
+    assert probes.no_radius.right == probes.ladder[0].right
     base = probes.convergence.base.right
     assert probes.ladder[3].right == base
     assert next(e.right for e in probes.surrogates if e.used) == base
@@ -125,7 +127,7 @@ def test_square_is_run_on_what_every_gradient_attack_left(probes):
 def test_the_same_arguments_give_the_same_figures(models):
     classifier, _, samples = models
     found, again = (
-        run_probes("sfm", _job(DefendedModel(classifier), None, samples.first(8), 0))
+        run_probes("sfm", _job(DefendedModel(classifier), None, samples.first(8), 0), False)
         for _ in range(2)
     )
     assert found == again
