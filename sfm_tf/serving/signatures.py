@@ -9,6 +9,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from sfm_tf.datasets import decoding
+from sfm_tf.datasets.resizing import resize_pixels
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.settings import PIXEL_LEVELS
 
@@ -21,31 +23,19 @@ EXPLAIN_SIGNATURE_NAME = "explain"
 NO_CLASS = -1
 """The class id of what could not be classified."""
 
-CLASSIFIED = 0
-UNDECODABLE = 1
-TOO_LARGE = 2
+CLASSIFIED = decoding.DECODED
+UNDECODABLE = decoding.UNDECODABLE
+TOO_LARGE = decoding.TOO_LARGE
 
 LONGEST_SIDE = 4096
 """Pixels per side of the largest image that is decoded: 50 MB of them."""
 
-MOST_SCANS = 100
-"""Scans of the longest JPEG that is decoded.
-
-Progressive images have about 10, but 33 bytes can hold one that goes over all 4096 x 4096 pixels.
-"""
-
-MOST_TEXTS = 16
-"""Compressed texts in a PNG that is decoded: 8 kB can hold one that expands to 8 MB."""
-
 PARALLEL_DECODINGS = 4
 """Images of a batch that are decoded at the same time, which bounds the memory they take."""
 
-# With the start of the first chunk: some decoders take dimensions from a header that comes later.
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
-_PNG_COMPRESSED_TEXT = "[zi]TXt"
-_JPEG_SCAN = (0xFF, 0xDA)
-_LUMA_RED, _LUMA_BLUE = 0.299, 0.114
+# ITU-R BT.601: 0.299, 0.587 and 0.114, in parts of 65536, of which they make up all.
+_LUMA_WEIGHTS = (19595, 38470, 7471)
+_LUMA_ONE = 1 << 16
 
 _Shape = tuple[int, int, int]
 _Decoded = tuple[tf.Tensor, tf.Tensor]  # An image or several, and the status of each.
@@ -160,8 +150,8 @@ def _encode(images: tf.Tensor) -> tf.Tensor:
 def decode_images(image_bytes: tf.Tensor, image_shape: _Shape) -> _Decoded:
     """Decodes a batch of files, each for itself.
 
-    The dimensions in a file's header are compared with the limit before its pixels are decoded.
-    What the decoders only warn of, such as wrong values within a JPEG's scan, is decoded.
+    Each is decoded and resized by the functions that ingest used, to the same 8-bit levels. A model
+    of one channel gets the luma of ITU-R BT.601 of them, rounded to levels as well.
 
     Args:
         image_bytes: Contents of PNG or JPEG files, string of shape `(batch,)`.
@@ -171,7 +161,7 @@ def decode_images(image_bytes: tf.Tensor, image_shape: _Shape) -> _Decoded:
         Images, float32 in [0, 1] of shape `(batch, *image_shape)`, zeros where there is none; and
         int64 of shape `(batch,)`: CLASSIFIED where there is one, TOO_LARGE where its header says
         that it is larger than `LONGEST_SIDE`, and UNDECODABLE where the bytes are no whole PNG or
-        JPEG, or hold more than `MOST_SCANS` or `MOST_TEXTS` allow.
+        JPEG that `decoding.decode_pixels` takes.
     """
     count = tf.size(image_bytes, out_type=tf.int64)
 
@@ -181,7 +171,8 @@ def decode_images(image_bytes: tf.Tensor, image_shape: _Shape) -> _Decoded:
     files = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
     decoded = files.map(decode, num_parallel_calls=PARALLEL_DECODINGS, deterministic=False)
     # One row too many: a data set that left out everything could not be made a batch.
-    extra = tf.data.Dataset.from_tensors((count, *_without_image(UNDECODABLE, image_shape)))
+    undecoded = tf.zeros(image_shape), tf.constant(UNDECODABLE, tf.int64)
+    extra = tf.data.Dataset.from_tensors((count, *undecoded))
     every = decoded.ignore_errors().concatenate(extra).batch(count + 1)
     rows, images, statuses = every.get_single_element()
     all_images = tf.scatter_nd(rows[:, None], images, [count + 1, *image_shape])
@@ -195,82 +186,15 @@ def decode_images(image_bytes: tf.Tensor, image_shape: _Shape) -> _Decoded:
 
 def _decode(encoded: tf.Tensor, image_shape: _Shape) -> _Decoded:
     """Returns an image and its status, or raises when run, which means UNDECODABLE as well."""
-    return tf.case(
-        [
-            (_starts_with(encoded, _PNG_SIGNATURE), lambda: _decode_png(encoded, image_shape)),
-            (_starts_with(encoded, _JPEG_SIGNATURE), lambda: _decode_jpeg(encoded, image_shape)),
-        ],
-        # TensorFlow's decoders would write a line to the server's log about every other file.
-        default=lambda: _without_image(UNDECODABLE, image_shape),
-    )
-
-
-def _starts_with(encoded: tf.Tensor, signature: bytes) -> tf.Tensor:
-    return tf.strings.substr(encoded, 0, len(signature)) == signature
-
-
-def _decode_png(encoded: tf.Tensor, image_shape: _Shape) -> _Decoded:
-    return _decode_within_limits(
-        _png_sides(encoded),
-        _text_count(encoded) > MOST_TEXTS,
-        lambda: tf.io.decode_png(encoded, channels=3),
-        image_shape,
-    )
-
-
-def _decode_jpeg(encoded: tf.Tensor, image_shape: _Shape) -> _Decoded:
-    return _decode_within_limits(
-        tf.image.extract_jpeg_shape(encoded, output_type=tf.int64)[:2],
-        _scan_count(encoded) > MOST_SCANS,
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        image_shape,
-    )
-
-
-def _decode_within_limits(
-    sides: tf.Tensor,
-    is_costly: tf.Tensor,
-    decode: Callable[[], tf.Tensor],
-    image_shape: _Shape,
-) -> _Decoded:
-    return tf.case(
-        [
-            (tf.reduce_any(sides > LONGEST_SIDE), lambda: _without_image(TOO_LARGE, image_shape)),
-            (is_costly, lambda: _without_image(UNDECODABLE, image_shape)),
-        ],
-        default=lambda: (_resize(decode(), image_shape), tf.constant(CLASSIFIED, tf.int64)),
-    )
-
-
-def _without_image(status: int, image_shape: _Shape) -> _Decoded:
-    return tf.zeros(image_shape), tf.constant(status, tf.int64)
-
-
-def _png_sides(encoded: tf.Tensor) -> tf.Tensor:
-    # Width and height are what follows the signature, 4 bytes each, the most significant first.
-    values = tf.io.decode_raw(tf.strings.substr(encoded, len(_PNG_SIGNATURE), 8), tf.uint8)
-    places = tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
-    return tf.reduce_sum(tf.cast(tf.reshape(values, (2, 4)), tf.int64) * places, axis=-1)
-
-
-def _text_count(encoded: tf.Tensor) -> tf.Tensor:
-    without = tf.strings.regex_replace(encoded, _PNG_COMPRESSED_TEXT, "")
-    return (tf.strings.length(encoded) - tf.strings.length(without)) // 4
-
-
-def _scan_count(encoded: tf.Tensor) -> tf.Tensor:
-    values = tf.io.decode_raw(encoded, tf.uint8)
-    first, second = _JPEG_SCAN
-    return tf.size(tf.where((values[:-1] == first) & (values[1:] == second)))
-
-
-def _resize(pixels: tf.Tensor, image_shape: _Shape) -> tf.Tensor:
     *size, channels = image_shape
-    resized = tf.image.resize(pixels, size, antialias=True) / PIXEL_LEVELS
-    return tf.ensure_shape(resized if channels == 3 else _luma(resized), image_shape)
+    pixels, status = decoding.decode_pixels(encoded, LONGEST_SIDE)
+    resized = resize_pixels(pixels, size)
+    levels = resized if channels == 3 else _luma(resized)
+    return tf.ensure_shape(tf.cast(levels, tf.float32) / PIXEL_LEVELS, image_shape), status
 
 
-def _luma(images: tf.Tensor) -> tf.Tensor:
-    red, green, blue = tf.split(images, 3, axis=-1)
-    # Of three weights that sum to 1, this form keeps grey as it is to the last bit.
-    return green + _LUMA_RED * (red - green) + _LUMA_BLUE * (blue - green)
+def _luma(pixels: tf.Tensor) -> tf.Tensor:
+    """Converts RGB to grey as Pillow does, bit for bit; grey keeps its levels."""
+    weighted = tf.cast(pixels, tf.int32) * tf.constant(_LUMA_WEIGHTS)
+    total = tf.reduce_sum(weighted, axis=-1, keepdims=True) + _LUMA_ONE // 2
+    return tf.cast(total // _LUMA_ONE, tf.uint8)

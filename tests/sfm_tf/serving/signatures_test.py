@@ -11,14 +11,19 @@ import pytest
 import scipy.ndimage
 import scipy.special
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from sfm_tf.datasets.decoding import MOST_SCANS, MOST_TEXTS, decode_image
+from sfm_tf.datasets.ingestion import ingest
+from sfm_tf.datasets.resizing import resize_images
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.records.tfrecords import load_split
 from sfm_tf.serving.signatures import (
     CLASSIFIED,
-    MOST_SCANS,
-    MOST_TEXTS,
     TOO_LARGE,
     UNDECODABLE,
     build_archive,
@@ -103,65 +108,72 @@ def decode(files: list[bytes], shape: tuple[int, int, int] = SHAPE):
     return images.numpy(), statuses.numpy().tolist()
 
 
-def rotated() -> bytes:
-    rotation = Image.Exif()
-    rotation[0x0112] = 6  # EXIF's "Orientation", a quarter turn.
-    return encoded(noise(8, 8), "JPEG", exif=rotation)
+DECODE_TO_8_BY_8 = tf.function(
+    lambda image_bytes: decode_images(image_bytes, SHAPE),
+    input_signature=[tf.TensorSpec((None,), tf.string)],
+)
 
 
-FILES_OF_EVERY_KIND = {
+FILES = {
     "RGB": encoded(noise(8, 8)),
-    "grey": encoded(noise(8, 8, "L")),
-    "one bit": encoded(noise(8, 8, "L").convert("1")),
-    "alpha": encoded(noise(8, 8, "RGBA")),
-    "grey with alpha": encoded(noise(8, 8, "LA")),
-    "palette": encoded(noise(8, 8).quantize(16)),
-    "palette with transparency": encoded(noise(8, 8).quantize(16), transparency=3),
+    "grey": encoded(noise(5, 9, "L")),
+    "16 bits": cv2.imencode(".png", np.arange(40, dtype=np.uint16).reshape(5, 8) * 1600)[
+        1
+    ].tobytes(),
+    "16 bits of RGB": cv2.imencode(
+        ".png", np.arange(60, 360, 5).astype(np.uint16).reshape(4, 5, 3) * 99
+    )[1].tobytes(),
+    "one bit": encoded(noise(20, 30, "L").convert("1")),
+    "alpha": encoded(noise(7, 8, "RGBA")),
+    "grey with alpha": encoded(noise(8, 16, "LA")),
+    "palette": encoded(noise(64, 64).quantize(16)),
+    "palette with transparency": encoded(noise(3, 3).quantize(4), transparency=3),
+    "one pixel": encoded(noise(1, 1)),
+    "one row": encoded(noise(1, 40)),
+    "one column": encoded(noise(300, 1)),
     "JPEG": encoded(noise(8, 8), "JPEG", quality=90, subsampling=0),
-    "JPEG with half the colours": encoded(noise(8, 8), "JPEG", subsampling=2),
-    "grey JPEG": encoded(noise(8, 8, "L"), "JPEG"),
-    "progressive JPEG": encoded(noise(8, 8), "JPEG", progressive=True),
-    "JPEG with a rotation": rotated(),
-    "trailing bytes": encoded(noise(8, 8)) + b"more",
+    "JPEG with half the colours": encoded(noise(33, 45), "JPEG", subsampling=2),
+    "grey JPEG": encoded(noise(16, 9, "L"), "JPEG"),
+    "JPEG for print": encoded(noise(20, 30, "CMYK"), "JPEG"),
+    "progressive JPEG": encoded(noise(5, 3), "JPEG", progressive=True),
+    "trailing bytes": encoded(noise(11, 12)) + b"more",
 }
 
 
-def test_files_of_every_kind_are_the_pixels_that_pillow_finds():
-    images, statuses = decode(list(FILES_OF_EVERY_KIND.values()))
-    assert statuses == [CLASSIFIED] * len(FILES_OF_EVERY_KIND)
-    for image, (kind, file) in zip(images, FILES_OF_EVERY_KIND.items(), strict=True):
-        expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), np.float32)
-        np.testing.assert_array_equal(image, expected / np.float32(255), err_msg=kind)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_are_decoded_and_resized_as_by_ingest_to_the_last_bit(channels):
+    images, statuses = decode(list(FILES.values()), (8, 8, channels))
+    assert statuses == [CLASSIFIED] * len(FILES)
+    for image, (kind, file) in zip(images, FILES.items(), strict=True):
+        (levels,) = resize_images(decode_image(file, kind)[None], 8)
+        if channels == 1:
+            levels = np.asarray(Image.fromarray(levels).convert("L"))[..., None]
+        np.testing.assert_array_equal(image, levels / np.float32(255), err_msg=kind)
 
 
-def test_16_bits_are_cut_to_8():
-    deep = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)).astype(np.uint16)
-    file = cv2.imencode(".png", deep)[1].tobytes()
-    images, statuses = decode([file])
-    assert statuses == [CLASSIFIED]
-    levels = (deep[..., ::-1] >> 8).astype(np.float32)  # OpenCV's channels are blue, green, red.
-    np.testing.assert_array_equal(images[0], levels / np.float32(255))
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(1, 50),
+    width=st.integers(1, 50),
+    mode=st.sampled_from(["L", "RGB", "RGBA"]),
+    image_format=st.sampled_from(["PNG", "JPEG"]),
+)
+def test_files_of_any_size_are_as_by_ingest(height, width, mode, image_format):
+    image = noise(height, width, mode)
+    file = encoded(image if image_format == "PNG" else image.convert("RGB"), image_format)
+    served, _ = DECODE_TO_8_BY_8(tf.constant([file]))
+    (levels,) = resize_images(decode_image(file, "a file")[None], 8)
+    np.testing.assert_array_equal(served[0], levels / np.float32(255))
 
 
-@pytest.mark.parametrize("size", [(20, 30), (5, 4), (8, 16), (300, 1), (1, 1)])
-def test_images_are_resized_as_pillow_resizes_floats(size):
-    original = noise(*size)
+def test_sides_are_scaled_independently_as_pillow_does():
+    original = noise(20, 30)
     bands = [
         band.convert("F").resize((6, 8), Image.Resampling.BILINEAR) for band in original.split()
     ]
     expected = np.stack([np.asarray(band) for band in bands], axis=-1) / 255
     images, _ = decode([encoded(original)], (8, 6, 3))
-    np.testing.assert_allclose(images[0], expected, atol=2e-6)
-    grey, _ = decode([encoded(original)], (8, 6, 1))
-    luma = expected @ [0.299, 0.587, 0.114]  # ITU-R BT.601
-    np.testing.assert_allclose(grey[0, ..., 0], luma, atol=2e-6)
-
-
-def test_grey_images_reach_a_model_of_one_channel_to_the_last_bit():
-    original = noise(8, 8, "L")
-    images, _ = decode([encoded(original)], (8, 8, 1))
-    expected = np.asarray(original, np.float32)[..., None] / np.float32(255)
-    np.testing.assert_array_equal(images[0], expected)
+    np.testing.assert_allclose(images[0], expected, atol=0.501 / 255)
 
 
 def bad_files() -> dict[str, tuple[bytes, int]]:
@@ -245,7 +257,7 @@ def test_batches_without_any_image_are_answered(count):
 
 def test_no_damage_raises():
     generator = np.random.default_rng(0)
-    whole = [np.frombuffer(file, np.uint8) for file in FILES_OF_EVERY_KIND.values()]
+    whole = [np.frombuffer(file, np.uint8) for file in FILES.values()]
     damaged = []
     for number in range(300):
         file = whole[number % len(whole)].copy()
@@ -325,6 +337,45 @@ def test_files_are_answered_as_their_pixels(loaded, count):
     answer = loaded.signatures["predict_bytes"](image_bytes=files)
     assert_answers(answer, expected_logits(pixels / np.float32(255)))
     np.testing.assert_array_equal(answer["status"], np.zeros(count))
+
+
+def test_a_model_gets_a_file_as_ingest_stored_it(tmp_path):
+    """A folder of images of all sizes, ingested, beside the same files sent to the model."""
+    inputs = keras.Input((8, 8, 3))
+    classifier = keras.Model(inputs, keras.layers.Flatten()(inputs))  # The logits are the pixels.
+    predict_bytes = exported(DefendedModel(classifier), tmp_path / "model").signatures[
+        "predict_bytes"
+    ]
+    files = {}
+    for number, file in enumerate(list(FILES.values()) * 2):
+        is_png = file.startswith(PNG_SIGNATURE)
+        name = f"{'cat' if number % 3 else 'dog'}/{number}.{'png' if is_png else 'jpg'}"
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file)
+        files[f"train/{name}"] = file
+    config = DataConfig(
+        dataset="image_folder",
+        source=str(tmp_path / "photos"),
+        image_size=8,
+        shards=1,
+        validation_fraction=0.3,
+        test_fraction=0.3,
+    )
+    schema = ingest(config, 0, tmp_path / "records", lambda *counts: None)
+    assert sum(schema.split_sizes.values()) == len(files)
+    for split in schema.split_sizes:
+        images, _ = load_split(tmp_path / "records", split, schema)
+        keys = stored_keys(tmp_path / "records" / f"{split}-00000-of-00001.tfrecord")
+        answer = predict_bytes(image_bytes=tf.constant([files[key] for key in keys]))
+        np.testing.assert_array_equal(answer["logits"], images.reshape(len(images), -1))
+
+
+def stored_keys(shard) -> list[str]:
+    examples = map(
+        tf.train.Example.FromString, tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
+    )
+    return [each.features.feature["image/key"].bytes_list.value[0].decode() for each in examples]
 
 
 def test_what_cannot_be_classified_scores_neutrally_beside_what_can(loaded):
