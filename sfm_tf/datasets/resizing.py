@@ -6,7 +6,7 @@ contains what ingest did to the images that the model was trained on.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +18,7 @@ _MOST_PIXELS_AT_ONCE = 250_000
 """Most pixels of several images that one call resizes; a call for each would take longer."""
 
 
-def resize_pixels(pixels: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+def resize_pixels(pixels: tf.Tensor, size: Sequence[int] | tf.Tensor) -> tf.Tensor:
     """Resizes 8-bit images in a graph: bilinear with antialiasing, rounded to the nearest level.
 
     A pixel of the result is the mean of the pixels around its place, weighted by a triangle that
@@ -45,7 +45,7 @@ _compiled = tf.function(
 )
 
 
-def resize_images(images: np.ndarray, size: int) -> np.ndarray:
+def resize_images(images: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Resizes images as `resize_pixels` does.
 
     Args:
@@ -53,10 +53,10 @@ def resize_images(images: np.ndarray, size: int) -> np.ndarray:
         size: Height and width wanted, in pixels.
 
     Returns:
-        Array of uint8 of shape `(batch, size, size, channels)`.
+        Array of uint8 of shape `(batch, *size, channels)`.
     """
     with tf.device("/CPU:0"):
-        return _compiled(images, (size, size)).numpy()
+        return _compiled(images, size).numpy()
 
 
 def resize_source(source: ImageSource, size: int) -> ImageSource:
@@ -69,7 +69,7 @@ def resize_source(source: ImageSource, size: int) -> ImageSource:
 
 def _read_resized(read: Callable[[], Iterator[ImageRecord]], size: int) -> Iterator[ImageRecord]:
     for records in _neighbours_of_one_shape(read()):
-        images = resize_images(np.stack([record.image for record in records]), size)
+        images = resize_images(np.stack([record.image for record in records]), (size, size))
         for record, image in zip(records, images, strict=True):
             yield dataclasses.replace(record, image=image)
 

@@ -37,7 +37,8 @@ _LASTING_LIMITATIONS = (
     "bounds.",
     "Only small changes of single pixel values were tried. Rotations, patches, printed and "
     "photographed images, blur, sensor noise and other kinds of images were not.",
-    "The images had the model's own size. Files that a server resizes were not evaluated.",
+    "The attacked images had the model's own size. A server resizes files of other sizes as the "
+    "training images were, but attacks on such files were not evaluated.",
     "All figures are of one training. Another seed gives other figures, by more than the intervals "
     "say.",
     "The signature explain shows the mask to everybody who may call it, which helps an attacker. A "

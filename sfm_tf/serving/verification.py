@@ -2,8 +2,10 @@
 
 This is the check that TFX calls InfraValidator: a fresh Python process that never imports `sfm_tf`
 loads the SavedModel and sends the evaluated images through each of its signatures; the answers are
-compared with those of the Keras model. The same process measures latency and memory. What it runs
-is `fresh_process_check.py`, a file of its own because it must work without this library.
+compared with those of the Keras model. A signature that takes files gets files of other sizes than
+the model's, and has to answer as the Keras model does to what ingest makes of them. The same
+process measures latency and memory. What it runs is `fresh_process_check.py`, a file of its own
+because it must work without this library.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.serving import fresh_process_check
+from sfm_tf.serving.original_files import ingest_files, make_files
 from sfm_tf.serving.saved_model import signature_defs
 from sfm_tf.serving.signatures import (
     BYTES_SIGNATURE_NAME,
@@ -200,7 +203,8 @@ def verify_saved_model(
         folder: The SavedModel.
         defended: The model that was evaluated.
         images: Float32 images in [0, 1] of shape `(count, height, width, channels)`, at least one.
-            `predict_bytes` gets them as PNG files, which is exact for images of 8 bits.
+            `predict_bytes` gets files of other sizes made of them; its answers are compared with
+            those to what ingest makes of the files.
         labels: Their classes, integers of shape `(count,)`.
         batch_size: Largest batch sent; batches of one image are always sent too.
         same_arithmetic: Whether the SavedModel computes in float32 as the Keras model does. For
@@ -221,11 +225,10 @@ def verify_saved_model(
         for size, count in sizes.items()
     ]
     timeout = _START_SECONDS + _SECONDS_PER_IMAGE * len(_SIGNATURES) * len(images)
-    levels = np.round(images * PIXEL_LEVELS).astype(np.uint8)
-    # An array of kind S drops zeros at the end of a string, but no PNG ends with one.
-    files = np.array([tf.io.encode_png(image).numpy() for image in levels])
-    sent = {"images": images, "image_bytes": files}
-    shown = {**sent, "image_bytes": levels.astype(np.float32) / np.float32(PIXEL_LEVELS)}
+    files = make_files(np.round(images * PIXEL_LEVELS).astype(np.uint8))
+    # An array of kind S drops zeros at the end of a string, but no PNG or JPEG ends with one.
+    sent = {"images": images, "image_bytes": np.array(files)}
+    shown = {"images": images, "image_bytes": ingest_files(files, images.shape[1:])}
     with tempfile.TemporaryDirectory(prefix="sfm-verification-") as scratch:
         answers, performance = answer_in_fresh_process(
             folder, sent, passes, pathlib.Path(scratch), timeout

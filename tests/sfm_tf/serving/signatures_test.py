@@ -145,7 +145,7 @@ def test_files_are_decoded_and_resized_as_by_ingest_to_the_last_bit(channels):
     images, statuses = decode(list(FILES.values()), (8, 8, channels))
     assert statuses == [CLASSIFIED] * len(FILES)
     for image, (kind, file) in zip(images, FILES.items(), strict=True):
-        (levels,) = resize_images(decode_image(file, kind)[None], 8)
+        (levels,) = resize_images(decode_image(file, kind)[None], (8, 8))
         if channels == 1:
             levels = np.asarray(Image.fromarray(levels).convert("L"))[..., None]
         np.testing.assert_array_equal(image, levels / np.float32(255), err_msg=kind)
@@ -162,7 +162,7 @@ def test_files_of_any_size_are_as_by_ingest(height, width, mode, image_format):
     image = noise(height, width, mode)
     file = encoded(image if image_format == "PNG" else image.convert("RGB"), image_format)
     served, _ = DECODE_TO_8_BY_8(tf.constant([file]))
-    (levels,) = resize_images(decode_image(file, "a file")[None], 8)
+    (levels,) = resize_images(decode_image(file, "a file")[None], (8, 8))
     np.testing.assert_array_equal(served[0], levels / np.float32(255))
 
 

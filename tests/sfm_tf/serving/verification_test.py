@@ -3,6 +3,7 @@
 Those run the script that the process would run in the process of the test.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -13,11 +14,13 @@ import keras
 import numpy as np
 import pytest
 import scipy.special
+import tensorflow as tf
 
+from sfm_tf.datasets.decoding import decode_pixels
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.serving import fresh_process_check, verification
+from sfm_tf.serving import fresh_process_check, signatures, verification
 from sfm_tf.serving.saved_model import export_saved_model, read_saved_model
 from sfm_tf.serving.verification import (
     Agreement,
@@ -277,17 +280,22 @@ def exported(evaluated, tmp_path_factory):
     return folder
 
 
+def run_in_this_process(scratch: pathlib.Path, timeout_seconds: float) -> None:
+    """Stands in for the fresh process, which needs seconds to start."""
+    library = sys.modules["sfm_tf"]
+    try:
+        fresh_process_check.main([str(scratch)])
+    finally:
+        sys.modules["sfm_tf"] = library
+
+
 @pytest.fixture(scope="module")
 def answered(evaluated, labels, exported, tmp_path_factory):
     """What the script leaves of the export, run in this process: number of the pass and output."""
     folder = tmp_path_factory.mktemp("answered")
 
     def run(scratch, timeout_seconds):
-        library = sys.modules["sfm_tf"]
-        try:
-            fresh_process_check.main([str(scratch)])
-        finally:
-            sys.modules["sfm_tf"] = library
+        run_in_this_process(scratch, timeout_seconds)
         shutil.copytree(scratch, folder, dirs_exist_ok=True)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -363,6 +371,56 @@ def test_what_is_not_a_number_is_refused_in_any_arithmetic(evaluated, labels, ex
     spoil("0.logits", (0, 0), np.nan)
     with pytest.raises(SfmError, match="under serving_default logits hold NaN"):
         verify_saved_model(exported, evaluated, PIXELS, labels, same_arithmetic=False)
+
+
+def resize(pixels, size, method="bilinear", antialias=True):
+    return tf.image.resize(pixels, size, method, antialias=antialias)
+
+
+def to_levels(values):
+    return tf.cast(tf.round(values), tf.uint8)
+
+
+def decode(encoded, longest_side):
+    pixels, status = decode_pixels(encoded, longest_side)
+    is_jpeg = tf.strings.substr(encoded, 0, 2) == b"\xff\xd8"
+
+    def without_smooth_colours():
+        return tf.io.decode_jpeg(encoded, channels=3, fancy_upscaling=False)
+
+    return tf.cond(is_jpeg, without_smooth_colours, lambda: pixels), status
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "changed"),
+    [
+        (signatures, "resize_pixels", None),
+        (signatures, "resize_pixels", resize),
+        (signatures, "resize_pixels", lambda *image: to_levels(resize(*image, "area"))),
+        (signatures, "resize_pixels", lambda *image: to_levels(resize(*image, antialias=False))),
+        (signatures, "resize_pixels", lambda *image: to_levels(resize(*image) - 0.5)),
+        (signatures.decoding, "decode_pixels", decode),
+    ],
+    ids=["unchanged", "not rounded", "area", "not antialiased", "cut", "JPEG"],
+)
+def test_files_that_are_not_treated_as_by_ingest_are_found(
+    place, name, changed, tmp_path, monkeypatch
+):
+    inputs = keras.Input((6, 6, 3))
+    dense = keras.layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(seed=0))
+    classifier = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    defended = DefendedModel(classifier)
+    images = RANDOM.integers(0, 256, (7, 6, 6, 3)).astype(np.float32) / np.float32(255)
+    monkeypatch.setattr(verification, "_run", run_in_this_process)
+    monkeypatch.setattr(verification, "MEASURED_BATCH_SIZES", (1,))
+    monkeypatch.setattr(verification, "MOST_CALLS", 3)
+    with monkeypatch.context() as patch:
+        if changed:
+            patch.setattr(place, name, changed)
+        export_saved_model(defended, CLASS_NAMES, tmp_path / "model")
+    expected = pytest.raises(SfmError, match="model: under predict_bytes [^;]*, logits by 0")
+    with expected if changed else contextlib.nullcontext():
+        verify_saved_model(tmp_path / "model", defended, images, np.zeros(7, np.int64))
 
 
 @pytest.mark.parametrize("missing", SIGNATURES)
