@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from sfm_tf import experiments
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, in_one_line
 from sfm_tf.experiments import Experiment
 
 _SHARED = "pipelines (all stages)"
@@ -241,6 +241,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{message}; finished stages are kept. Correct the cause and run again."
     kind = type(error).__name__
+    message = in_one_line(error, 500)
     return f"Unexpected {kind}: {message}. This is a bug: run again with --debug and report it."
 
 

@@ -1,5 +1,7 @@
-"""The one exception that a user of the software is meant to read, and how it names things."""
+"""The one exception that a user of the software is meant to read, and words for it."""
 
+import re
+import textwrap
 from collections.abc import Sequence
 
 
@@ -41,3 +43,25 @@ def enumerated(problems: Sequence[str], limit: int = 10) -> str:
     hidden = len(problems) - limit
     more = [f"And {hidden} more."] if hidden > 0 else []
     return " ".join([f"Found {len(problems)} problems.", *numbered, *more])
+
+
+_NOISE = re.compile(
+    r"\x1b\[[0-9;]*m|Exception encountered when calling \S+|(\[\[)?\{\{.*?\}\}(\]\])?|\[Op:.*?\]"
+    r"|Arguments received by .*",
+    re.DOTALL,
+)
+"""Colours of a terminal, and where in Keras' and TensorFlow's own code an error arose."""
+
+
+def in_one_line(error: Exception, length: int = 240) -> str:
+    """Returns what another library says in an error, on one line and without its own whereabouts.
+
+    Args:
+        error: The error.
+        length: Characters kept at most; what is left out is shown as "…".
+
+    Returns:
+        Whole words; the error's kind where it says nothing.
+    """
+    text = _NOISE.sub("", str(error)) or type(error).__name__
+    return textwrap.shorten(text, length, placeholder=" …")

@@ -20,14 +20,14 @@ class EvaluationConfig(Settings):
     )
     model: str = setting(
         "",
-        "Your own classifier to evaluate instead of the trained models: a .keras file or a "
-        "SavedModel that returns logits.",
+        "Your own classifier to evaluate instead of the trained models: a .keras or .h5 file or "
+        "a SavedModel. It takes float32 images in [0, 1] and returns logits.",
         is_place=True,
     )
     source_model: str = setting(
         "",
-        "Source model of the black-box attacks, a .keras file or a SavedModel; empty for the one "
-        "that `pipelines.train` trained.",
+        "Source model of the black-box attacks, such a file or SavedModel; empty for the one that "
+        "`pipelines.train` trained.",
         is_place=True,
     )
     defences: tuple[str, ...] = setting(

@@ -19,7 +19,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.results import DEFENDED, OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.models.imported_model import load_classifier
+from sfm_tf.models.imported_model import check_exists, load_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.records.schema import Schema
 from sfm_tf.training.model_files import (
@@ -172,10 +172,7 @@ def imported_digest(config: EvaluationConfig) -> str:
     """
     paths = [pathlib.Path(name) for name in (config.model, config.source_model) if name]
     for path in paths:
-        if not path.exists():
-            raise SfmError(
-                f"No model {path}; expected a .keras file or the folder of a SavedModel."
-            )
+        check_exists(path)
     return "-".join(content_digest(path) for path in paths)
 
 

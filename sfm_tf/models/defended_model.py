@@ -1,11 +1,13 @@
 """The forward pass of the defence: F(T(G(x) * x)), written here and nowhere else."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, in_one_line
+from sfm_tf.models.imported_model import SignatureLayer
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
 
 
@@ -143,27 +145,34 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
     if isinstance(model, DefendedModel):
         masker = None if model.masker is None else in_precision(model.masker, precision)
         return DefendedModel(in_precision(model.classifier, precision), masker, model.preprocessor)
-    last = {operation.name for operation in _output_layers(model)}
+    last = {id(layer) for layer in _output_layers(model)}
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, SignatureLayer):
+            raise TypeError("a SavedModel computes as it was saved, a .keras file can be copied")
         if isinstance(layer, keras.Model):
-            raise TypeError(f"it holds the model {layer.name}; expected plain layers")
+            raise TypeError(f"it holds {layer.name}, a model of a class of its own")
         config = layer.get_config()
-        if layer.name not in last and not isinstance(layer, keras.layers.InputLayer):
+        if id(layer) not in last and not isinstance(layer, keras.layers.InputLayer):
             config["dtype"] = _POLICIES[precision]
         return type(layer).from_config(config)
 
     try:
-        twin = keras.models.clone_model(model, clone_function=copy)
+        # Models within the model, as a user's own classifier is one, are copied by their layers.
+        twin = keras.models.clone_model(model, clone_function=copy, recursive=True)
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise SfmError(
-            f"Model {model.name} cannot be copied to compute in {precision} ({reason}); use "
-            "float32."
+            f"Model {model.name} cannot be copied to compute in {precision} "
+            f"({in_one_line(error)}); use float32."
         ) from error
     twin.set_weights(model.get_weights())
     return twin
 
 
-def _output_layers(model: keras.Model) -> list[Any]:
-    return [output._keras_history.operation for output in model.outputs]
+def _output_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yields the layers that make a model's outputs, also where they are in models within it."""
+    for output in getattr(model, "outputs", ()):
+        layer = output._keras_history.operation
+        if isinstance(layer, keras.Model):
+            yield from _output_layers(layer)
+        yield layer

@@ -33,3 +33,18 @@ def test_lists_say_how_many_more_there_are():
     assert errors.enumerated(["A is odd."]) == "A is odd."
     assert errors.enumerated(["A.", "B."]) == "Found 2 problems. (1) A. (2) B."
     assert errors.enumerated(["A.", "B.", "C."], limit=2).endswith("(2) B. And 1 more.")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        pytest.param("one\n  two", "one two", id="lines"),
+        pytest.param("\x1b[1mbold\x1b[0m word", "bold word", id="colours"),
+        pytest.param("Exception encountered when calling A.call().\n\nwhy", "why", id="keras"),
+        pytest.param("{{function_node f}} why [[{{node n}}]] [Op:MatMul]", "why", id="tensorflow"),
+        pytest.param("", "ValueError", id="silence"),
+        pytest.param("word " * 9, "word word …", id="length"),
+    ],
+)
+def test_what_another_library_says_fits_into_a_line(said, kept):
+    assert errors.in_one_line(ValueError(said), 12) == kept

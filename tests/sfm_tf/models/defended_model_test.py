@@ -8,6 +8,7 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.models.attention_unet import build_masker
 from sfm_tf.models.defended_model import DefendedModel, in_precision
+from sfm_tf.models.imported_model import load_classifier
 from sfm_tf.models.resnet import build_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
@@ -164,10 +165,43 @@ def test_all_layers_but_those_of_the_output_compute_in_16_bits():
             np.testing.assert_array_equal(weight, original)
 
 
+def _nested(inner):
+    """Returns a model as `load_classifier` does: the user's own inside one of known shapes."""
+    images = keras.Input(SHAPE)
+    return keras.Model(images, inner(images), name="imported")
+
+
+def test_models_inside_a_model_are_copied_by_their_layers():
+    keras.utils.set_random_seed(0)
+    inmost = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.Conv2D(4, 3, name="hidden"), keras.layers.ReLU()]
+    )
+    layers = [inmost, keras.layers.Flatten(), keras.layers.Dense(3, name="logits")]
+    model = _nested(keras.Sequential([keras.Input(SHAPE), *layers]))
+    twin = in_precision(model, "bfloat16")
+    user_model = twin.layers[-1]
+    assert user_model.layers[0].get_layer("hidden").compute_dtype == "bfloat16"
+    assert user_model.get_layer("logits").compute_dtype == "float32"
+    difference = np.abs(twin(IMAGES) - model(IMAGES)).max()
+    assert 0 < difference < 0.05 * np.abs(model(IMAGES)).max()
+
+
+class Subclassed(keras.Model):
+    def call(self, images):
+        return keras.ops.mean(images, axis=(1, 2))
+
+
 def test_a_model_inside_a_model_is_not_left_in_float32_in_silence():
-    inner = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()], name="inner")
-    model = keras.Sequential([keras.Input(SHAPE), inner, keras.layers.Dense(3)])
-    with pytest.raises(SfmError, match="it holds the model inner; expected plain layers"):
+    with pytest.raises(SfmError, match="it holds inner, a model of a class of its own"):
+        in_precision(_nested(Subclassed(name="inner")), "bfloat16")
+
+
+def test_a_saved_model_is_attacked_in_its_own_precision(tmp_path):
+    keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]).export(
+        tmp_path / "model", verbose=False
+    )
+    model = load_classifier(tmp_path / "model", SHAPE, 3)
+    with pytest.raises(SfmError, match="a SavedModel computes as it was saved.+; use float32"):
         in_precision(model, "bfloat16")
 
 
