@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sfm_tf.datasets.archives import Archive, fingerprint, open_archive
+from sfm_tf.datasets.archives import Archive, fingerprint, open_archive, source_path
 from sfm_tf.datasets.decoding import decode_image, image_shape
 from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.tfds_source import prepare, read_records
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, enumerated, printable
 
 ARCHIVE_NAME = "tiny-imagenet-200.zip"
 _SIDE = 64
@@ -49,11 +49,13 @@ class _Layout:
         raise SfmError("Not Tiny ImageNet: wnids.txt is missing; expected the official layout.")
 
     def lines(self, name: str) -> list[str]:
-        """Returns the lines of a text file, without empty ones."""
+        """Returns the lines of a text file, without empty ones; a byte-order mark is dropped."""
         try:
-            text = self.archive.read(self.root + name).decode("utf-8")
+            text = self.archive.read(self.root + name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise SfmError(f"Tiny ImageNet: {name} is not text ({error}).") from error
+            raise SfmError(
+                f"Tiny ImageNet: {name} is not text in UTF-8 ({error}); save it as UTF-8."
+            ) from error
         return [line for line in text.splitlines() if line.strip()]
 
     def wnids(self) -> list[str]:
@@ -66,7 +68,8 @@ class _Layout:
     def class_names(self) -> list[str]:
         """Returns the first word for each class; where classes share it, with the WordNet id."""
         words = dict(line.split("\t", 1) for line in self.lines("words.txt") if "\t" in line)
-        names = {wnid: words.get(wnid, wnid).split(",")[0].strip() for wnid in self.wnids()}
+        words = {wnid.strip(): name.split(",")[0].strip() for wnid, name in words.items()}
+        names = {wnid: printable(words.get(wnid) or wnid) for wnid in self.wnids()}
         counts = collections.Counter(names.values())
         return [name if counts[name] == 1 else f"{name} ({wnid})" for wnid, name in names.items()]
 
@@ -85,14 +88,22 @@ class _Layout:
     def validation_images(self) -> Iterator[tuple[str, str]]:
         """Yields the path below the root and the class of each labelled image of `val`."""
         wnids = set(self.wnids())
+        seen: set[str] = set()
         for line in self.lines("val/val_annotations.txt"):
-            name, wnid = (line.split("\t") + [""])[:2]
+            name, wnid = (field.strip() for field in (line.split("\t") + [""])[:2])
             if wnid not in wnids:
                 raise SfmError(
                     f"Tiny ImageNet: val_annotations.txt gives {name!r} the class {wnid!r}; "
                     "expected one of wnids.txt."
                 )
+            if name in seen:
+                raise SfmError(f"Tiny ImageNet: val_annotations.txt has {name!r} twice.")
+            seen.add(name)
             yield f"val/images/{name}", wnid
+        if not seen:
+            raise SfmError(
+                "Tiny ImageNet: val_annotations.txt is empty; expected a line for each image."
+            )
 
 
 @dataclasses.dataclass(eq=False)
@@ -142,9 +153,17 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
         with self._open() as archive:
             layout = _Layout.of(archive)
             labels = {wnid: label for label, wnid in enumerate(layout.wnids())}
+            problems = []
             for path, wnid in list_images(layout):
-                image = _decoded(archive.read(layout.root + path), path)
-                yield path, {"id": path, "image": image, "label": labels[wnid]}
+                key = printable(path)
+                try:
+                    image = _decoded(archive.read(layout.root + path), key)
+                except SfmError as error:
+                    problems.append(str(error))
+                else:
+                    yield key, {"id": key, "image": image, "label": labels[wnid]}
+        if problems:
+            raise SfmError(enumerated(problems))
 
 
 def _decoded(data: bytes, name: str) -> np.ndarray:
@@ -155,8 +174,8 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
 
 
 def _archive_path(config: DataConfig) -> pathlib.Path:
-    manual = pathlib.Path(config.data_dir or tfds.core.constants.DATA_DIR, "downloads", "manual")
-    path = pathlib.Path(config.source or manual / ARCHIVE_NAME).expanduser()
+    manual = source_path(config.data_dir or tfds.core.constants.DATA_DIR) / "downloads" / "manual"
+    path = source_path(config.source) if config.source else manual / ARCHIVE_NAME
     if not path.exists():
         raise SfmError(
             f"No Tiny ImageNet at {path}; give --source {ARCHIVE_NAME} or its folder, or put "

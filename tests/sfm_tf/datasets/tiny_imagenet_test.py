@@ -96,6 +96,32 @@ def test_zip(tmp_path):
     assert {child.name for child in tmp_path.iterdir()} == {"sample.zip", "data"}
 
 
+_TEXTS = ("wnids.txt", "words.txt", "val/val_annotations.txt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: text.replace(b"\t", b" \t ").replace(b"\n", b" \n\n"),
+    ],
+    ids=["byte_order_mark", "line_ends", "spaces"],
+)
+def test_texts_of_other_editors(tmp_path, change):
+    files = _files()
+    files |= {name: change(files[name]) for name in _TEXTS}
+    _check_source(open_source(_config(tmp_path, _zip(tmp_path / "sample.zip", files))))
+
+
+def test_names_are_printable(tmp_path):
+    odd = os.fsdecode(b"train/n01/images/\xe9\n.JPEG")
+    files = {**_files(), odd: _jpeg(_pixels(0)), "words.txt": b"n01\t\x1b[31mred\nn02\t, x\n"}
+    source = open_source(_config(tmp_path, _folder(tmp_path / "raw", files)))
+    assert source.class_names == ("n03", r"\x1b[31mred", "n02")
+    assert r"train/n01/images/\xe9\n.JPEG" in {record.key for record in source.splits["train"]()}
+
+
 @pytest.mark.parametrize("root", ["", "tiny-imagenet-200"])
 def test_folder(tmp_path, root):
     _folder(tmp_path / "raw" / root, _files())
@@ -125,6 +151,10 @@ def test_is_prepared_once_for_each_archive(tmp_path):
 _REPLACED = {
     "large": ({_GREY: _jpeg(_pixels(0, side=65))}, r"n01_0\.JPEG has 65x65 pixels; expected 64x64"),
     "no image": ({_GREY: b"GIF89a"}, r"Cannot read train/n01/images/n01_0\.JPEG"),
+    "several": (
+        {_GREY: b"", "train/n02/images/n02_0.JPEG": b""},
+        r"^Found 2 problems\. \(1\) Cannot read .*n01_0\.JPEG.* \(2\) Cannot read .*n02_0\.JPEG",
+    ),
     "cut off": (
         {_GREY: _jpeg(_pixels(0))[:-100]},
         r"Cannot decode train/n01/images/n01_0\.JPEG: the image is damaged",
@@ -132,7 +162,16 @@ _REPLACED = {
     "empty class": ({"wnids.txt": b"n01\nn04\n"}, "class n04 has no image in train/n04/images"),
     "class twice": ({"wnids.txt": b"n01\nn01\n"}, "expected distinct classes in wnids.txt"),
     "no class": ({"wnids.txt": b"\n"}, "expected distinct classes in wnids.txt"),
-    "no text": ({"words.txt": b"\xff\xfe"}, "words.txt is not text"),
+    "no text": ({"words.txt": b"\xff\xfe"}, "words.txt is not text in UTF-8 .*; save it as UTF-8"),
+    "Latin-1": ({"wnids.txt": b"caf\xe9\n"}, "wnids.txt is not text in UTF-8"),
+    "no annotation": (
+        {"val/val_annotations.txt": b""},
+        "annotations.txt is empty; expected a",
+    ),
+    "image twice": (
+        {"val/val_annotations.txt": b"val_0.JPEG\tn01\nval_0.JPEG\tn02\n"},
+        "val_annotations.txt has 'val_0.JPEG' twice",
+    ),
     "unknown class": (
         {"val/val_annotations.txt": b"val_0.JPEG\tn05\t0\t0\t1\t1\n"},
         "gives 'val_0.JPEG' the class 'n05'; expected one of wnids.txt",
