@@ -22,7 +22,7 @@ import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sfm_tf.artifacts.file_tree import walk
@@ -87,22 +87,17 @@ def _version(package: str) -> str:
 def code_version(*module_names: str) -> str:
     """Returns a digest of the library's code that the named modules run.
 
-    It covers them, their packages, and every module of this library that they import, directly or
-    not, also within a function, with the templates beside them. So a change to the report leaves a
-    trained model valid. A module that is imported by a name in a string is not found: whoever
-    imports it so adds its code, as `datasets.ingestion.source_version` does.
-
     Args:
         *module_names: Full names of modules of this library, such as `sfm_tf.training.training`.
 
     Returns:
-        SHA-256 in hexadecimal.
+        SHA-256, in hexadecimal, of what `code_files` returns, as the top of this module says.
 
     Raises:
         SfmError: If a module, or one that it imports, is not one of this library.
     """
     digest = hashlib.sha256()
-    for path in sorted(_code_files(module_names)):
+    for path in sorted(code_files(*module_names)):
         name = path.relative_to(_LIBRARY_FOLDER).as_posix()
         content = path.read_bytes()
         counted = _module(content).digest if path.suffix == ".py" else _sha256(content)
@@ -110,7 +105,17 @@ def code_version(*module_names: str) -> str:
     return digest.hexdigest()
 
 
-def _code_files(module_names: Iterable[str]) -> set[pathlib.Path]:
+def code_files(*module_names: str) -> set[pathlib.Path]:
+    """Returns the files of the library's code that the named modules run.
+
+    These are the modules, their packages, and every module of this library that they import,
+    directly or not, also within a function, with the templates beside them. So a change to the
+    report leaves a trained model valid. A module that is imported by a name in a string is not
+    found: whoever imports it so adds its code, as `datasets.ingestion.source_version` does.
+
+    Raises:
+        SfmError: If a module, or one that it imports, is not one of this library.
+    """
     waiting, seen, files = list(module_names), set(), set()
     while waiting:
         name = waiting.pop()

@@ -111,6 +111,6 @@ def test_every_stage_that_executes_is_in_the_table():
 def test_a_fingerprint_covers_the_packages_of_its_stage_and_no_others(program):
     """No attack, report or server is in train's, so that a change of one trains nothing again."""
     library = fingerprints._LIBRARY_FOLDER
-    files = fingerprints._code_files(STAGE_MODULES[program])
+    files = fingerprints.code_files(*STAGE_MODULES[program])
     names = {path.relative_to(library).parts[0].removesuffix(".py") for path in files}
     assert names - {"__init__"} == PACKAGES[program]

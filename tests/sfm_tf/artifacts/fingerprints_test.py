@@ -91,7 +91,7 @@ def test_code_version_follows_imports_and_nothing_else(library, module, changed,
 )
 def test_what_imports_a_module_depends_on_it(library, source, found):
     (library / "user.py").write_text(source)
-    files = fingerprints._code_files(["sfm_tf.user"])
+    files = fingerprints.code_files("sfm_tf.user")
     assert (library / "attacks" / "pgd.py" in files) is found
 
 

@@ -312,7 +312,7 @@ def test_only_images_that_stand_are_attacked(tmp_path, rows, sizes):
 def test_a_stored_set_depends_on_its_attack_and_not_on_who_evaluates_it(name):
     module, _ = ATTACKS[name].class_path.split(".")
     library = fingerprints._LIBRARY_FOLDER
-    paths = fingerprints._code_files([f"sfm_tf.attacks.{module}"])
+    paths = fingerprints.code_files(f"sfm_tf.attacks.{module}")
     packages = {path.relative_to(library).parts[0].removesuffix(".py") for path in paths}
     assert library / "attacks" / f"{module}.py" in paths
     assert packages <= {"__init__", "attacks", "errors", "models", "preprocessors", "settings"}

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from sfm_tf.artifacts.fingerprints import _code_files
+from sfm_tf.artifacts.fingerprints import code_files
 from sfm_tf.attacks.adaptive import OBJECTIVES
 from sfm_tf.attacks.apgd import AutoProjectedGradientDescent
 from sfm_tf.attacks.attack import CompiledAttack
@@ -104,7 +104,7 @@ def test_every_adaptive_objective_is_an_attack(objective):
 
 def test_an_evaluation_depends_on_the_code_of_every_attack_and_settings_on_none():
     def covered(module):
-        return {path.stem for path in _code_files(module) if path.parent.name == "attacks"}
+        return {path.stem for path in code_files(module) if path.parent.name == "attacks"}
 
     modules = {kind.class_path.split(".")[0] for kind in ATTACKS.values()}
     assert modules <= covered("sfm_tf.evaluation.runner")

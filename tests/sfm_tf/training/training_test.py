@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sfm_tf.artifacts.fingerprints import _code_files
 from sfm_tf.datasets.ingestion import ingest
 from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.errors import SfmError
@@ -60,14 +59,6 @@ def _open(records, folder, progress=lambda *_: None, seed=7, config=_CONFIG, **c
 
 class _Interruption(Exception):  # noqa: N818
     pass
-
-
-def test_code_of_a_training_includes_no_attack_evaluation_or_report():
-    files = {path.as_posix() for path in _code_files("sfm_tf.training.training")}
-    assert any(path.endswith("sfm_tf/training/trainer.py") for path in files)
-    assert any(path.endswith("sfm_tf/models/resnet.py") for path in files)
-    above = ("attacks", "defences", "evaluation", "audit", "tuning", "report", "serving")
-    assert not [path for path in files if any(f"sfm_tf/{name}/" in path for name in above)]
 
 
 def _epoch(**seconds):
