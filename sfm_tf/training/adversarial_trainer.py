@@ -97,7 +97,8 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
     """Trains the parts of a `DefendedModel` in turn on adversarial images of all of it.
 
     The classifier learns behind mask and pre-processing: it sees T(G(x) * x), not T(x) as in
-    Algorithm 1. The masker learns by Eq. 2 to give adversarial images the logits of clean ones.
+    Algorithm 1. The masker learns by Eq. 2 on x' near x: F(G(x') * x') is to be F(x). As in
+    Algorithm 1, T(x') and T(x) stand for x' and x if the settings say `preprocess_training`.
     The attack sees the model in inference mode, and T by the gradient of its surrogate. While
     `is_pretraining` is set, the steps are those of `SparseFeatureMaskerTrainer`.
 
@@ -155,7 +156,7 @@ class AdversarialTrainer(SparseFeatureMaskerTrainer):
         if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
             target_logits = self._frozen_logits(self._preprocessed(images))
             attacked = self._attack(images, self._cross_entropy_of(labels), _MASKER_DRAWS)
-            self._train_masker(attacked, target_logits, labels)
+            self._train_masker(self._preprocessed(attacked), target_logits, labels)
         return self._measured()
 
     def _train_by_pgd(self, images: tf.Tensor, labels: tf.Tensor) -> None:

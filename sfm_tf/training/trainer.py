@@ -16,8 +16,7 @@ from sfm_tf.training.settings import TrainingConfig
 class Phase(enum.IntEnum):
     """Which part a training step updates.
 
-    `BOTH` updates the classifier, then the masker. The masker's step reuses the classifier's
-    logits, so it needs one forward pass less.
+    `BOTH` updates the classifier, then the masker on the same images.
     """
 
     CLASSIFIER = 0
@@ -143,23 +142,21 @@ class SparseFeatureMaskerTrainer(keras.Model):
         """
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         images = self._preprocessed(images)  # x = T(x)
-        target_logits = None
         if self.phase != Phase.MASKER:
-            target_logits = self._train_classifier(images, labels)
+            self._train_classifier(images, labels)
         if self.phase != Phase.CLASSIFIER and self.defended.masker is not None:
-            if target_logits is None:
-                target_logits = self._frozen_logits(images)  # F(x)
-            self._train_masker(images, target_logits, labels)
+            # Not the logits of the classifier's own step: F(x) and F(M(x)) are to have the same
+            # weights and kind of statistics, so that a mask of ones has no semantic loss.
+            self._train_masker(images, self._frozen_logits(images), labels)
         return self._measured()
 
-    def _train_classifier(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Updates F by descending L_c; returns F(x) from before the step."""
+    def _train_classifier(self, images: tf.Tensor, labels: tf.Tensor) -> None:
+        """Updates F by descending L_c."""
         with tf.GradientTape() as tape:
             logits = self.defended.classifier(images, training=True)
             loss = self._classification_loss(logits, labels) + self._kernel_penalty()
             loss = self.optimizer.scale_loss(loss)
         self._descend(self.optimizer, self.defended.classifier, tape, loss)
-        return logits
 
     def _train_masker(self, images: tf.Tensor, target_logits: tf.Tensor, labels: tf.Tensor) -> None:
         """Updates M by descending L_mask, which compares F(M(x)) with the target logits F(x)."""
@@ -193,7 +190,7 @@ class SparseFeatureMaskerTrainer(keras.Model):
         return losses
 
     def _frozen_logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns F(x) without changing the averages of its batch statistics."""
+        """Returns F(x) of either side of Eq. 4; the averages of its statistics stay."""
         classifier = self.defended.classifier
         if self.config.target_statistics == "moving":
             return classifier(images, training=False)

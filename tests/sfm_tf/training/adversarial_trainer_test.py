@@ -235,13 +235,16 @@ def _masker_objective(parameters, worst, target_logits, kernel, bias):
     return np.mean(0.4 * masked.sum(axis=1) + 3.0 * (1 - cosine) + reconstruction)
 
 
+@pytest.mark.parametrize("preprocess", [True, False], ids=["behind_T", "without_T"])
 @pytest.mark.parametrize("method", ["pgd", "trades"])
-def test_masker_descends_equation_2_on_the_worst_images(method):
-    trainer = _trainer(method)
+def test_masker_descends_equation_2_on_the_worst_images(method, preprocess):
+    trainer = _trainer(method, preprocess_training=preprocess)
     kernel, bias = _weights(trainer.defended.classifier)
     images, labels = _data()
-    target_logits = (np.round(images * 15) / 15).reshape(len(images), -1) @ kernel + bias
     worst = _worst(images, labels, kernel)
+    if preprocess:
+        images, worst = (np.round(values * 15) / 15 for values in (images, worst))
+    target_logits = images.reshape(len(images), -1) @ kernel + bias
 
     def objective(parameters):
         return _masker_objective(parameters, worst, target_logits, kernel, bias)
@@ -251,6 +254,20 @@ def test_masker_descends_equation_2_on_the_worst_images(method):
     new = [np.ravel(weight)[0] for weight in trainer.defended.masker.get_weights()]
     np.testing.assert_allclose(new, parameters - 0.5 * _gradient(objective, parameters), atol=1e-4)
     assert metrics["mask_loss"] == pytest.approx(objective(parameters), rel=1e-4)
+
+
+@pytest.mark.parametrize("statistics", ["moving", "batch"])
+@pytest.mark.parametrize("phase", [Phase.MASKER, Phase.BOTH], ids=["masker", "both"])
+@pytest.mark.parametrize("method", ["pgd", "trades"])
+def test_mask_of_ones_has_no_semantic_loss_where_the_attack_moves_nothing(
+    method, phase, statistics
+):
+    still = {"adversarial_epsilon": 1e-6, "adversarial_iterations": 1}
+    trainer = _trainer(method, normalised=True, target_statistics=statistics, **still)
+    trainer.defended.masker.layers[-1].bias.assign([100.0])
+    measured = [_step(trainer, phase, _data(seed=seed)) for seed in range(2)]
+    assert [each["mask_mean"] for each in measured] == [1.0] * 2
+    np.testing.assert_allclose([each["semantic"] for each in measured], 0.0, atol=1e-6)
 
 
 def _trades_objective(kernel, bias, images, attacked, labels, beta):

@@ -134,6 +134,51 @@ def test_two_devices_learn_what_one_learns(trained):
     _assert_equal(trained / "mirrored", trained / "none")
 
 
+# Prints the semantic loss of a mask of ones on two devices, by the statistics in the arguments.
+_MASK_OF_ONES = """
+import sys
+import numpy as np, keras, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.training.devices import open_strategy, synchronise_statistics
+from sfm_tf.training.settings import TrainingConfig
+from sfm_tf.training.trainer import Phase, SparseFeatureMaskerTrainer
+from sfm_tf.training.training_loop import CompiledSteps
+
+def batches(context):
+    parts = np.random.default_rng(0).uniform(size=(2, 3, 4, 4, 1)).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((parts, np.array([[0, 1, 2], [1, 2, 0]])))
+
+strategy = open_strategy("mirrored")
+for statistics in sys.argv[1:]:
+    with strategy.scope():
+        inputs = keras.Input((4, 4, 1))
+        features = keras.layers.BatchNormalization()(inputs)
+        logits = keras.layers.Dense(3)(keras.layers.Flatten()(features))
+        ones = keras.layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=lambda *a, **k: 1e3)
+        model = DefendedModel(keras.Model(inputs, logits), keras.Model(inputs, ones(inputs)))
+        synchronise_statistics(model)
+        config = TrainingConfig(batch_size=6, target_statistics=statistics)
+        trainer = SparseFeatureMaskerTrainer(model, config)
+        trainer.compile(keras.optimizers.SGD(0.5), keras.optimizers.SGD(0.5))
+    trainer.phase = Phase.BOTH
+    assert strategy.num_replicas_in_sync == 2
+    steps = CompiledSteps(trainer, strategy)
+    print(len(list(steps.train(batches))), steps.means()["mask_mean"], steps.means()["semantic"])
+"""
+
+
+def test_mask_of_ones_has_no_semantic_loss_on_two_devices():
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-c", _MASK_OF_ONES, "moving", "batch"]
+    lines = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    found = [[float(word) for word in line.split()] for line in lines]
+    np.testing.assert_allclose(found, [[1, 1.0, 0.0]] * 2, atol=1e-6)
+
+
 def _start_workers(records, folder, pause="-"):
     return [
         _start(records, folder, "multi_worker", pause=pause, cluster=cluster)

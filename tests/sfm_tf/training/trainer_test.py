@@ -213,19 +213,32 @@ def test_masker_learns_from_the_statistics_that_it_is_to(statistics):
         np.testing.assert_array_equal(before, after)
 
 
-def test_both_changes_the_classifier_first_and_the_masker_by_the_logits_from_before():
-    together, alone = _trainer(), _trainer()
-    old = [weight.astype(np.float64) for weight in together.defended.classifier.get_weights()]
-    parameters = np.array([np.ravel(w)[0] for w in together.defended.masker.get_weights()], float)
-    images = _squeezed(_data()[0].astype(np.float64))
-    _fit(together, Phase.BOTH)
-    _fit(alone, Phase.CLASSIFIER)
-    new = together.defended.classifier.get_weights()
-    for pair in zip(new, alone.defended.classifier.get_weights(), strict=True):
-        np.testing.assert_allclose(*pair, atol=1e-7)
-    gradient = _masker_gradient(parameters, images, *new, target=old)
-    found = [np.ravel(weight)[0] for weight in together.defended.masker.get_weights()]
-    np.testing.assert_allclose(found, parameters - 0.5 * gradient, atol=1e-5)
+def test_step_of_both_is_one_of_the_classifier_then_one_of_the_masker():
+    together, in_turn = (_trainer(normalised=True) for _ in range(2))
+    measured = _fit(together, Phase.BOTH)
+    parts = {**_fit(in_turn, Phase.CLASSIFIER), **_fit(in_turn, Phase.MASKER)}
+    assert measured == pytest.approx(parts, rel=1e-5)
+    for pair in zip(together.get_weights(), in_turn.get_weights(), strict=True):
+        np.testing.assert_allclose(*pair, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rounding"),
+    [("float32", 1e-6), ("mixed_bfloat16", 1e-4), ("mixed_float16", 1e-5)],
+)
+@pytest.mark.parametrize("statistics", ["moving", "batch"])
+@pytest.mark.parametrize("phase", [Phase.MASKER, Phase.BOTH], ids=["masker", "both"])
+def test_mask_of_ones_has_no_semantic_loss(phase, statistics, policy, rounding):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        trainer = _trainer(normalised=True, target_statistics=statistics)
+    finally:
+        keras.config.set_dtype_policy(previous)
+    trainer.defended.masker.layers[-1].bias.assign([100.0])
+    measured = [_fit(trainer, phase, _data(seed=seed)) for seed in range(3)]
+    assert [each["mask_mean"] for each in measured] == [1.0] * 3
+    np.testing.assert_allclose([each["semantic"] for each in measured], 0.0, atol=rounding)
 
 
 def test_evaluation_measures_bare_and_defended_accuracy():
