@@ -107,6 +107,7 @@ _COPIES: Mapping[type[keras.Layer], Callable[[keras.Layer], nn.Module]] = {
     keras.layers.BatchNormalization: _batch_normalization,
     keras.layers.ReLU: lambda _: nn.ReLU(),
     keras.layers.Add: lambda _: _Sum(),
+    keras.layers.AveragePooling2D: lambda layer: nn.AvgPool2d(layer.pool_size, layer.strides),
     keras.layers.GlobalAveragePooling2D: lambda _: _Mean(),
     keras.layers.Dense: _dense,
 }

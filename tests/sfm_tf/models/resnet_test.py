@@ -1,11 +1,15 @@
 """Tests of the classifiers against published parameter counts and closed forms."""
 
 import dataclasses
+import os
 import random
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.models.resnet import build_classifier
@@ -104,6 +108,67 @@ def test_survives_saving_and_loading(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "classifier.keras", safe_mode=True)
     images = _images((2, 8, 8, 3))
     np.testing.assert_allclose(loaded(images).numpy(), model(images).numpy(), atol=1e-6)
+
+
+def _with_strided_projections(model):
+    """Returns the network as it was published, each projection one convolution with stride 2."""
+    config = model.get_config()
+    layers = {layer["name"]: layer for layer in config["layers"]}
+    for name in [name for name in layers if name.endswith("_subsampling")]:
+        convolution = layers[name.replace("_subsampling", "_convolution")]
+        convolution["config"]["strides"] = layers[name]["config"]["strides"]
+        convolution["inbound_nodes"] = layers.pop(name)["inbound_nodes"]
+    return keras.Model.from_config({**config, "layers": list(layers.values())})
+
+
+def _answers(model, images):
+    """Returns logits and the gradients of their squares by weights and images."""
+    images = tf.constant(images)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = model(images, training=True)
+        loss = tf.reduce_sum(tf.square(logits))
+    return [logits, *tape.gradient(loss, [images, *model.trainable_variables])]
+
+
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize(
+    ("name", "projections"), [("resnet18", 3), ("resnet20", 2), ("resnet50", 3)]
+)
+def test_subsampled_projections_are_the_strided_ones(name, projections, size):
+    model = build_classifier(name, (size, size, 3), 5, width=4, seed=1)
+    published = _with_strided_projections(model)
+    assert len(model.layers) - len(published.layers) == projections
+    assert all(
+        layer.strides == (1, 1) or layer.kernel_size == (3, 3)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    )
+    published.set_weights(model.get_weights())
+    images = _images((4, size, size, 3))
+    for pair in zip(_answers(model, images), _answers(published, images), strict=True):
+        np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-5 * np.abs(pair[1]).max())
+
+
+# A crash would end the process, so it is not that of the tests.
+_NARROW_TRAINING = """
+import keras, tensorflow as tf
+from sfm_tf.models.resnet import build_classifier
+for size, width in ((64, 4), (64, 8), (96, 4), (96, 8)):
+    model = build_classifier("resnet18", (size, size, 3), 5, width)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images = tf.random.uniform((32, size, size, 3))
+    print(size, width, model.train_on_batch(images, tf.range(32) % 5))
+"""
+
+
+@pytest.mark.slow
+def test_narrow_networks_train_on_images_of_64_and_96_pixels():
+    command = [sys.executable, "-c", _NARROW_TRAINING]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    ended = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert len(ended.stdout.splitlines()) == 4
 
 
 def test_unknown_name_lists_those_of_the_settings():
