@@ -84,7 +84,7 @@ PACKAGES = {
     "tune": TRIALS,
     "ablate": TRIALS,
     "report": EVALUATION | {"report", "tuning"},
-    "export": EVALUATION | {"report", "serving", "tuning"},
+    "export": EVALUATION | {"datasets", "report", "serving", "tuning"},
 }
 """What the code of a stage may consist of, by the program that executes it."""
 
