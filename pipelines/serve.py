@@ -84,13 +84,13 @@ async def serve(settings: ServerSettings) -> None:
     """Serves until SIGINT or SIGTERM; prints where, once the models answer."""
     stop = asyncio.Event()
     print("Starting Ray Serve ...", flush=True)
-    async with running_server(settings) as (rest_port, grpc_port):
+    async with running_server(settings) as (rest, grpc):
         # Only now: Ray sets handlers of its own when it starts.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         for name in settings.models:
-            print(f"REST: http://{settings.host}:{rest_port}/v1/models/{name}:predict")
-        print(f"gRPC: {settings.host}:{grpc_port}\nCtrl-C stops the server.", flush=True)
+            print(f"REST: http://{rest}/v1/models/{name}:predict")
+        print(f"gRPC: {grpc}\nCtrl-C stops the server.", flush=True)
         await stop.wait()
         print("Stopping ...", flush=True)
 

@@ -18,10 +18,19 @@ import logging
 import os
 import pathlib
 import secrets
+import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from typing import Any
 
 import grpc
@@ -43,6 +52,77 @@ from sfm_tf.serving.rest_api import RestApi
 
 Answer = Callable[[str, bytes], Awaitable[tuple[int, str, bytes]]]
 """From a method's path and a message to the status code's number, its details and the answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens.
+
+    Attributes:
+        family: Kind of the address, `AF_INET` or `AF_INET6`.
+        address: The numeric address.
+        port: The port; 0 for a free one.
+    """
+
+    family: socket.AddressFamily
+    address: str
+    port: int
+
+    @property
+    def text(self) -> str:
+        """Address and port as a URL has them."""
+        host = f"[{self.address}]" if self.family == socket.AF_INET6 else self.address
+        return f"{host}:{self.port}"
+
+
+def resolve(host: str, port: int) -> Endpoint:
+    """Returns the endpoint of a host's name or address, that of IPv4 where there are both.
+
+    Raises:
+        SfmError: If there is no such host.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(f"{host}:{port}", error) from error
+    family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return Endpoint(family, str(address[0]), port)
+
+
+@contextlib.contextmanager
+def reserved(endpoint: Endpoint) -> Iterator[None]:
+    """Keeps other servers off an endpoint, before this one listens there and while it does.
+
+    Ray Serve opens its port with SO_REUSEPORT: a second server could take it too, and would get
+    part of the requests. A socket without that option cannot be bound where anyone listens. Two
+    servers that start at the same moment are told apart by a socket's name, which Linux gives once.
+
+    Args:
+        endpoint: Where this server is going to listen.
+
+    Raises:
+        SfmError: If another program listens or starts there, or this machine may not.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if sys.platform == "linux":
+                name = stack.enter_context(socket.socket(socket.AF_UNIX))
+                name.bind(f"\0sfm_tf server {endpoint.text}")
+            guard = stack.enter_context(socket.socket(endpoint.family))
+            guard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            guard.bind((endpoint.address, endpoint.port))
+        except OSError as error:
+            raise _cannot_listen(endpoint.text, error) from error
+        yield
+
+
+def _cannot_listen(where: str, error: Exception) -> SfmError:
+    reason = getattr(error, "strerror", None) or error
+    return SfmError(
+        f"Cannot listen on {where}: {reason}; stop the program that does, or give another port or "
+        "host."
+    )
+
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _WAITING = 256  # Requests at a time; a client beyond them is told to come again.
@@ -70,13 +150,12 @@ class _Calls(grpc.GenericRpcHandler):
 
 
 async def start_grpc_server(
-    host: str, port: int, services: Sequence[str], answer: Answer, largest_message: int
+    endpoint: Endpoint, services: Sequence[str], answer: Answer, largest_message: int
 ) -> tuple[aio.Server, int]:
     """Starts to answer unary gRPC calls.
 
     Args:
-        host: Address to listen on.
-        port: Port to listen on; 0 for a free one.
+        endpoint: Where to listen.
         services: What the paths of the methods that are answered start with.
         answer: Answers a message.
         largest_message: Bytes of the largest message that is read.
@@ -96,11 +175,9 @@ async def start_grpc_server(
     server = aio.server(options=options, maximum_concurrent_rpcs=_WAITING)
     server.add_generic_rpc_handlers((_Calls(services, answer),))
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_insecure_port(endpoint.text)
     except RuntimeError as error:
-        raise SfmError(
-            f"Cannot listen on {host}:{port}; stop the program that does, or choose another port."
-        ) from error
+        raise _cannot_listen(endpoint.text, error) from error
     await server.start()
     return server, bound
 
@@ -244,48 +321,58 @@ def prepare_environment(environment: MutableMapping[str, str]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_server(settings: ServerSettings) -> AsyncIterator[tuple[int, int]]:
+async def running_server(settings: ServerSettings) -> AsyncIterator[tuple[str, str]]:
     """Serves for as long as the context lasts.
 
     Args:
         settings: How to serve.
 
     Yields:
-        The ports of REST and gRPC, once the models answer.
+        Address and port of REST and of gRPC, once the models answer.
 
     Raises:
         SfmError: If a package, a model or a port is not to be had.
     """
-    _prepare(settings)
-    import ray
-    from ray import serve
+    rest, grpc_endpoint = _check(settings)
+    with reserved(rest), reserved(grpc_endpoint):
+        _prepare_for_ray()
+        import ray
+        from ray import serve
 
-    _start_ray(ray, settings)
-    try:
-        handle = await asyncio.to_thread(_deploy, serve, settings)
-
-        async def answer(method: str, request: bytes) -> tuple[int, str, bytes]:
-            try:
-                return await handle.grpc.remote(method, request)
-            except (serve.exceptions.RayServeException, ray.exceptions.RayError) as error:
-                logging.getLogger(__name__).warning("%s failed: %s", method, error)
-                return Code.UNAVAILABLE.grpc, "The server is busy or restarting; try again.", b""
-
-        limit = settings.limits.body_bytes
-        grpc_server, grpc_port = await start_grpc_server(
-            settings.host, settings.grpc_port, SERVICES, answer, limit
-        )
         try:
-            yield settings.rest_port, grpc_port
+            _start_ray(ray, settings)
+            handle = await asyncio.to_thread(_deploy, serve, settings, rest)
+
+            async def answer(method: str, request: bytes) -> tuple[int, str, bytes]:
+                try:
+                    return await handle.grpc.remote(method, request)
+                except (serve.exceptions.RayServeException, ray.exceptions.RayError) as error:
+                    logging.getLogger(__name__).warning("%s failed: %s", method, error)
+                    words = "The server is busy or restarting; try again."
+                    return Code.UNAVAILABLE.grpc, words, b""
+
+            limit = settings.limits.body_bytes
+            server, grpc_port = await start_grpc_server(grpc_endpoint, SERVICES, answer, limit)
+            try:
+                yield rest.text, dataclasses.replace(grpc_endpoint, port=grpc_port).text
+            finally:
+                await server.stop(grace=1.0)
+                await asyncio.to_thread(_finish, serve)
         finally:
-            await grpc_server.stop(grace=1.0)
-    finally:
-        await asyncio.to_thread(_shut_down, serve, ray)
+            await asyncio.to_thread(ray.shutdown)
 
 
-def _prepare(settings: ServerSettings) -> None:
+def _check(settings: ServerSettings) -> tuple[Endpoint, Endpoint]:
+    """Returns where REST and gRPC are to listen."""
     check_installed()
     check_models(settings.models)
+    if settings.rest_port == settings.grpc_port:
+        raise SfmError(f"REST and gRPC cannot share port {settings.rest_port}; give two ports.")
+    ports = settings.rest_port, settings.grpc_port
+    return resolve(settings.host, ports[0]), resolve(settings.host, ports[1])
+
+
+def _prepare_for_ray() -> None:
     if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         raise SfmError(
             "Ray was imported before its token was set; start the server in a process of its own."
@@ -293,26 +380,42 @@ def _prepare(settings: ServerSettings) -> None:
     prepare_environment(os.environ)
 
 
+@contextlib.contextmanager
+def _told_in_one_line(advice: str) -> Iterator[None]:
+    """Makes one line of whatever Ray raises when it starts: often another process's traceback."""
+    try:
+        yield
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(error).__name__
+        raise SfmError(
+            f"The server does not start: {reason[:300].rstrip('.')}; {advice}"
+        ) from error
+
+
 def _start_ray(ray: Any, settings: ServerSettings) -> None:
-    ray.init(
-        address="local",
-        num_cpus=1,
-        num_gpus=settings.gpus,
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    advice = "Ray keeps its files in TMPDIR, so set that to a short path that has room."
+    with _told_in_one_line(advice):
+        ray.init(
+            address="local",
+            num_cpus=1,
+            num_gpus=settings.gpus,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
 
 
-def _deploy(serve: Any, settings: ServerSettings) -> Any:
+def _deploy(serve: Any, settings: ServerSettings, rest: Endpoint) -> Any:
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": settings.host, "port": settings.rest_port},
-        logging_config=quiet,
-    )
+    with _told_in_one_line("give another port or host, or start it again."):
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": rest.address, "port": rest.port},
+            logging_config=quiet,
+        )
     deployment = serve.deployment(
         ModelServer,
         name="models",
@@ -330,6 +433,13 @@ def _deploy(serve: Any, settings: ServerSettings) -> Any:
         raise SfmError(f"The server does not start: {reason[-300:] or error}") from error
 
 
-def _shut_down(serve: Any, ray: Any) -> None:
-    serve.shutdown()
-    ray.shutdown()
+def _finish(serve: Any) -> None:
+    """Lets the model's process end its requests.
+
+    Not `serve.shutdown`: it kills the actor that it waits for, and Ray then prints on every stop
+    that it will ask that actor for ever.
+    """
+    try:
+        serve.delete(_APPLICATION)
+    except Exception as error:  # The server stops all the same.
+        logging.getLogger(__name__).warning("Requests under way were cut off: %s", error)

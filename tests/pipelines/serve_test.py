@@ -66,24 +66,49 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_the_program_serves_until_it_is_told_to_stop(tmp_path):
+def loopback():
+    """An address of this machine, of IPv6 where there is one."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+        return "::1", "[::1]"
+    except OSError:
+        return "127.0.0.1", "127.0.0.1"
+
+
+def test_the_program_serves_until_it_is_told_to_stop(tmp_path, capsys):
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is optional: pip install -r requirements-ray.txt")
     folder = tmp_path / "doubling"
     tf.saved_model.save(tf.Module(), str(folder / "1"), signatures={"serving_default": double})
-    port = free_port()
-    flags = [f"--model_dir={folder}", f"--rest_port={port}", f"--grpc_port={free_port()}"]
-    command = [sys.executable, "-m", "pipelines.serve", *flags]
-    url = f"http://127.0.0.1:{port}/v1/models/doubling:predict"
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    port, grpc_port = free_port(), free_port()
+    host, written_host = loopback()
+    ports = [f"--rest_port={port}", f"--grpc_port={grpc_port}"]
+    arguments = [f"--model_dir={folder}", f"--host={host}", *ports]
+    command = [sys.executable, "-m", "pipelines.serve", *arguments]
+    url = f"http://{written_host}:{port}/v1/models/doubling:predict"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         try:
             lines = iter(process.stdout.readline, "")
-            said = [next(line for line in lines if line.startswith("REST: ")).strip()]
-            assert said == [f"REST: {url}"]
+            said = [next(lines).strip() for _ in range(4)]
+            assert said == [
+                "Starting Ray Serve ...",
+                f"REST: {url}",
+                f"gRPC: {written_host}:{grpc_port}",
+                "Ctrl-C stops the server.",
+            ]
             with urllib.request.urlopen(url, b'{"instances": [[0.25]]}', timeout=60) as answer:
                 assert json.load(answer) == {"predictions": [[0.5]]}
+            # A second server of another model would share the port with the first.
+            settings = {"model_dir": [str(folder)], "host": host, "rest_port": port}
+            with flagsaver.flagsaver(**settings, grpc_port=free_port()):
+                assert serve.main(["serve"]) == 2
+            error = f"Error: Cannot listen on {written_host}:{port}: Address already in use; "
+            assert capsys.readouterr().err.startswith(error)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
+            assert list(lines) == ["Stopping ...\n"]
         finally:
             process.kill()
     deadline = time.monotonic() + 20

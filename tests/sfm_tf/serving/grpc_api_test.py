@@ -15,7 +15,7 @@ from tensorflow_serving.apis import (
 )
 
 from sfm_tf.serving.grpc_api import SERVICES, GrpcApi
-from sfm_tf.serving.ray_server import start_grpc_server
+from sfm_tf.serving.ray_server import resolve, start_grpc_server
 from tests.sfm_tf.serving.toy_model import IMAGES, LIMITS, api_of_version_3, logits
 
 
@@ -27,7 +27,9 @@ def served(api, services):
     thread.start()
 
     async def start():
-        return await start_grpc_server("127.0.0.1", 0, services, api.answer, LIMITS.body_bytes)
+        return await start_grpc_server(
+            resolve("127.0.0.1", 0), services, api.answer, LIMITS.body_bytes
+        )
 
     server, port = asyncio.run_coroutine_threadsafe(start(), loop).result()
     try:

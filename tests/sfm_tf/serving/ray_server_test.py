@@ -27,9 +27,12 @@ from sfm_tf.errors import SfmError
 from sfm_tf.serving.prediction_service import RequestLimits
 from sfm_tf.serving.ray_server import (
     ServerSettings,
+    _start_ray,
     check_installed,
     check_models,
     prepare_environment,
+    reserved,
+    resolve,
     running_server,
     start_grpc_server,
 )
@@ -48,7 +51,9 @@ def ask(method, request, largest_message=1000):
     """Returns the answer, or the status code and details of the refusal."""
 
     async def converse():
-        server, port = await start_grpc_server("127.0.0.1", 0, SERVICES, echo, largest_message)
+        server, port = await start_grpc_server(
+            resolve("127.0.0.1", 0), SERVICES, echo, largest_message
+        )
         try:
             async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 return await channel.unary_unary(method)(request, timeout=20)
@@ -82,18 +87,85 @@ def test_bytes_and_refusals_pass_as_they_are(method, request_bytes, answer):
 
 def test_listens_where_it_is_told_and_nowhere_else():
     async def start():
-        server, port = await start_grpc_server("127.0.0.1", 0, SERVICES, echo, 1000)
+        server, port = await start_grpc_server(resolve("127.0.0.1", 0), SERVICES, echo, 1000)
         try:
             with pytest.raises(SfmError, match=f"Cannot listen on 127.0.0.1:{port}"):
-                await start_grpc_server("127.0.0.1", port, SERVICES, echo, 1000)
+                await start_grpc_server(resolve("127.0.0.1", port), SERVICES, echo, 1000)
             # Free on another address of the machine, so the first does not listen on all.
-            other, other_port = await start_grpc_server("127.0.0.2", port, SERVICES, echo, 1000)
+            elsewhere = resolve("127.0.0.2", port)
+            other, other_port = await start_grpc_server(elsewhere, SERVICES, echo, 1000)
             await other.stop(None)
             return port == other_port
         finally:
             await server.stop(None)
 
     assert asyncio.run(start())
+
+
+def listen_as_ray_does(endpoint):
+    """Listens with the options of the socket that Ray Serve opens for HTTP."""
+    listener = socket.socket(endpoint.family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((endpoint.address, endpoint.port))
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_others_could_share_is_in_use_all_the_same(host):
+    endpoint = resolve("127.0.0.1", free_port())
+    other = resolve(host, endpoint.port)
+    in_use = pytest.raises(SfmError, match=f"Cannot listen on {other.text}: Address already in")
+    with reserved(endpoint), listen_as_ray_does(endpoint) as listener:
+        # It is the server that gets the connections, not the reservation.
+        with socket.create_connection((endpoint.address, endpoint.port)):
+            listener.accept()[0].close()
+        with in_use:
+            reserved(other).__enter__()
+    with listen_as_ray_does(endpoint), in_use:
+        reserved(other).__enter__()
+    with reserved(other):  # Connections that are closing keep nobody off.
+        pass
+
+
+def test_of_two_servers_that_start_at_once_one_gets_the_port():
+    endpoint = resolve("127.0.0.1", free_port())
+    with reserved(endpoint):
+        with pytest.raises(SfmError, match="Address already in use"):
+            reserved(endpoint).__enter__()
+        with reserved(resolve("127.0.0.2", endpoint.port)):
+            pass
+    with reserved(endpoint):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "Cannot listen on 192.0.2.1:8501: Cannot assign requested address;"),
+        ("x" * 70, "Cannot listen on x+:8501: .*label.*; stop the program that does, or give"),
+    ],
+    ids=["not of this machine", "no name"],
+)
+def test_an_address_that_is_not_to_be_had_is_told(host, reason):
+    with pytest.raises(SfmError, match=reason):
+        reserved(resolve(host, 8501)).__enter__()
+
+
+def test_an_address_of_ipv6_has_brackets():
+    assert resolve("::1", 8501).text == "[::1]:8501"
+    assert resolve("localhost", 8501).text == "127.0.0.1:8501"
+
+
+def test_what_ray_says_of_its_start_becomes_one_line():
+    class Ray:
+        @staticmethod
+        def init(**options):
+            raise OSError("Traceback:\n  File x\nOSError: a path of over 107 bytes.\n")
+
+    with pytest.raises(SfmError, match="^The server does not start: OSError: .* 107 bytes; Ray "):
+        _start_ray(Ray, ServerSettings({}))
 
 
 CONTAINER = "tensorflow/serving"
@@ -241,19 +313,18 @@ def test_ray_serve_answers_as_tensorflow_serving_does(tmp_path):
         limits=RequestLimits(body_bytes=2**20),
     )
 
-    def check(rest_port, grpc_port):
-        rest = f"127.0.0.1:{rest_port}"
+    def check(rest, grpc_address):
         check_rest(rest, 1)
         check_refusals(rest)
-        check_grpc(f"127.0.0.1:{grpc_port}", 1)
+        check_grpc(grpc_address, 1)
         check_limits(rest, 2**20)
         check_crowd(rest, 1)
         check_takeover(rest, folder)
-        check_grpc(f"127.0.0.1:{grpc_port}", 2)
+        check_grpc(grpc_address, 2)
 
     async def run():
-        async with running_server(settings) as ports:
-            await asyncio.to_thread(check, *ports)
+        async with running_server(settings) as addresses:
+            await asyncio.to_thread(check, *addresses)
 
     asyncio.run(run())
 
@@ -310,7 +381,8 @@ def test_the_missing_package_is_named(monkeypatch):
 
 def test_ray_must_not_have_been_imported(tmp_path, monkeypatch):
     async def enter():
-        async with running_server(ServerSettings({"toy": tmp_path})):
+        ports = {"rest_port": free_port(), "grpc_port": free_port()}
+        async with running_server(ServerSettings({"toy": tmp_path}, **ports)):
             raise AssertionError("a server without a token")
 
     (tmp_path / "1").mkdir()
