@@ -18,7 +18,7 @@ from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf.artifacts.atomic_files import read_json, write_json
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.errors import SfmError, enumerated
+from sfm_tf.errors import SfmError, numbered
 from sfm_tf.experiments import Experiment
 from sfm_tf.records import anomalies
 from sfm_tf.records.schema import read_schema
@@ -67,7 +67,7 @@ def stop_on_anomaly(validation: Artifact) -> None:
         return
     kinds = sorted({anomaly["kind"] for anomaly in listed})
     raise SfmError(
-        f"Anomalies in the records: {enumerated([_sentence(anomaly) for anomaly in found])} "
+        f"Anomalies in the records: {len(found)}. {numbered(list(map(_sentence, found)))} "
         f"The full list is in {path}. Correct the dataset and ingest it again, or allow these "
         f"kinds with --allowed_anomalies={','.join(kinds)}."
     )

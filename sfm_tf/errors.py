@@ -35,14 +35,18 @@ def listed(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f" and {hidden} more" if hidden > 0 else "")
 
 
-def enumerated(problems: Sequence[str], limit: int = 10) -> str:
-    """Returns one line of at least one problem, each a sentence, and how many there are more."""
+def numbered(problems: Sequence[str], limit: int = 10) -> str:
+    """Returns one line of problems, each a sentence, and how many there are more."""
+    places = [f"({number}) {text}" for number, text in enumerate(problems[:limit], start=1)]
+    hidden = len(problems) - limit
+    return " ".join([*places, f"And {hidden} more."] if hidden > 0 else places)
+
+
+def enumerated(problems: Sequence[str]) -> str:
+    """Returns one line of at least one problem, each a sentence, with their number."""
     if len(problems) == 1:
         return problems[0]
-    numbered = [f"({number}) {text}" for number, text in enumerate(problems[:limit], start=1)]
-    hidden = len(problems) - limit
-    more = [f"And {hidden} more."] if hidden > 0 else []
-    return " ".join([f"Found {len(problems)} problems.", *numbered, *more])
+    return f"Found {len(problems)} problems. {numbered(problems)}"
 
 
 _NOISE = re.compile(

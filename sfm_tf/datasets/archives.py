@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping
 
 from sfm_tf.artifacts.file_tree import walk
+from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.errors import SfmError, printable
 
 MOST_MEMBERS = 1_000_000
@@ -20,6 +21,9 @@ LARGEST_MEMBER_BYTES = 192 * 2**20
 
 LONGEST_NAME_BYTES = 255
 """Longest name of a file or folder; that of Linux, which limits folders by itself."""
+
+MANUAL_ARCHIVES: Mapping[str, str] = {"tiny_imagenet": "tiny-imagenet-200.zip"}
+"""Archives that TensorFlow Datasets does not download, by dataset."""
 
 _FILE_MANAGER_NAMES = frozenset(
     (
@@ -180,7 +184,10 @@ class FolderArchive:
         if name not in self.versions:
             raise SfmError(f"{self._path} lacks {name}; expected the complete folder.")
         if not path.is_file():
-            raise SfmError(f"Cannot read {printable(str(path))}: expected a file, no broken link.")
+            raise SfmError(
+                f"Cannot read {printable(str(path))}: it is no file, or a link that leads nowhere; "
+                "remove it."
+            )
         if path.stat().st_size > LARGEST_MEMBER_BYTES:
             raise SfmError(
                 f"File {printable(str(path))} has {path.stat().st_size} bytes; "
@@ -222,20 +229,31 @@ def fingerprint(archive: Archive) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def raw_versions(source: str) -> Mapping[str, str]:
-    """Returns a text for each file of a folder, or for an archive as one file, as `versions`.
+def raw_versions(config: DataConfig) -> Mapping[str, str]:
+    """Returns a text for each raw file of a dataset, or for its archive, as `versions` does.
 
-    Nothing is opened, so it costs no reading. A source that is missing has no files.
+    Nothing is opened, so it costs no reading. Files that are missing, and those that TensorFlow
+    Datasets downloads and verifies, are not among them.
 
     Raises:
         SfmError: As `FolderArchive`.
     """
-    path = source_path(source)
-    if path.is_dir():
+    path = source_path(config)
+    if path is not None and path.is_dir():
         return FolderArchive(path).versions
-    return {".": _file_version(path)} if path.is_file() else {}
+    return {".": _file_version(path)} if path is not None and path.is_file() else {}
 
 
-def source_path(source: str) -> pathlib.Path:
-    """Returns the path that a user names, with `~` as his home."""
-    return pathlib.Path(os.path.expanduser(source))
+def source_path(config: DataConfig) -> pathlib.Path | None:
+    """Returns where the raw files of a dataset are, or should be; None where it needs none.
+
+    That is `source`, or else the archive among those that a user puts into the folder of
+    TensorFlow Datasets.
+    """
+    if config.source:
+        return pathlib.Path(os.path.expanduser(config.source))
+    if config.dataset not in MANUAL_ARCHIVES:
+        return None
+    data_dir = config.data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    folder = pathlib.Path(os.path.expanduser(data_dir))
+    return folder / "downloads" / "manual" / MANUAL_ARCHIVES[config.dataset]

@@ -234,8 +234,8 @@ def open_source(config: DataConfig) -> ImageSource:
         SfmError: If the folder is missing, holds less than two classes, or no image can be read.
             What else is wrong is among the `problems` of the source.
     """
-    source = source_path(config.source)
-    if not config.source or not source.exists():
+    source = source_path(config)
+    if source is None or not source.exists():
         raise SfmError(
             f"No folder {config.source!r}; give --source a folder of class folders, or a zip file "
             "of one."

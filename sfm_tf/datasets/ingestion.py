@@ -70,19 +70,21 @@ def open_source(config: DataConfig) -> ImageSource:
 def source_version(config: DataConfig) -> str:
     """Returns a text that changes with the code that opens a dataset, and with its raw files.
 
-    Of the files that `config.source` names, names, sizes and times of change count, not contents,
-    so that it costs no reading. Datasets of TensorFlow Datasets have versions and checksums of
-    their own.
+    Of the raw files, names, sizes and times of change count, not contents, so that it costs no
+    reading. Datasets of TensorFlow Datasets have versions and checksums of their own.
 
     Args:
-        config: Its `source` is an archive or a folder; empty for datasets that need none. One that
-            is missing is reported when it is ingested, not here.
+        config: Which dataset, and where. Files that are missing are reported when it is ingested,
+            not here.
 
     Returns:
         SHA-256 in hexadecimal.
+
+    Raises:
+        SfmError: If a symbolic link leads back to a folder that it is in.
     """
     digest = hashlib.sha256(code_version(DATASETS[config.dataset]).encode())
-    for name, version in raw_versions(config.source).items() if config.source else ():
+    for name, version in raw_versions(config).items():
         digest.update(f"{name} {version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

@@ -17,14 +17,19 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sfm_tf.datasets.archives import Archive, fingerprint, open_archive, source_path
+from sfm_tf.datasets.archives import (
+    MANUAL_ARCHIVES,
+    Archive,
+    fingerprint,
+    open_archive,
+    source_path,
+)
 from sfm_tf.datasets.decoding import decode_image, image_shape
 from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
 from sfm_tf.datasets.tfds_source import prepare, read_records
 from sfm_tf.errors import SfmError, enumerated, printable
 
-ARCHIVE_NAME = "tiny-imagenet-200.zip"
 _SIDE = 64
 
 
@@ -173,17 +178,6 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
     return decode_image(data, name)
 
 
-def _archive_path(config: DataConfig) -> pathlib.Path:
-    manual = source_path(config.data_dir or tfds.core.constants.DATA_DIR) / "downloads" / "manual"
-    path = source_path(config.source) if config.source else manual / ARCHIVE_NAME
-    if not path.exists():
-        raise SfmError(
-            f"No Tiny ImageNet at {path}; give --source {ARCHIVE_NAME} or its folder, or put "
-            f"the archive into {manual}."
-        )
-    return path
-
-
 def open_source(config: DataConfig) -> ImageSource:
     """Opens Tiny ImageNet; prepares it in `data_dir` first if necessary.
 
@@ -197,7 +191,12 @@ def open_source(config: DataConfig) -> ImageSource:
     Raises:
         SfmError: If the archive is missing, is not sound, or holds anything unexpected.
     """
-    path = _archive_path(config)
+    path = source_path(config)
+    if not path.exists():
+        raise SfmError(
+            f"No Tiny ImageNet at {path}; give --source {MANUAL_ARCHIVES[config.dataset]} or its "
+            "folder, or put the archive there."
+        )
     with open_archive(path) as archive:
         name = fingerprint(archive)
     builder = TinyImagenet(

@@ -32,7 +32,7 @@ def test_a_leaked_image_stops_the_run_naming_its_place_each_time(new_run):
     run_directory = new_run("ingest")
     _leak_a_training_image(run_directory.latest("ingest").folder)
     message = (
-        r"Anomalies in the records: leakage "
+        r"Anomalies in the records: \d\. \(1\) leakage "
         r"\(shard test-00000-of-00001.*index 0, label \d\)"
     )
     for _ in range(2):

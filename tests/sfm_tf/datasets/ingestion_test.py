@@ -62,6 +62,15 @@ def test_version_covers_what_links_lead_to_and_no_files_of_file_managers(tmp_pat
         _version(photos)
 
 
+def test_version_covers_the_archive_that_a_user_put_among_the_downloads(tmp_path):
+    config = DataConfig(dataset="tiny_imagenet", data_dir=str(tmp_path))
+    before = source_version(config)
+    archive = tmp_path / "downloads" / "manual" / "tiny-imagenet-200.zip"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"1")
+    assert source_version(config) != before
+
+
 def test_version_is_of_the_code_where_there_are_no_files(tmp_path):
     assert _version(tmp_path / "absent") == source_version(DataConfig(dataset="image_folder"))
     assert source_version(DataConfig(dataset="digits")) != source_version(
