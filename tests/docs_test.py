@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sfm_tf.artifacts.typed_json import read_typed
+from sfm_tf.audit.rules import RULES
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.experiments import SECTIONS
 from sfm_tf.models.attention_unet import build_masker
@@ -151,3 +152,9 @@ def test_the_picture_shows_the_stored_run():
     for point in accuracy_points(stored):
         label = f"{point.series}; 95% from: {point.low:.1%}; to: {point.high:.1%}"
         assert label in re.sub(r";  : [^;]*", "", picture)
+
+
+def test_the_page_on_the_audit_lists_every_rule():
+    text = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (.*) \| (yes|no) \|$", text, re.MULTILINE)
+    assert listed == [(rule.title, "yes" if rule.is_must else "no") for rule in RULES]

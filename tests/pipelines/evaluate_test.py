@@ -1,6 +1,7 @@
 import json
 
 import keras
+import numpy as np
 import pyarrow.parquet
 import pytest
 
@@ -101,6 +102,30 @@ def test_a_model_of_ones_own_needs_no_training(new_run, tmp_path, capsys):
         export(run_directory, experiment, False)
 
 
+def test_a_radius_of_another_unit_is_doubted_before_the_work(new_run, tmp_path, capsys):
+    run_directory = new_run("ingest")
+    model = _own_model(tmp_path / "own.keras")
+    settings = {"model": model, "threat_models": ("white_box",), "epsilons": (0.031,)}
+    artifact = evaluate(run_directory, digits(**settings), False)
+    shown = capsys.readouterr()
+    assert "0.031/255 = 0.00012, below 0.5/255; --epsilons are in 1/255. Did you" in shown.err
+    assert "L∞ radii for values from 0 to 1: 0.031/255 = 0.000122" in answer(artifact)
+
+
+def test_a_model_of_one_class_only_is_named_and_never_blessed(new_run, tmp_path):
+    run_directory = new_run("ingest")
+    path = tmp_path / "own.keras"
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    model = keras.Sequential(layers)
+    model.set_weights([0.0 * model.weights[0].numpy(), 2.0 * np.eye(10)[3]])
+    model.save(path)
+    settings = {"model": str(path), "threat_models": ("white_box",)}
+    lenient = {"min_clean_accuracy": 0.0, "min_worst_case_accuracy": 0.0}
+    artifact = evaluate(run_directory, digits(**settings, **lenient), False)
+    assert (artifact.folder / "NOT_BLESSED").exists()
+    assert "It predicts one class only: '3' on all 12 images." in answer(artifact)
+
+
 def test_a_source_of_ones_own_starts_the_black_box(new_run, tmp_path):
     run_directory = new_run("ingest")
     experiment = digits(
@@ -113,10 +138,14 @@ def test_a_source_of_ones_own_starts_the_black_box(new_run, tmp_path):
     assert set(rows["threat_model"].to_pylist()) == {"none", "black_box"}
 
 
-def test_a_model_that_returns_probabilities_is_refused(new_run, tmp_path):
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [("softmax", "probabilities; expected logits"), ("sigmoid", "without its last activation")],
+)
+def test_a_model_that_returns_probabilities_is_refused(new_run, tmp_path, activation, message):
     run_directory = new_run("ingest")
-    experiment = digits(model=_own_model(tmp_path / "own.keras", "softmax"))
-    with pytest.raises(SfmError, match="probabilities; expected logits"):
+    experiment = digits(model=_own_model(tmp_path / "own.keras", activation))
+    with pytest.raises(SfmError, match=message):
         evaluate(run_directory, experiment, False)
 
 
