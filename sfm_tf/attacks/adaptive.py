@@ -11,7 +11,6 @@ from sfm_tf.attacks.attack import NOT_NEGATIVE, AttackBatch, Scores, one_of, sco
 from sfm_tf.attacks.pgd import GradientAttack
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.preprocessors.chain import SURROGATES
 
 
 class Objective(NamedTuple):
@@ -21,20 +20,17 @@ class Objective(NamedTuple):
         adds_loss: Whether the cross-entropy of the whole model is part of it.
         adds_mask_distance: Whether the mask's distance from the clean image's is part of it.
         freezes_mask: Whether the mask counts as a constant when the gradient is taken.
-        swaps_surrogate: Whether the pre-processing T has the gradient of its other surrogate.
     """
 
     adds_loss: bool = True
     adds_mask_distance: bool = False
     freezes_mask: bool = False
-    swaps_surrogate: bool = False
 
 
 OBJECTIVES: Mapping[str, Objective] = {
     "mask_aware": Objective(adds_mask_distance=True),
     "mask_stage": Objective(adds_loss=False, adds_mask_distance=True),
     "frozen_mask": Objective(freezes_mask=True),
-    "other_surrogate": Objective(swaps_surrogate=True),
 }
 """The objectives by the name of the attack's option."""
 
@@ -65,9 +61,7 @@ class AdaptiveGradientDescent(GradientAttack):
       plain difference is taken, not the classifier's cosine distance of Eq. 4, so that the gradient
       runs through no part but the masker. It is zero at the clean image: start at random;
     - `frozen_mask`: the loss, with the mask a constant, at its value of the iterate: what a mask
-      whose own gradient vanishes or misleads hides of the classifier;
-    - `other_surrogate`: the loss, with T's gradient by the surrogate that the model does not use
-      (BPDA). Without T the same as the white box.
+      whose own gradient vanishes or misleads hides of the classifier.
 
     No objective changes a value of the forward pass. Whatever is maximised, `keep_best` and
     `stop_when_fooled` go by what the whole model does with an iterate: whether it is fooled, then
@@ -113,7 +107,7 @@ class AdaptiveGradientDescent(GradientAttack):
     ) -> tuple[Scores, tf.Tensor]:
         del uniforms
         objective, samples = OBJECTIVES[self.objective], self.gradient_samples
-        model = _with_other_surrogate(self._model) if objective.swaps_surrogate else self._model
+        model = self._model
         labels = self._samples(batch.labels)
         with tf.GradientTape() as tape:
             tape.watch(images)
@@ -154,12 +148,6 @@ def _with_masks(model: DefendedModel, masks: tf.Tensor) -> DefendedModel:
         return masks
 
     return DefendedModel(model.classifier, masker, model.preprocessor)
-
-
-def _with_other_surrogate(model: DefendedModel) -> DefendedModel:
-    """Returns the model of the same values whose T has the gradient of the other surrogate."""
-    (other,) = (name for name in SURROGATES if name != model.preprocessor.surrogate)
-    return DefendedModel(model.classifier, model.masker, model.preprocessor.with_surrogate(other))
 
 
 def _mask_distances(masks: tf.Tensor, clean_masks: tf.Tensor, samples: int) -> tf.Tensor:

@@ -11,12 +11,13 @@ from sfm_tf.defences.feature_squeezing import check_scores, squeezing_scorer, th
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
-from sfm_tf.evaluation.attack_catalogue import ATTACKS, AWARE_ATTACK
+from sfm_tf.evaluation.attack_catalogue import AWARE_ATTACK
 from sfm_tf.evaluation.job import Detector, EvaluationJob, guarded_model
 from sfm_tf.evaluation.runner import ScoredModel, score_clean
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.significance import wilson_interval
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.preprocessors.chain import parse_preprocessor, split_chain
 from sfm_tf.settings import PIXEL_LEVELS
 
@@ -217,8 +218,8 @@ def _stored_images(
         if entry.defence != name or entry.name in seen:
             continue
         seen.add(entry.name)
-        is_slow = ATTACKS[entry.attack].is_slow
-        attacked = samples.first(config.decision_examples) if is_slow else samples
+        is_few = ThreatModel(entry.threat_model).has_few_examples
+        attacked = samples.first(config.decision_examples) if is_few else samples
         found[entry.threat_model, entry.attack, entry.epsilon] = _read(entry.name, attacked, store)
     return found
 

@@ -137,14 +137,14 @@ def judge_surrogates(evidence: Evidence) -> Judgement:
     statuses = []
     for entry in surrogates:
         status = grade(broken_beyond(used.right_images(), entry.right_images()), used.examples)
-        # What the adaptive attacker breaks counts in the worst case.
-        is_counted = "adaptive_other_surrogate" in evidence.attacks(("adaptive",))
+        # What any stand-in breaks counts in the white box.
+        is_counted = bool(evidence.attacks(("white_box",)))
         statuses.append("pass" if is_counted and entry.surrogate != "ignored" else status)
     told = ", ".join(f"{entry.surrogate} {entry.correct}" for entry in surrogates)
     return Judgement(
         worst(statuses),
         f"Of {used.examples} images, PGD leaves so many correct with each surrogate: {told}. The "
-        f"white box uses {used.surrogate}.",
+        f"model's own is {used.surrogate}.",
     )
 
 

@@ -173,7 +173,7 @@ def judge_adaptive(evidence: Evidence) -> Judgement:
         if not aimed:
             return not_run("No attack aimed at the parts of the defence.")
         return Judgement("pass", f"The parts were attacked by {', '.join(aimed)}.")
-    surrogates = len(probes.surrogates) > 1 or "adaptive_other_surrogate" in aimed
+    surrogates = len(probes.surrogates) > 1 or bool(evidence.attacks(("white_box",)))
     parts = probes.subject
     asked = {
         "attacks at the mask (threat model adaptive)": (parts.masker, bool(aimed)),

@@ -40,6 +40,7 @@ def pixel_defend_operation(pixel_cnn: keras.Model) -> Operation:
         functools.partial(_purify, compile_decoder(weights), weights.image_shape),
         functools.partial(purify_smoothly, pixel_cnn=pixel_cnn),
         (Parameter("epsilon", 0, LEVELS - 1),),
+        quantises=True,
         content=weights.digest(),
     )
 

@@ -240,6 +240,19 @@ class RemainingImages:
 
 
 @dataclasses.dataclass(frozen=True)
+class Starts:
+    """Where an attack starts that goes on from others.
+
+    Attributes:
+        names: The stored sets that the images are from.
+        images: Float32 of the shape of the images that are attacked.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class AttackExecution:
     """One attack on one model, with a store that remembers what it made.
 
@@ -251,6 +264,7 @@ class AttackExecution:
         samples: The images that are attacked.
         store: Where finished sets and batches are kept.
         progress: Told of each batch.
+        starts: Where it starts; None for an attack that starts at the images themselves.
     """
 
     attack: CompiledAttack
@@ -260,6 +274,7 @@ class AttackExecution:
     samples: Samples
     store: AdversarialStore
     progress: Progress
+    starts: Starts | None = None
 
     def outcome(self, remaining: RemainingImages | None = None) -> tuple[str, AttackOutcome]:
         """Returns the set's name and its images, made now or stored earlier.
@@ -299,6 +314,7 @@ class AttackExecution:
             "attack": type(self.attack).__name__,
             "options": {option: str(getattr(self.attack, option)) for option in options},
             "after": None if remaining is None else [remaining.name, remaining.rows.tolist()],
+            **({} if self.starts is None else {"starts": list(self.starts.names)}),
         }
         return fingerprint(values)
 
@@ -318,8 +334,9 @@ class AttackExecution:
     def _batches(self, rows: np.ndarray) -> Iterator[AttackOutcome]:
         """Yields the outcomes of as many batches as memory allows; halves them where it fails."""
         images, labels = self.samples.images[rows], self.samples.labels[rows]
+        starts = {} if self.starts is None else {"starts": self.starts.images[rows]}
         try:
-            yield from self.attack.batches(images, labels, positions=rows)
+            yield from self.attack.batches(images, labels, positions=rows, **starts)
         except tf.errors.ResourceExhaustedError as error:
             size = self.attack.batch_size
             if size == 1:

@@ -19,6 +19,7 @@ from sfm_tf.attacks import (  # noqa: F401
     hop_skip_jump,
     mim,
     pgd,
+    redraw,
     square,
     squeezing_aware,
     uniform_noise,

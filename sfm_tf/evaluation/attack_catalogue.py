@@ -14,6 +14,7 @@ from sfm_tf.settings import PIXEL_LEVELS
 
 if TYPE_CHECKING:
     from sfm_tf.evaluation.settings import EvaluationConfig
+    from sfm_tf.models.defended_model import DefendedModel
 
 # Confident models look robust to a gradient that float32 has rounded away.
 _LOSS = "stable_cross_entropy"
@@ -38,9 +39,10 @@ class AttackKind:
         uses_gradient: Whether it follows the gradient of the attacked model.
         is_iterated: Whether it takes many steps.
         is_bounded: Whether it looks in a ball, rather than for the smallest perturbation.
-        is_slow: Whether it takes seconds per image, so that only a few are attacked.
         is_configurable: Whether `--attacks` can name it.
         threat_models: The threat models that always run it, whatever `--attacks` says.
+        continues: Whether it starts at what the attacks before it left.
+        applies: Tells whether it is run on a model under a threat model.
     """
 
     title: str
@@ -49,9 +51,10 @@ class AttackKind:
     uses_gradient: bool = True
     is_iterated: bool = True
     is_bounded: bool = True
-    is_slow: bool = False
     is_configurable: bool = True
     threat_models: tuple[str, ...] = ()
+    continues: bool = False
+    applies: "Callable[[DefendedModel, str], bool]" = lambda model, threat_model: True
 
 
 def _steps(config: "EvaluationConfig") -> dict[str, Any]:
@@ -95,6 +98,12 @@ def _auto_attack(version: str) -> Options:
     }
 
 
+def _tips(model: "DefendedModel", threat_model: str) -> bool:
+    """Tells whether tiny noise makes the model draw anew or, in the white box, round otherwise."""
+    preprocessor = model.preprocessor
+    return preprocessor.is_random or (threat_model == "white_box" and preprocessor.quantises)
+
+
 def _adaptive(objective: str, title: str) -> AttackKind:
     return AttackKind(
         title=title,
@@ -134,7 +143,6 @@ ATTACKS: Mapping[str, AttackKind] = {
     "adaptive_mask_aware": _adaptive("mask_aware", "mask-aware PGD"),
     "adaptive_mask_stage": _adaptive("mask_stage", "PGD on the mask"),
     "adaptive_frozen_mask": _adaptive("frozen_mask", "PGD past the mask"),
-    "adaptive_other_surrogate": _adaptive("other_surrogate", "PGD, other surrogate"),
     "cw": AttackKind(
         title="CW", class_path="cw.CarliniWagner", options=_carlini_wagner, is_bounded=False
     ),
@@ -177,9 +185,19 @@ ATTACKS: Mapping[str, AttackKind] = {
         options=lambda config: {"batch_size": 1},
         uses_gradient=False,
         is_bounded=False,
-        is_slow=True,
         is_configurable=False,
         threat_models=("decision_based",),
+    ),
+    "redraw": AttackKind(
+        title="re-draws",
+        class_path="redraw.Redraw",
+        options=lambda config: {"draws": config.redraws},
+        uses_gradient=False,
+        is_iterated=False,
+        is_configurable=False,
+        threat_models=("white_box", "score_based", "decision_based"),
+        continues=True,
+        applies=_tips,
     ),
     AWARE_ATTACK: AttackKind(
         title="squeezing-aware PGD",

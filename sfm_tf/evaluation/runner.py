@@ -2,20 +2,24 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 from art.estimators.classification.tensorflow import TensorFlowV2Classifier
 
+from sfm_tf.artifacts.fingerprints import fingerprint
 from sfm_tf.attacks.attack import NOT_FOUND, AttackOutcome, CompiledAttack, perturbation_sizes
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import (
     AttackExecution,
     RemainingImages,
+    Starts,
     StoredSet,
 )
 from sfm_tf.evaluation.attack_building import build_attack, step_size_at
@@ -33,6 +37,7 @@ from sfm_tf.evaluation.results import (
 )
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.models.art_classifier import classifier_logits
 from sfm_tf.models.defended_model import DefendedModel, in_precision
 from sfm_tf.models.input_checks import check_logits
@@ -201,6 +206,50 @@ def within_radii(
         yield epsilon, AttackOutcome(**kept)
 
 
+def worst_outcome(
+    outcomes: Sequence[AttackOutcome], model: ScoredModel, samples: Samples, norm: float | None
+) -> AttackOutcome:
+    """Returns of each image the outcome that harms most; of equal ones, the first.
+
+    That is one that fools the scored model, then one of a higher loss or, among perturbations that
+    are to be small, of a smaller norm.
+
+    Args:
+        outcomes: What attacks made of the samples, with losses that compare.
+        model: The model that is scored.
+        samples: The images that were attacked.
+        norm: Order of the norm that is to be small; None where the loss decides.
+    """
+    if len(outcomes) == 1:
+        return outcomes[0]
+
+    def harm(outcome: AttackOutcome) -> tuple[np.ndarray, np.ndarray]:
+        fooled = model.predictions(outcome.images) != samples.labels
+        if norm is None:
+            return fooled, outcome.loss
+        return fooled, -perturbation_sizes(samples.images, outcome.images, norm)
+
+    def worse(first: _Harmful, second: _Harmful) -> _Harmful:
+        (best, harms), (other, others) = first, second
+        is_worse = (others[0] > harms[0]) | ((others[0] == harms[0]) & (others[1] > harms[1]))
+        chosen = {
+            field.name: _where(is_worse, getattr(other, field.name), getattr(best, field.name))
+            for field in dataclasses.fields(AttackOutcome)
+        }
+        kept = tuple(_where(is_worse, *pair) for pair in zip(others, harms, strict=True))
+        return AttackOutcome(**chosen), kept
+
+    return functools.reduce(worse, [(outcome, harm(outcome)) for outcome in outcomes])[0]
+
+
+_Harmful: TypeAlias = tuple[AttackOutcome, tuple[np.ndarray, np.ndarray]]
+"""An outcome; whether each of its images fools, and what decides among those that do alike."""
+
+
+def _where(condition: np.ndarray, chosen: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.where(condition.reshape(-1, *[1] * (chosen.ndim - 1)), chosen, other)
+
+
 def _cross_entropy(logits: np.ndarray, samples: Samples) -> np.ndarray:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(samples.labels, logits).numpy()
 
@@ -298,8 +347,10 @@ def run_evaluation(job: EvaluationJob) -> EvaluationOutcome:
     """Attacks the models and scores them (Yu et al. 2022, section 6.1).
 
     Adversarial images are made once per attacked model, attack and radius, cheap attacks first,
-    and kept in the job's store. A set that any earlier evaluation finished is used again if its
-    model, images, attack, seed and code are the same; one that it began is gone on with.
+    and kept in the job's store. Where an attacker tries several stand-ins of a gradient, all are,
+    and so is the worst of them per image, which is what counts. A set that any earlier evaluation
+    finished is used again if its model, images, attack, seed and code are the same; one that it
+    began is gone on with.
 
     Raises:
         SfmError: If a model or an attack does not fit the images, or a stored set is damaged.
@@ -313,12 +364,11 @@ def run_evaluation(job: EvaluationJob) -> EvaluationOutcome:
     job.store.sweep()
     run = _Run(job, scored)
     tables = [clean_rows(name, model, samples) for name, model in scored.items()]
-    sets: list[StoredSet] = []
     for place, planned in enumerate(plan, start=1):
         for made in _made_sets(planned, f"[{place}/{len(plan)}]", run):
             tables += _rows(made, planned, run)
-            sets += _stored_sets(made, planned)
-    return EvaluationOutcome(join_results(tables), tuple(sets), run.vanished, costs)
+            run.sets.extend(_stored_sets(made, planned))
+    return EvaluationOutcome(join_results(tables), tuple(run.sets), run.vanished, costs)
 
 
 @contextlib.contextmanager
@@ -334,12 +384,17 @@ def exact_float32() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """A job under way: the scored models, what attacks left so far, and what 16 bits lost."""
+    """A job under way: the scored models, what attacks left so far, and what 16 bits lost.
+
+    `lost` has the latter by the digest of the attacked model.
+    """
 
     job: EvaluationJob
     scored: Mapping[str, ScoredModel]
     remaining: dict[_RemainingKey, RemainingImages] = dataclasses.field(default_factory=dict)
     vanished: dict[Scenario, float] = dataclasses.field(default_factory=dict)
+    lost: dict[str, float] = dataclasses.field(default_factory=dict)
+    sets: list[StoredSet] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,9 +422,11 @@ def _check_plan(plan: list[PlannedAttack], job: EvaluationJob) -> None:
         check_logits(logits, samples.class_count)
     for planned in plan:
         precision = _precision(planned, config)
-        model = planned.model if precision == "float32" else in_precision(planned.model, precision)
         radius = config.epsilons[0] / PIXEL_LEVELS
-        build_attack(planned.attack_name, samples.wrap(model, len(first)), radius, config, job.seed)
+        for model in planned.models:
+            model = model if precision == "float32" else in_precision(model, precision)
+            wrapped = samples.wrap(model, len(first))
+            build_attack(planned.attack_name, wrapped, radius, config, job.seed)
 
 
 def _made_sets(planned: PlannedAttack, place: str, run: _Run) -> Iterator[_MadeSet]:
@@ -380,24 +437,95 @@ def _made_sets(planned: PlannedAttack, place: str, run: _Run) -> Iterator[_MadeS
     only = run.job.config.robust_accuracy_only and planned.is_scored and precision == "float32"
     config = dataclasses.replace(run.job.config, robust_accuracy_only=only)
     samples = run.job.samples.first(planned.examples or len(run.job.samples))
-    classifier = _attacked(planned, samples, run)
+    classifiers = [
+        _attacked(model, digest, planned, samples, run)
+        for model, digest in zip(planned.models, planned.digests, strict=True)
+    ]
     first_radius = config.epsilons[0] / PIXEL_LEVELS
-    attack = build_attack(planned.attack_name, classifier, first_radius, config, run.job.seed)
+    attacks = [
+        build_attack(planned.attack_name, classifier, first_radius, config, run.job.seed)
+        for classifier in classifiers
+    ]
     for epsilon in config.epsilons if planned.is_bounded else (math.inf,):
-        if planned.is_bounded:
-            attack.set_params(**_at_radius(attack, epsilon, config))
-        execution = _execution(planned, place, epsilon, attack, samples, run)
-        remaining = _remaining(planned, epsilon, samples, classifier, run)
-        made = _MadeSet(epsilon, *execution.outcome(remaining), samples, classifier)
-        if remaining is not None:
-            rows = _still_right(planned, made.outcome.images, run)
-            remaining = RemainingImages(made.name, made.outcome, rows)
-            run.remaining[_remaining_key(planned, epsilon)] = remaining
-        yield made
+        made = []
+        for digest, attack in zip(planned.digests, attacks, strict=True):
+            if planned.is_bounded:
+                attack.set_params(**_at_radius(attack, epsilon, config))
+            execution = _execution(planned, digest, place, epsilon, attack, samples, run)
+            remaining = _remaining(planned, epsilon, samples, classifiers[0], run)
+            made.append(execution.outcome(remaining))
+            if remaining is not None:
+                name, outcome = made[-1]
+                rows = _still_right(planned, outcome.images, run)
+                remaining = RemainingImages(name, outcome, rows)
+                run.remaining[_remaining_key(planned, epsilon)] = remaining
+        name, outcome = _worst_set(planned, epsilon, made, samples, run)
+        yield _MadeSet(epsilon, name, outcome, samples, classifiers[0])
+
+
+def _worst_set(
+    planned: PlannedAttack,
+    epsilon: float,
+    made: list[tuple[str, AttackOutcome]],
+    samples: Samples,
+    run: _Run,
+) -> tuple[str, AttackOutcome]:
+    """Returns the set of what harms most of several, stored under a name of its own."""
+    if len(made) == 1:
+        return made[0]
+    names, outcomes = zip(*made, strict=True)
+    # Whoever is scored on what these models' attackers make is one and the same model.
+    model = run.scored[planned.scenarios[0].defence]
+    norm = None if planned.is_bounded else NORMS[run.job.config.norm]
+    worst = worst_outcome(outcomes, model, samples, norm)
+    name = f"{_label(planned, epsilon)}-{fingerprint({'worst of': names})[:16]}"
+    if not run.job.store.path(name).exists():
+        run.job.store.write(name, worst)
+    return name, worst
+
+
+def _starts(planned: PlannedAttack, epsilon: float, samples: Samples, run: _Run) -> Starts | None:
+    """Returns the worst images that the attackers before left at a radius; None without any.
+
+    Who may only ask the model and has no images of his own yet takes those of the black box.
+    """
+    if not planned.continues:
+        return None
+    scenario = planned.scenarios[0]
+    threat_models = [scenario.threat_model]
+    if ThreatModel(scenario.threat_model).attacker.transfers:
+        threat_models.append(ThreatModel.BLACK_BOX.value)
+    for threat_model in threat_models:
+        wanted = (scenario.defence, threat_model, epsilon)
+        names = tuple(
+            each.name
+            for each in run.sets
+            if (each.defence, each.threat_model, each.epsilon) == wanted
+        )
+        if names:
+            model = run.scored[scenario.defence]
+            outcomes = [_first_images(name, samples, run) for name in names]
+            return Starts(names, worst_outcome(outcomes, model, samples, None).images)
+    return None
+
+
+def _first_images(name: str, samples: Samples, run: _Run) -> AttackOutcome:
+    outcome = run.job.store.read(name, run.job.samples.images.shape)
+    if outcome is None:
+        path = run.job.store.path(name)
+        raise SfmError(f"{path} is gone; expected the images made before. Run it again.")
+    fields = [field.name for field in dataclasses.fields(AttackOutcome)]
+    return AttackOutcome(**{field: getattr(outcome, field)[: len(samples)] for field in fields})
+
+
+def _label(planned: PlannedAttack, epsilon: float) -> str:
+    """Returns attack and radius as a file name may hold them."""
+    return f"{planned.attack_name}-{epsilon:g}"  # "inf" where the attack finds its own.
 
 
 def _execution(
     planned: PlannedAttack,
+    digest: str,
     place: str,
     epsilon: float,
     attack: CompiledAttack,
@@ -406,14 +534,17 @@ def _execution(
 ) -> AttackExecution:
     radius = "" if math.isinf(epsilon) else f" {epsilon:g}/255"
     scenarios = ", ".join(map(str, planned.scenarios))
+    several = len(planned.digests) > 1
+    stand_in = f" {planned.digests.index(digest) + 1} of {len(planned.digests)}" if several else ""
     return AttackExecution(
         attack=attack,
-        label=f"{planned.attack_name}-{epsilon:g}",  # "inf" where the attack finds its own.
-        phrase=f"{place} {planned.attack_name}{radius} ({scenarios})",
-        model_digest=f"{planned.digest} {_precision(planned, run.job.config)}",
+        label=_label(planned, epsilon),
+        phrase=f"{place} {planned.attack_name}{radius}{stand_in} ({scenarios})",
+        model_digest=f"{digest} {_precision(planned, run.job.config)}",
         samples=samples,
         store=run.job.store,
         progress=run.job.progress,
+        starts=_starts(planned, epsilon, samples, run),
     )
 
 
@@ -429,21 +560,25 @@ def _at_radius(
 
 def _precision(planned: PlannedAttack, config: EvaluationConfig) -> str:
     """Returns the arithmetic of the attacked model."""
-    # The smallest perturbation of a rounded model ends at the wrong boundary.
-    return config.attack_precision if planned.is_bounded else "float32"
+    # The smallest perturbation of a rounded model ends at the wrong boundary, and what tips the
+    # draws of a rounded model does not tip those that are scored.
+    is_exact = planned.continues or not planned.is_bounded
+    return "float32" if is_exact else config.attack_precision
 
 
-def _attacked(planned: PlannedAttack, samples: Samples, run: _Run) -> TensorFlowV2Classifier:
+def _attacked(
+    model: keras.Model, digest: str, planned: PlannedAttack, samples: Samples, run: _Run
+) -> TensorFlowV2Classifier:
     """Returns the attacked model in the arithmetic that attacks are asked to use."""
     precision, batch_size = _precision(planned, run.job.config), run.job.config.attack_batch_size
-    exact = samples.wrap(planned.model, batch_size)
+    exact = samples.wrap(model, batch_size)
     if precision == "float32":
         return exact
-    rounded = samples.wrap(in_precision(planned.model, precision), batch_size)
-    missing = [scenario for scenario in planned.scenarios if scenario not in run.vanished]
-    if missing:
-        share = vanished_share(exact, rounded, samples, batch_size)
-        run.vanished.update(dict.fromkeys(missing, share))
+    rounded = samples.wrap(in_precision(model, precision), batch_size)
+    if digest not in run.lost:
+        run.lost[digest] = vanished_share(exact, rounded, samples, batch_size)
+    for scenario in planned.scenarios:
+        run.vanished[scenario] = max(run.lost[digest], run.vanished.get(scenario, 0.0))
     return rounded
 
 
@@ -467,7 +602,7 @@ def _remaining(
 
 def _remaining_key(planned: PlannedAttack, epsilon: float) -> _RemainingKey:
     # A weaker attacker does not inherit what a stronger one broke.
-    return planned.digest, epsilon, frozenset(each.threat_model for each in planned.scenarios)
+    return planned.digests[0], epsilon, frozenset(each.threat_model for each in planned.scenarios)
 
 
 def _still_right(planned: PlannedAttack, images: np.ndarray, run: _Run) -> np.ndarray:

@@ -10,6 +10,9 @@ from sfm_tf.settings import PIXEL_LEVELS, Settings, setting
 AUDIT_LEVELS = ("not_credible", "incomplete", "credible")
 """How far the audit believes an evaluation, the least first; see `audit.verdict`."""
 
+DRAWS = ("keyed", "fresh")
+"""How random defences draw; see `preprocessors.draws`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Settings):
@@ -34,6 +37,13 @@ class EvaluationConfig(Settings):
         ("undefended", "sfm"),
         f"Defences to evaluate: {', '.join(DEFENCES)}; chains of these and of pre-processing "
         "joined by '+', such as jpeg+median_2; or all.",
+    )
+    draws: str = setting(
+        "keyed",
+        "How random defences draw, also where they are served: keyed, by a hash of the image with "
+        "a key, so that answers are repeatable and attackers face the same function; or fresh, "
+        "anew at each request, so that attackers face other draws.",
+        choices=DRAWS,
     )
     attack_batch_size: int = setting(128, "Images attacked at a time.", minimum=1)
     attacks: tuple[str, ...] = setting(
@@ -65,7 +75,7 @@ class EvaluationConfig(Settings):
     )
     restarts: int = setting(1, "Random starts of PGD.", minimum=1)
     gradient_samples: int = setting(
-        1, "Gradients to average at each step against a random defence (EOT).", minimum=1
+        1, "Gradients to average at each step (EOT), against --draws=fresh.", minimum=1
     )
     cw_searches: int = setting(
         5, "Values of the constant c that CW tries for each image.", minimum=1
@@ -76,6 +86,11 @@ class EvaluationConfig(Settings):
     cw_initial_constant: float = setting(0.1, "First value of the constant c of CW.", minimum=1e-9)
     apgd_iterations: int = setting(
         100, "Iterations of APGD and FAB, also within AutoAttack.", minimum=1
+    )
+    redraws: int = setting(
+        30,
+        "Times that tiny noise makes a model draw or round anew, where it does either.",
+        minimum=1,
     )
     square_queries: int = setting(5000, "Queries of Square per image.", minimum=1)
     decision_examples: int = setting(

@@ -20,7 +20,8 @@ from sfm_tf.evaluation.results import DEFENDED, OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.imported_model import check_exists, load_classifier
-from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.draws import Draws, KeyedDraws, RepeatableFreshDraws
 from sfm_tf.records.schema import Schema
 from sfm_tf.training.model_files import (
     load_adversarial_models,
@@ -52,8 +53,12 @@ def model_digest(model: keras.Model) -> str:
     parts = [_digest(model.classifier), masker, preprocessor.spec, surrogate]
     # Only where there are any, for adversarial images outlive versions of this code.
     if preprocessor.content or preprocessor.is_random:
-        parts += [preprocessor.content, preprocessor.draws.name]
+        parts += [preprocessor.content, _draws_name(preprocessor)]
     return hashlib.sha256(json.dumps(parts).encode("utf-8")).hexdigest()
+
+
+def _draws_name(preprocessor: Preprocessor) -> str:
+    return preprocessor.draws.name if preprocessor.is_random else "SERVED"
 
 
 def _digest(model: keras.Model) -> str:
@@ -121,6 +126,18 @@ def load_subjects(
         SfmError: If a model cannot be read or does not fit the images, a defence is unknown or was
             not fitted, or there is nothing to evaluate.
     """
+    subjects = _load_subjects(config, compared, folders, schema)
+    draws = _DRAWS[config.draws]
+    models = {name: model.with_draws(draws) for name, model in subjects.models.items()}
+    return Subjects(models, subjects.source)
+
+
+_DRAWS: Mapping[str, Draws] = {"keyed": KeyedDraws(), "fresh": RepeatableFreshDraws()}
+
+
+def _load_subjects(
+    config: EvaluationConfig, compared: ComparedConfig, folders: ModelFolders, schema: Schema
+) -> Subjects:
     names = expand(config.defences)
     source = None if folders.trained is None else load_source_model(folders.trained)
     if config.source_model:

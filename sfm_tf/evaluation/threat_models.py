@@ -31,6 +31,8 @@ class Attacker:
         attacker_knows: One sentence for reports.
         attacked: Returns the attacked model, from the defended one and the source model.
         applies: Tells whether it is an attack on this model that no other threat model is.
+        tries_surrogates: Whether each stand-in of the pre-processing's gradient is followed.
+        transfers: Whether images that fool an independent model are tried, too.
     """
 
     title: str
@@ -38,6 +40,8 @@ class Attacker:
     attacker_knows: str
     attacked: "Callable[[DefendedModel, keras.Model | None], keras.Model]"
     applies: "Callable[[DefendedModel], bool]" = lambda defended: True
+    tries_surrogates: bool = False
+    transfers: bool = False
 
 
 def _source(defended: "DefendedModel", source: "keras.Model | None") -> "keras.Model":
@@ -123,10 +127,12 @@ class ThreatModel(enum.Enum):
             title="white box",
             access="gradient",
             attacker_knows=(
-                "The attacker knows everything and follows the gradient of the whole model, with a "
-                "stand-in for that of the pre-processing (BPDA)."
+                "The attacker knows everything and follows the gradient of the whole model, with "
+                "each stand-in for that of the pre-processing in turn (BPDA), of which the worst "
+                "counts, and where a key decides what the model draws, he has it."
             ),
             attacked=_everything,
+            tries_surrogates=True,
         ),
     )
     ADAPTIVE = (
@@ -136,7 +142,7 @@ class ThreatModel(enum.Enum):
             access="adaptive",
             attacker_knows=(
                 "The attacker knows everything and aims at the parts of the defence: at the mask, "
-                "at the classifier behind it, and through the pre-processing's other stand-in."
+                "and at the classifier behind it."
             ),
             attacked=_everything_with_masker,
             applies=_has_masker,
@@ -161,10 +167,11 @@ class ThreatModel(enum.Enum):
             title="score-based",
             access="scores",
             attacker_knows=(
-                "The attacker knows nothing of the model but may ask it for the logits of any "
-                "image."
+                "The attacker knows nothing of the model but may ask the very model that is scored "
+                "for the logits of any image."
             ),
             attacked=_everything,
+            transfers=True,
         ),
     )
     DECISION_BASED = (
@@ -173,10 +180,11 @@ class ThreatModel(enum.Enum):
             title="decision-based",
             access="decisions",
             attacker_knows=(
-                "The attacker knows nothing of the model but may ask it for the predicted class of "
-                "any image."
+                "The attacker knows nothing of the model but may ask the very model that is scored "
+                "for the predicted class of any image."
             ),
             attacked=_everything,
+            transfers=True,
         ),
     )
 
@@ -198,6 +206,11 @@ class ThreatModel(enum.Enum):
         return self.attacker.access
 
     @property
+    def has_few_examples(self) -> bool:
+        """Whether only `decision_examples` images are attacked, as each takes seconds."""
+        return self.access == "decisions"
+
+    @property
     def attacker_knows(self) -> str:
         """One sentence for reports."""
         return self.attacker.attacker_knows
@@ -210,10 +223,11 @@ def attacked_model(
 
     Black box: an independently trained source model; the paper's text also calls its attacker
     one who knows the target, "in a compromise way". Gray box: classifier behind masker, without
-    the pre-processing T. White box: everything, with T's gradient by its surrogate (BPDA) and,
-    where T draws, other draws than those that will be scored. Undefended: the bare classifier.
-    Adaptive, score- and decision-based: everything. For a model with neither masker nor T, gray
-    and white box and undefended are all the bare classifier.
+    the pre-processing T. White box: everything, with T's gradient by its surrogate (BPDA).
+    Undefended: the bare classifier. Adaptive, score- and decision-based: everything. Everything is
+    the very model that is scored, also where its draws follow from a key; only where T draws afresh
+    at each call, the attacker meets other draws. For a model with neither masker nor T, gray and
+    white box and undefended are all the bare classifier.
 
     Args:
         threat_model: What the attacker knows.
@@ -234,10 +248,12 @@ def default_attacks(threat_model: ThreatModel, configured: tuple[str, ...]) -> t
         threat_model: What the attacker knows.
         configured: The attacks that an evaluation is asked for; those that follow the gradient of
             one model run them. The others have attacks of their own.
+
+    Returns:
+        Names of `ATTACKS`; not each applies to each model.
     """
-    if threat_model.access == "gradient":
-        return configured
-    return tuple(name for name, kind in ATTACKS.items() if threat_model.value in kind.threat_models)
+    own = tuple(name for name, kind in ATTACKS.items() if threat_model.value in kind.threat_models)
+    return (*configured, *own) if threat_model.access == "gradient" else own
 
 
 def applies_to(threat_model: ThreatModel, defended: "DefendedModel") -> bool:

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError, in_one_line
 from sfm_tf.models.imported_model import SignatureLayer
-from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.chain import SURROGATES, Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.draws import Draws
 
 
 @keras.saving.register_keras_serializable(package="sfm_tf")
@@ -62,8 +63,11 @@ class DefendedModel(keras.Model):
         return self.mask(images) * images
 
     def defended(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns T(G(x) * x), of the images' shape: what the classifier sees."""
-        return self.preprocessor(self.masked(images))
+        """Returns T(G(x) * x), of the images' shape: what the classifier sees.
+
+        Where T draws, it draws from the images x themselves.
+        """
+        return self.preprocessor(self.masked(images), drawn_from=images)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns F(T(G(x) * x)).
@@ -74,7 +78,11 @@ class DefendedModel(keras.Model):
         Returns:
             Float32 logits of shape `(batch, classes)`.
         """
-        return self.classifier(self.defended(images), training=False)
+        return self.classified(self.defended(images))
+
+    def classified(self, defended_images: tf.Tensor) -> tf.Tensor:
+        """Returns F of what `defended` returned, logits as those of `call`."""
+        return self.classifier(defended_images, training=False)
 
     def without_preprocessor(self) -> "DefendedModel":
         """Returns `F(G(x) * x)`, which a gray-box attacker knows (section 6.1), sharing weights."""
@@ -85,11 +93,34 @@ class DefendedModel(keras.Model):
         return DefendedModel(self.classifier)
 
     def for_attacker(self) -> "DefendedModel":
-        """Returns the model that an attacker who knows everything can run, sharing weights.
+        """Returns the model that an attacker faces, who knows it or may ask it, sharing weights.
 
-        It is this very model unless its pre-processing is random: nobody knows its next draws.
+        It is this very model unless its pre-processing draws afresh at every call: nobody knows
+        the next draws.
         """
-        preprocessor = self.preprocessor.for_attacker()
+        return self._with_preprocessor(self.preprocessor.for_attacker())
+
+    def with_draws(self, draws: Draws) -> "DefendedModel":
+        """Returns the model with random choices from elsewhere, sharing weights; itself without."""
+        return self._with_preprocessor(self.preprocessor.with_draws(draws))
+
+    def with_each_surrogate(self) -> "tuple[DefendedModel, ...]":
+        """Returns the model itself, then one for each other stand-in of T's gradient."""
+        used = self.preprocessor.surrogate
+        others = [] if self.preprocessor.spec == "none" else [s for s in SURROGATES if s != used]
+        return self, *(
+            self._with_preprocessor(self.preprocessor.with_surrogate(other)) for other in others
+        )
+
+    def for_service(self, key: bytes) -> "DefendedModel":
+        """Returns the model as it is served: a secret key, or fresh draws, in place of rehearsed.
+
+        Args:
+            key: 16 bytes that nobody else knows; not used where nothing follows from a key.
+        """
+        return self.with_draws(self.preprocessor.draws.for_service(key))
+
+    def _with_preprocessor(self, preprocessor: Preprocessor) -> "DefendedModel":
         if preprocessor is self.preprocessor:
             return self
         return DefendedModel(self.classifier, self.masker, preprocessor)

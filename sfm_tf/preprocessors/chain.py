@@ -10,7 +10,7 @@ import tensorflow as tf
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.bit_depth import squeeze_bit_depth, squeeze_bit_depth_smoothly
 from sfm_tf.preprocessors.bpda import ImageFunction, with_surrogate_gradient
-from sfm_tf.preprocessors.draws import Draws, image_seeds
+from sfm_tf.preprocessors.draws import Draws, KeyedDraws
 from sfm_tf.preprocessors.jpeg_compression import compress_jpeg, compress_jpeg_smoothly
 from sfm_tf.preprocessors.local_median import filter_local_mean, filter_local_median
 from sfm_tf.preprocessors.non_local_means import (
@@ -27,7 +27,10 @@ SURROGATES = ("identity", "smooth")
 
 OPERATIONS: Mapping[str, Operation] = {
     "bit_depth": Operation(
-        squeeze_bit_depth, squeeze_bit_depth_smoothly, (Parameter("bits", 1, 8),)
+        squeeze_bit_depth,
+        squeeze_bit_depth_smoothly,
+        (Parameter("bits", 1, 8),),
+        quantises=True,
     ),
     "median": Operation(filter_local_median, filter_local_mean, (Parameter("window", 2, 7),)),
     "non_local_means": Operation(
@@ -38,8 +41,11 @@ OPERATIONS: Mapping[str, Operation] = {
             Parameter("template", 1, 11, odd=True),
             Parameter("strength", 1, 255),
         ),
+        quantises=True,
     ),
-    "jpeg": Operation(compress_jpeg, compress_jpeg_smoothly, (Parameter("quality", 1, 100),)),
+    "jpeg": Operation(
+        compress_jpeg, compress_jpeg_smoothly, (Parameter("quality", 1, 100),), quantises=True
+    ),
     "total_variation": Operation(
         minimise_total_variation,
         minimise_total_variation_smoothly,
@@ -62,27 +68,31 @@ class Preprocessor:
         spec: The name it was parsed from, e.g. `bit_depth_4+median_2`; parsing it again gives an
             equal preprocessor.
         surrogate: Gradient that stands in for that of each operation, `identity` or `smooth`.
-        draws: Who draws, if an operation is random.
+        draws: Where random choices come from, if an operation is random; by default a keyed hash of
+            the images, with the public key.
         steps: The operations.
     """
 
     spec: str
     surrogate: str
-    draws: Draws = Draws.SERVED
+    draws: Draws = KeyedDraws()
     steps: tuple[_Step, ...] = dataclasses.field(compare=False, repr=False, default=())
 
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+    def __call__(self, images: tf.Tensor, drawn_from: tf.Tensor | None = None) -> tf.Tensor:
         """Applies the operations from left to right.
 
         Args:
             images: float of shape `(batch, height, width, channels)` in [0, 1]; the batch may be
                 unknown or empty.
+            drawn_from: Images that the random choices are drawn from: what a caller's are made of,
+                so that a rounding on the way changes no draw. By default `images`.
 
         Returns:
             float32 in [0, 1], same shape as `images`.
         """
         images = tf.cast(images, tf.float32)
-        seeds = image_seeds(images, self.draws) if self.is_random else None
+        source = images if drawn_from is None else drawn_from
+        seeds = self.draws.seeds(source) if self.is_random else None
         for operation, values in self.steps:
             images = _apply(operation, values, seeds, self.surrogate, images)
         return images
@@ -93,13 +103,23 @@ class Preprocessor:
         return any(operation.is_random for operation, _ in self.steps)
 
     @property
+    def quantises(self) -> bool:
+        """Whether an operation picks one of a few values."""
+        return any(operation.quantises for operation, _ in self.steps)
+
+    @property
     def content(self) -> str:
         """Digests of what its operations were fitted to; empty where nothing was."""
         return "+".join(operation.content for operation, _ in self.steps if operation.content)
 
     def for_attacker(self) -> "Preprocessor":
-        """Returns what an attacker can run: the same, with other draws if it is random."""
-        return dataclasses.replace(self, draws=Draws.ATTACKER) if self.is_random else self
+        """Returns what an attacker faces: the same, with other draws if nobody knows the next."""
+        return self.with_draws(self.draws.for_attacker())
+
+    def with_draws(self, draws: Draws) -> "Preprocessor":
+        """Returns the same operations with random choices from elsewhere; itself without any."""
+        is_other = self.is_random and draws != self.draws
+        return dataclasses.replace(self, draws=draws) if is_other else self
 
     def with_surrogate(self, surrogate: str) -> "Preprocessor":
         """Returns the same operations with another stand-in for their gradients.

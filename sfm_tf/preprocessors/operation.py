@@ -38,6 +38,8 @@ class Operation:
         smooth: Takes the same; its gradient stands in for that of `forward` where asked for.
         parameters: In the order of the operation's name.
         is_random: Whether it draws.
+        quantises: Whether it picks one of a few values, so that a change below their distance can
+            tip the choice: levels, or patches.
         content: Digest of what was fitted, such as weights; empty where nothing was.
     """
 
@@ -45,6 +47,7 @@ class Operation:
     smooth: Callable[..., tf.Tensor]
     parameters: tuple[Parameter, ...]
     is_random: bool = False
+    quantises: bool = False
     content: str = ""
 
     def form(self, name: str) -> str:

@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore, StoredSet
-from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.report.charts import ReportFigure, report_figure
 from sfm_tf.report.inputs import FailureGallery, Gallery, PerceivedPerturbation, Perturbation
@@ -571,9 +571,9 @@ class StoredAttacks:
         return Perturbation(entry.threat_model, entry.attack, epsilon, shown, adversarial)
 
     def _read(self, entry: StoredSet) -> np.ndarray:
-        # A slow attack was given the first few images only.
+        # A slow attacker was given the first few images only.
         count = len(self.images)
-        if ATTACKS[entry.attack].is_slow:
+        if ThreatModel(entry.threat_model).has_few_examples:
             count = min(self.settings.decision_examples, count)
         outcome = self.store.read(entry.name, (count, *self.images.shape[1:]))
         if outcome is None:

@@ -46,14 +46,35 @@ _LASTING_LIMITATIONS = (
     "The model gives every image one of its classes, also an image of something else.",
 )
 
+DRAW_STATEMENTS = {
+    "keyed": (
+        "The model draws at random, by a hash of the image with a secret key that only the "
+        "SavedModel holds. The same image always gets the same answer. Whoever may ask the model "
+        "can look for an image whose draw fails, and the accuracies under attack count that; "
+        "whoever can read the SavedModel can compute every draw."
+    ),
+    "fresh": (
+        "The model draws at random, afresh at each request. The same image may get another answer "
+        "when it is sent again, so an attacker can send it until a draw fails. The accuracies "
+        "under attack are of one draw for each image."
+    ),
+}
+"""What the model card says of a served model that draws, by `--draws` of its evaluation."""
 
-def build_model_card(inputs: ReportInputs, image_shape: tuple[int, int, int], command: str) -> str:
+
+def build_model_card(
+    inputs: ReportInputs,
+    image_shape: tuple[int, int, int],
+    command: str,
+    draws: str | None = None,
+) -> str:
     """Returns the model card, the same one for the same inputs.
 
     Args:
         inputs: What a report shows; images and curves are not used.
         image_shape: Height, width and channels of the images that the model takes.
         command: Command line that makes the model and its figures again.
+        draws: How the served model draws, of `DRAW_STATEMENTS`; None for one that draws nothing.
     """
     template = markdown_environment().get_template(_TEMPLATE)
     return template.render(
@@ -73,7 +94,7 @@ def build_model_card(inputs: ReportInputs, image_shape: tuple[int, int, int], co
             for threat_model, name in shown_threat_models(inputs.evaluation).items()
         },
         attack_table=_attack_table(inputs),
-        limitations=tuple(_limitations(inputs)),
+        limitations=tuple(_limitations(inputs, draws)),
         stage_table=_stage_table(inputs),
         package_table=package_table(inputs.manifests),
         # One indented line, in which Markdown knows no mark-up, so that it can be copied as it is.
@@ -128,7 +149,7 @@ def _worst_case_tables(inputs: ReportInputs) -> Iterator[Table]:
         yield Table(title, ("Threat model", *columns), rows)
 
 
-def _limitations(inputs: ReportInputs) -> Iterator[str]:
+def _limitations(inputs: ReportInputs, draws: str | None) -> Iterator[str]:
     run = {entry.threat_model for entry in inputs.metrics.worst_case}
     if ThreatModel.WHITE_BOX.value not in run:
         yield NO_WHITE_BOX
@@ -137,6 +158,8 @@ def _limitations(inputs: ReportInputs) -> Iterator[str]:
             knows = ThreatModel(threat_model).attacker_knows
             yield f"Not run: {name}. {knows}"
     yield from _partly_attacked(inputs)
+    if draws is not None:
+        yield DRAW_STATEMENTS[draws]
     yield from _LASTING_LIMITATIONS
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.preprocessors.draws import KEY_BYTES
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.report.inputs import ReportInputs
@@ -85,14 +88,16 @@ def load_evaluated(
     subject = card.metrics.subject
     only_subject = dataclasses.replace(settings, defences=(subject,))
     subjects = load_subjects(only_subject, compared_settings(evaluation), folders, schema)
+    defended = subjects.models[subject]
+    draws = settings.draws if defended.preprocessor.is_random else None
     return EvaluatedModel(
-        defended=subjects.models[subject],
+        defended=defended,
         class_names=schema.class_names,
         images=images,
         labels=labels,
         blessing=card.blessing,
         manifest=read_json(evaluation.folder / FILE_NAME),
-        model_card=build_model_card(card, schema.image_shape, command),
+        model_card=build_model_card(card, schema.image_shape, command, draws),
     )
 
 
@@ -122,7 +127,8 @@ def push_blessed(
     `assets.extra`. A local folder of served models also gets the files that configure a server.
 
     Args:
-        evaluated: The model.
+        evaluated: The model. What it draws at random follows from a secret key in the SavedModel,
+            or is drawn afresh at each request, as `--draws` of its evaluation said.
         config: Where to push, in what arithmetic, and how many versions to keep; `serving_dir` must
             not be empty. In bfloat16 answers differ from those that were evaluated, which is told
             but not refused.
@@ -141,15 +147,16 @@ def push_blessed(
             f"The model is NOT_BLESSED: {' '.join(blessing.reasons)} Train a better one, or give "
             "--allow_not_blessed to export it all the same."
         )
+    served = evaluated.defended.for_service(draw_key(config.draw_key_file))
     staged = folder / "saved_model"
-    export_saved_model(evaluated.defended, evaluated.class_names, staged, config.precision)
+    export_saved_model(served, evaluated.class_names, staged, config.precision)
     manifest = {**evaluated.manifest, **dataclasses.asdict(blessing)}
     write_text(staged / MANIFEST_FILE, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     write_text(staged / MODEL_CARD_FILE, evaluated.model_card)
     requests = write_warm_up_requests(staged, config.model_name, ALLOWED_BATCH_SIZES)
     verification = verify_saved_model(
         staged,
-        evaluated.defended,
+        served,
         evaluated.images,
         evaluated.labels,
         same_arithmetic=config.precision == "float32",
@@ -162,6 +169,34 @@ def push_blessed(
         write_server_configs(pathlib.Path(config.serving_dir))
     return PushedModel(f"{versions}/{version}", version, requests, verification)
 
+
+def draw_key(path: str) -> bytes:
+    """Returns the secret key of a random defence's draws, 16 bytes.
+
+    Args:
+        path: File with 32 hexadecimal digits; empty for a new random key.
+
+    Raises:
+        SfmError: If the file holds anything else, of which the message shows nothing.
+    """
+    if not path:
+        return secrets.token_bytes(KEY_BYTES)
+    expected = f"expected a file with a key of {2 * KEY_BYTES} hexadecimal digits"
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LONGEST_KEY_FILE).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SfmError(f"Cannot read --draw_key_file={path}: {reason}; {expected}.") from None
+    if not re.fullmatch(f"[0-9a-fA-F]{{{2 * KEY_BYTES}}}", text):
+        raise SfmError(
+            f"Invalid --draw_key_file={path} of {len(text)} characters; {expected}, such as "
+            f"`openssl rand -hex {KEY_BYTES}` prints."
+        )
+    return bytes.fromhex(text)
+
+
+_LONGEST_KEY_FILE = 4096
 
 MODELS_FILE = "models.config"
 BATCHING_FILE = "batching.config"

@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from sfm_tf.artifacts.atomic_files import read_json
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.significance import wilson_interval
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.serving import fresh_process_check
 from sfm_tf.serving.original_files import ingest_files, make_files
@@ -59,6 +60,8 @@ KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
 _START_SECONDS = 600.0
 _SECONDS_PER_IMAGE = 2.0  # For each signature: only a process that hangs is to be stopped.
 _MEGABYTE = 10**6
+_CONFIDENCE = 0.999
+_LARGEST_NUMBER = float(np.finfo(np.float64).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,28 +72,68 @@ class Agreement:
         disagreeing_labels: Images whose class differs.
         max_differences: For every other output the largest absolute difference of a value; NaN
             where one is not a number.
+        own_disagreeing_labels: Images whose class the Keras model itself changes when it is asked
+            a second time.
+        own_differences: For every other output, by how much it differs from itself then.
     """
 
     disagreeing_labels: int
     max_differences: Mapping[str, float]
+    own_disagreeing_labels: int = 0
+    own_differences: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def random_outputs(self) -> frozenset[str]:
+        """The outputs that the Keras model gives otherwise when it is asked a second time."""
+        # Written so that NaN is none.
+        return frozenset(
+            name for name, difference in self.own_differences.items() if difference > TOLERANCE
+        )
 
     def worse(self, other: "Agreement") -> "Agreement":
         """Returns the larger figures of two comparisons of one signature."""
-        differences = {
-            # NumPy's maximum, unlike Python's, keeps a NaN.
-            name: float(np.maximum(difference, other.max_differences[name]))
-            for name, difference in self.max_differences.items()
-        }
-        return Agreement(max(self.disagreeing_labels, other.disagreeing_labels), differences)
+        return Agreement(
+            max(self.disagreeing_labels, other.disagreeing_labels),
+            _larger(self.max_differences, other.max_differences),
+            max(self.own_disagreeing_labels, other.own_disagreeing_labels),
+            _larger(self.own_differences, other.own_differences),
+        )
 
     def excesses(self) -> dict[str, float]:
-        """Returns the differences that are no rounding, by output."""
+        """Returns the differences that are neither rounding nor chance, by output."""
         # Written so that NaN, which compares with nothing, is one.
         return {
             name: difference
             for name, difference in self.max_differences.items()
-            if not difference <= (PNG_TOLERANCE if name in _KEPT_IN_PNG else TOLERANCE)
+            if not difference <= self._tolerance(name)
         }
+
+    def differs_too_often(self, examples: int) -> bool:
+        """Tells whether labels differ, or for a random model, more often than by its chance.
+
+        The classes of a random model differ as often from those of its export as from its own when
+        it is asked again, but for chance. So the two shares are compared by their 99.9% intervals.
+
+        Args:
+            examples: Images that were compared.
+        """
+        if not self.random_outputs:
+            return self.disagreeing_labels > 0
+        found, own = (
+            wilson_interval(min(count, examples), examples, _CONFIDENCE)
+            for count in (self.disagreeing_labels, self.own_disagreeing_labels)
+        )
+        return found[0] > own[1]
+
+    def _tolerance(self, output: str) -> float:
+        if output in self.random_outputs:
+            return _LARGEST_NUMBER
+        return PNG_TOLERANCE if output in _KEPT_IN_PNG else TOLERANCE
+
+
+def _larger(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    # NumPy's maximum, unlike Python's, keeps a NaN.
+    return {name: float(np.maximum(value, second[name])) for name, value in first.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +254,8 @@ def verify_saved_model(
             one that computes in 16 bits differences are told, and only NaN is refused.
 
     Returns:
-        What was found, all differences within the tolerance.
+        What was found, all differences within the tolerance. What the Keras model answers otherwise
+        when it is asked again, because it draws, is only compared by how often the class differs.
 
     Raises:
         SfmError: If a signature is missing, the fresh process fails or is too slow, or the answers
@@ -283,8 +327,9 @@ def _check(verification: Verification, same_arithmetic: bool) -> None:
     if complaints:
         raise SfmError(
             f"The SavedModel does not answer as the evaluated model: {'; '.join(complaints)}. "
-            f"Expected no label to differ, and values by at most {TOLERANCE:g}, "
-            f"{PNG_TOLERANCE:.3g} in PNG files. Export again."
+            "Expected no label to differ, or of a model that draws at random, no more than when it "
+            f"is asked twice, and values by at most {TOLERANCE:g}, {PNG_TOLERANCE:.3g} in PNG "
+            "files. Export again."
         )
 
 
@@ -293,10 +338,12 @@ def _complaint(agreement: Agreement, examples: int, same_arithmetic: bool) -> st
     if not same_arithmetic:
         not_numbers = [name for name, value in excesses.items() if not np.isfinite(value)]
         return f"{', '.join(not_numbers)} hold NaN" if not_numbers else ""
-    if not (agreement.disagreeing_labels or excesses):
+    if not (agreement.differs_too_often(examples) or excesses):
         return ""
     values = "".join(f", {name} by {value:.3g}" for name, value in excesses.items())
-    return f"{agreement.disagreeing_labels} of {examples} labels differ{values}"
+    own = agreement.own_disagreeing_labels
+    asked_twice = f" ({own} when the model is asked twice)" if agreement.random_outputs else ""
+    return f"{agreement.disagreeing_labels} of {examples} labels differ{asked_twice}{values}"
 
 
 Outputs = Callable[[np.ndarray], Mapping[str, tf.Tensor]]
@@ -325,6 +372,9 @@ def compare_answers(
 ) -> Agreement:
     """Compares answers to images with what the Keras model says of them, batch by batch.
 
+    The Keras model is asked twice, because a model that draws at random does not even agree with
+    itself. Whether it draws is found so, of any model.
+
     Both sides compute compiled, on the CPU and with the same batch sizes: quantisation turns the
     last bit of a float into a whole level, so that the rounding of a GPU, or of eager execution,
     would alone make a logit differ by some hundredths.
@@ -342,22 +392,32 @@ def compare_answers(
     parts: list[Agreement] = []
     for start in range(0, len(images), batch_size):
         with tf.device("/CPU:0"):
-            outputs = compute(images[start : start + batch_size])
-            expected = {name: values.numpy() for name, values in outputs.items()}
+            expected, again = (
+                {name: values.numpy() for name, values in compute(asked).items()}
+                for asked in 2 * [images[start : start + batch_size]]
+            )
         if set(answers) != set(expected):
             raise SfmError(
                 f"The signature {signature} of the SavedModel gives {', '.join(sorted(answers))}; "
                 f"expected {', '.join(sorted(expected))}. Export again."
             )
         served = {name: answers[name][start : start + batch_size] for name in expected}
-        disagreeing = int(np.sum(served.pop(_CLASS_ID) != expected.pop(_CLASS_ID)))
-        differences = {
-            name: _largest_difference(served[name], values) for name, values in expected.items()
-        }
-        parts.append(Agreement(disagreeing, differences))
-    worst = functools.reduce(Agreement.worse, parts)
-    disagreeing = sum(part.disagreeing_labels for part in parts)
-    return dataclasses.replace(worst, disagreeing_labels=disagreeing)
+        parts.append(Agreement(*_difference(served, expected), *_difference(again, expected)))
+    return dataclasses.replace(
+        functools.reduce(Agreement.worse, parts),
+        disagreeing_labels=sum(part.disagreeing_labels for part in parts),
+        own_disagreeing_labels=sum(part.own_disagreeing_labels for part in parts),
+    )
+
+
+def _difference(found: Answers, expected: Answers) -> tuple[int, dict[str, float]]:
+    """Returns how many classes differ, and for every other output by how much."""
+    differences = {
+        name: _largest_difference(found[name], values)
+        for name, values in expected.items()
+        if name != _CLASS_ID
+    }
+    return int(np.sum(found[_CLASS_ID] != expected[_CLASS_ID])), differences
 
 
 def _largest_difference(served: np.ndarray, expected: np.ndarray) -> float:
@@ -388,7 +448,8 @@ def _explain(defended: DefendedModel, images: tf.Tensor) -> dict[str, tf.Tensor]
         "defended_image": defended.defended(images),
     }
     files = {name: arrays[kept] for name, kept in _KEPT_IN_PNG.items()}
-    return {**arrays, **files, _CLASS_ID: tf.argmax(defended(images), axis=-1)}
+    logits = defended.classified(arrays["defended_image"])
+    return {**arrays, **files, _CLASS_ID: tf.argmax(logits, axis=-1)}
 
 
 _CLASS_ID = "class_id"

@@ -1,6 +1,5 @@
 """One compiled model for all ablations: switches say which parts take part."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -147,7 +146,7 @@ class _SwitchedPreprocessor:
     """Stands in for a `Preprocessor`: one of several, by its place."""
 
     def __init__(self, served: Preprocessor) -> None:
-        self._choices: list[Callable[[tf.Tensor], tf.Tensor]] = []
+        self._choices: list[Preprocessor] = []
         self.places: dict[str, int] = {}
         self.chosen = tf.Variable(0, trainable=False)
         attacker = served.for_attacker()
@@ -161,8 +160,8 @@ class _SwitchedPreprocessor:
         self._add(NO_PREPROCESSOR, parse_preprocessor("none"))
         self._add(BROKEN, parse_preprocessor(BROKEN_DEFENCE))
 
-    def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        branches = [lambda choice=choice: choice(images) for choice in self._choices]
+    def __call__(self, images: tf.Tensor, drawn_from: tf.Tensor | None = None) -> tf.Tensor:
+        branches = [lambda choice=choice: choice(images, drawn_from) for choice in self._choices]
         return tf.switch_case(self.chosen.read_value(), branches)
 
     def _add(self, name: str, choice: Preprocessor) -> None:

@@ -54,6 +54,7 @@ from sfm_tf.attacks.fgsm import FastGradientMethod
 from sfm_tf.attacks.hop_skip_jump import HopSkipJump
 from sfm_tf.attacks.mim import MomentumIterativeMethod
 from sfm_tf.attacks.pgd import ProjectedGradientDescent
+from sfm_tf.attacks.redraw import Redraw
 from sfm_tf.attacks.square import SquareAttack
 from sfm_tf.attacks.squeezing_aware import SqueezingAwareGradientDescent
 from sfm_tf.attacks.uniform_noise import UniformNoise
@@ -586,6 +587,12 @@ CONTRACTS = {
         {"draws": 100, "points": "uniform", "targeted": False},
         {"epsilon": 0.1, "draws": 9},
     ),
+    "redraw": Contract(
+        Redraw,
+        {"epsilon": 0.2, "draws": 4, "noise": 0.1},
+        {"draws": 30, "noise": 0.26 / 255, "targeted": False},
+        {"epsilon": 0.1, "draws": 9, "noise": 0.2},
+    ),
     "cw": Contract(
         CarliniWagner,
         {
@@ -795,8 +802,9 @@ BAD_VALUES = {
     "mask_weight": (-1.0, NONE_BELOW_0),
     "max_evaluations": (0.5, AT_LEAST_1),
     "momentum": (math.inf, NONE_BELOW_0),
+    "noise": (0.0, POSITIVE_NUMBER),
     "norm": (1, "'inf', math.inf or 2"),
-    "objective": ("mask", "one of mask_aware, mask_stage, frozen_mask, other_surrogate"),
+    "objective": ("mask", "one of mask_aware, mask_stage, frozen_mask"),
     "p_init": (1.1, ABOVE_0),
     "points": ("gaussian", "one of uniform, extreme"),
     "probability": (True, "a number from 0 to 1"),

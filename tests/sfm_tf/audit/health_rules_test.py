@@ -261,9 +261,9 @@ CASES = {
     "a loss that rises and falls": (rules.judge_loss, _curve(1.0, 3.0, 2.0), "warn", "3 after 1"),
     "the other surrogate breaks more": (
         rules.judge_surrogates,
-        _evidence(surrogates=_surrogates(smooth=5)),
+        _evidence(attacks=[_entry(threat_model="gray_box")], surrogates=_surrogates(smooth=5)),
         "fail",
-        "identity 20, smooth 5, ignored 24. The white box uses identity",
+        "identity 20, smooth 5, ignored 24. The model's own is identity",
     ),
     "no surrogate breaks more": (
         rules.judge_surrogates,
@@ -387,13 +387,10 @@ def test_an_evaluation_with_as_many_starts_needs_no_more():
     assert rules.judge_convergence(evidence).status == "pass"
 
 
-def test_a_surrogate_that_the_adaptive_attacker_used_counts_already():
-    adaptive = _entry(threat_model="adaptive", attack="adaptive_other_surrogate")
-    surrogates = _surrogates(smooth=5)
-    evidence = _evidence(attacks=[_entry(), adaptive], surrogates=surrogates)
+def test_what_any_surrogate_breaks_counts_in_the_white_box_already():
+    evidence = _evidence(attacks=[_entry()], surrogates=_surrogates(smooth=5))
     assert rules.judge_surrogates(evidence).status == "pass"
-    without = _surrogates(ignored=5)
-    evidence = _evidence(attacks=[_entry(), adaptive], surrogates=without)
+    evidence = _evidence(attacks=[_entry()], surrogates=_surrogates(ignored=5))
     assert rules.judge_surrogates(evidence).status == "fail"
 
 

@@ -211,7 +211,11 @@ CASES = {
     ),
     "one surrogate": (
         rules.judge_adaptive,
-        _evidence(probes=dataclasses.replace(PROBES, surrogates=())),
+        _evidence(
+            *CLEAN,
+            _rows("adaptive_mask_aware", "adaptive"),
+            probes=dataclasses.replace(PROBES, surrogates=()),
+        ),
         "warn",
         "Missing: both surrogates",
     ),

@@ -333,7 +333,7 @@ def test_attacks_that_go_on_with_what_is_left_do_not_compare():
 
 def test_what_the_adaptive_attacker_breaks_counts_as_white_box():
     tables = (CLEAN, *WHITE, _rows("pgd", 4, 8.0, "gray_box"))
-    adaptive = _rows("adaptive_other_surrogate", 4, 8.0, "adaptive")
+    adaptive = _rows("adaptive_frozen_mask", 4, 8.0, "adaptive")
     assert rules.judge_white_box_strongest(_evidence(*tables)).status == "fail"
     assert rules.judge_white_box_strongest(_evidence(*tables, adaptive)).status == "pass"
 

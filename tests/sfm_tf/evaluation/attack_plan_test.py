@@ -25,6 +25,14 @@ DEFENDED = DefendedModel(
 )
 MODELS = {"undefended": DefendedModel(CLASSIFIER), "sfm": DEFENDED}
 SOURCE = _classifier(2)
+ALL_BUT_ADAPTIVE = (
+    "black_box",
+    "gray_box",
+    "white_box",
+    "undefended",
+    "score_based",
+    "decision_based",
+)
 
 
 def _plan(**settings):
@@ -39,22 +47,51 @@ def test_each_attack_on_each_model_is_planned_once():
         ("pgd", ("undefended gray_box", "undefended white_box")),
         ("pgd", ("sfm gray_box",)),
         ("pgd", ("sfm white_box",)),
+        ("redraw", ("sfm white_box",)),
     ]
-    source, bare, gray, white = plan.values()
-    assert source.model is SOURCE
-    assert (source.is_scored, bare.is_scored, gray.is_scored, white.is_scored) == (
-        False,
-        True,
-        False,
-        True,
-    )
+    source = next(iter(plan.values()))
+    assert source.models == (SOURCE,)
+    assert [attack.is_scored for attack in plan.values()] == [False, True, False, True, True]
+
+
+def test_the_white_box_tries_each_surrogate_and_nobody_else_does():
+    settings = {"attacks": ("noise", "pgd"), "threat_models": ALL_BUT_ADAPTIVE}
+    tried = {
+        (name, *scenarios): tuple(model.preprocessor.surrogate for model in attack.models)
+        for (name, scenarios), attack in _plan(**settings).items()
+        if attack.models[0] is not SOURCE
+    }
+    several = {key: surrogates for key, surrogates in tried.items() if len(surrogates) > 1}
+    assert several == {("pgd", "sfm white_box"): ("identity", "smooth")}
+    assert set(tried[("pgd", "sfm gray_box")]) == {"identity"}
+
+
+def test_whatever_draws_or_rounds_meets_redraws_and_is_asked_anew_only_if_it_draws():
+    chains = {
+        "none": set(),
+        "median_2": set(),
+        "bit_depth_3": {"white_box"},
+        "median_2+jpeg_75": {"white_box"},
+        "total_variation_50_30": {"white_box", "score_based", "decision_based"},
+    }
+    models = {chain: DefendedModel(CLASSIFIER, None, parse_preprocessor(chain)) for chain in chains}
+    config = EvaluationConfig(attacks=("fgsm",), threat_models=ALL_BUT_ADAPTIVE)
+    plan = [a for a in plan_attacks(models, SOURCE, config) if a.attack_name == "redraw"]
+    # What each attacker starts from differs, and so do the images.
+    assert all(len(attack.scenarios) == 1 for attack in plan)
+    found = {chain: set() for chain in chains}
+    for attack in plan:
+        found[attack.scenarios[0].defence].add(attack.scenarios[0].threat_model)
+    assert found == chains
+    few = {a.scenarios[0].threat_model: a.examples for a in plan}
+    assert few == {"white_box": None, "score_based": None, "decision_based": 20}
 
 
 def test_cheap_attacks_come_first():
     attacks = ("square", "apgd_ce", "cw", "pgd", "fgsm", "noise")
     plan = _plan(attacks=attacks, threat_models=("white_box",))
     names = list(dict.fromkeys(name for name, _ in plan))
-    assert names == ["noise", "fgsm", "pgd", "cw", "apgd_ce", "square"]
+    assert names == ["noise", "fgsm", "pgd", "cw", "apgd_ce", "square", "redraw"]
 
 
 def test_an_attacker_unaware_of_the_defence_attacks_the_bare_classifier():
@@ -63,6 +100,7 @@ def test_an_attacker_unaware_of_the_defence_attacks_the_bare_classifier():
     assert list(plan) == [
         ("pgd", ("undefended white_box", "sfm undefended")),
         ("pgd", ("sfm white_box",)),
+        ("redraw", ("sfm white_box",)),
     ]
     shared = next(iter(plan.values()))
     assert not shared.is_scored

@@ -10,7 +10,9 @@ from scipy.special import log_softmax
 
 from sfm_tf.attacks.attack import AttackOutcome, CompiledAttack
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation import runner
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.attack_building import build_attack
 from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.results import Scenario
 from sfm_tf.evaluation.runner import (
@@ -25,7 +27,7 @@ from sfm_tf.evaluation.runner import (
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.chain import SURROGATES, parse_preprocessor
 
 SHAPE = (1, 4, 1)
 
@@ -258,7 +260,8 @@ def _index(evaluation):
 
 def test_there_is_one_row_per_image_defence_threat_model_attack_and_radius(finished):
     results = finished[0].results
-    assert results.num_rows == COUNT * (2 + 2 * 3 * 2 * 2)
+    # Two clean rows; two models, threat models, attacks and radii; re-draws of the defended one.
+    assert results.num_rows == COUNT * (2 + 2 * 3 * 2 * 2 + 2)
     keys = ["image_index", "defence", "threat_model", "attack", "epsilon"]
     assert results.group_by(keys).aggregate([]).num_rows == results.num_rows
 
@@ -283,7 +286,7 @@ def test_attacked_rows_score_the_stored_images(finished, models):
     results = evaluation.results
     scored = {"sfm": models.sfm, "undefended": models.undefended}
     store = AdversarialStore(folder)
-    assert len(evaluation.sets) == 24
+    assert len(evaluation.sets) == 26
     for entry in evaluation.sets:
         stored = store.read(entry.name, images.shape)
         moved = stored.images
@@ -320,17 +323,96 @@ def test_losses_are_those_of_the_model_the_attacker_knows(finished, models, thre
 
 def test_images_are_made_once_per_gradient_source(finished):
     evaluation, folder = finished
-    # Source, bare classifier, masked classifier, full defence; times 2 attacks and 2 radii.
-    assert len(list(folder.glob("*.tfrecord"))) == 16
+    # Source, bare classifier, masked classifier, full defence by either surrogate and the worse of
+    # both; times 2 attacks and 2 radii. Re-draws of the full defence.
+    assert len(list(folder.glob("*.tfrecord"))) == 26
     names = {}
     for entry in evaluation.sets:
         names.setdefault(entry.name, set()).add((entry.defence, entry.threat_model))
     assert sorted(map(sorted, names.values())) == sorted(
         4 * [[("sfm", "gray_box")]]
-        + 4 * [[("sfm", "white_box")]]
+        + 6 * [[("sfm", "white_box")]]
         + 4 * [[("sfm", "black_box"), ("undefended", "black_box")]]
         + 4 * [[("undefended", "gray_box"), ("undefended", "white_box")]]
     )
+
+
+def _right(results, **keys):
+    return _column(results, "prediction", **keys) == _column(results, "label", **keys)
+
+
+def test_the_white_box_of_any_defence_is_the_worst_of_all_surrogates_per_image(models, tmp_path):
+    models.median = DefendedModel(models.classifier, None, parse_preprocessor("median_3"))
+    config = dataclasses.replace(CONFIG, threat_models=("white_box",), attacks=("pgd",))
+    found = _evaluate(models, tmp_path, config, defences=("median",))
+    (images, labels), samples = _samples(), check_samples(*_samples(), models.classifier)
+    for epsilon in CONFIG.epsilons:
+        by_surrogate = []
+        for surrogate in SURROGATES:
+            chain = parse_preprocessor("median_3", surrogate)
+            attacked = samples.wrap(DefendedModel(models.classifier, None, chain), 4)
+            attack = build_attack("pgd", attacked, epsilon / 255, config, 0)
+            attack.set_params(step_size=max(4.0, epsilon / 4) / 255)
+            outcome = attack.run(images, labels)
+            fooled = attacked.predict(outcome.images).argmax(axis=1) != labels
+            by_surrogate.append((fooled, outcome))
+        (first, one), (second, other) = by_surrogate
+        assert np.abs(one.images - other.images).max() > 1e-3
+        keys = {"defence": "median", "threat_model": "white_box", "epsilon": epsilon}
+        right = _right(found.results, attack="pgd", **keys)
+        assert right.tolist() == (~first & ~second).tolist()
+        # Of two that fool, or do not, the higher loss.
+        alike = np.maximum(one.loss, other.loss)
+        expected = np.where(first == second, alike, np.where(first, one.loss, other.loss))
+        losses = _column(found.results, "loss", attack="pgd", **keys)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-6)
+        stored = AdversarialStore(tmp_path).read(
+            _index(found)["median", "white_box", "pgd", epsilon], images.shape
+        )
+        is_other = (losses == other.loss)[:, None, None, None]
+        np.testing.assert_array_equal(stored.images, np.where(is_other, other.images, one.images))
+
+
+@pytest.mark.parametrize("epsilon", CONFIG.epsilons)
+def test_redraws_go_on_from_the_worst_image_of_the_attacks_before(finished, epsilon):
+    (evaluation, folder), (images, _) = finished, _samples()
+    keys = {"defence": "sfm", "threat_model": "white_box", "epsilon": epsilon}
+    right, loss, moved = {}, {}, {}
+    for attack in ("fgsm", "pgd", "redraw"):
+        right[attack] = _right(evaluation.results, attack=attack, **keys)
+        loss[attack] = _column(evaluation.results, "loss", attack=attack, **keys)
+        name = _index(evaluation)["sfm", "white_box", attack, epsilon]
+        moved[attack] = AdversarialStore(folder).read(name, images.shape).images
+    before = right["fgsm"] & right["pgd"]
+    assert not (right["redraw"] & ~before).any()
+    unbroken = right["redraw"]
+    highest = np.maximum(loss["fgsm"], loss["pgd"])[unbroken]
+    assert (loss["redraw"][unbroken] >= highest - 1e-6).all()
+    distances = [np.abs(moved["redraw"] - moved[each]).max(axis=(1, 2, 3)) for each in moved]
+    assert np.minimum(*distances[:2]).max() <= 0.26 / 255 + 1e-6
+
+
+def test_who_may_only_ask_for_decisions_redraws_what_transfers(models, tmp_path, monkeypatch):
+    models.random = DefendedModel(
+        models.classifier, None, parse_preprocessor("total_variation_50_30")
+    )
+    plan = runner.plan_attacks
+    monkeypatch.setattr(
+        runner, "plan_attacks", lambda *job: [p for p in plan(*job) if "hop" not in p.attack_name]
+    )
+    config = EvaluationConfig(
+        threat_models=("black_box", "decision_based"),
+        attacks=("fgsm",),
+        epsilons=(24.0,),
+        decision_examples=3,
+    )
+    found = _evaluate(models, tmp_path, config, defences=("random",))
+    store, (images, _) = AdversarialStore(tmp_path), _samples()
+    index = _index(found)
+    transferred = store.read(index["random", "black_box", "fgsm", 24.0], images.shape).images
+    redrawn = store.read(index["random", "decision_based", "redraw", 24.0], images[:3].shape)
+    assert np.abs(redrawn.images - transferred[:3]).max() <= 0.26 / 255 + 1e-6
+    assert np.abs(redrawn.images - images[:3]).max() > 20 / 255
 
 
 def test_a_finished_evaluation_is_read_back(finished, models, made):
@@ -369,11 +451,14 @@ def test_only_what_is_missing_is_made(models, tmp_path, made):
     )
     results = _evaluate(models, tmp_path, further, source=None).results
     new = [("UniformNoise", 8), ("UniformNoise", 16), ("FastGradientMethod", 16)]
-    assert sorted(made) == sorted(2 * new)
+    # The defended one has two surrogates, and re-draws go on from what is new.
+    defended = [("FastGradientMethod", 16), ("Redraw", 8), ("Redraw", 16)]
+    assert sorted(made) == sorted(2 * new + defended)
     made.clear()
-    next(tmp_path.glob("fgsm-16-*.tfrecord")).unlink()
+    for path in tmp_path.glob("fgsm-16-*.tfrecord"):
+        path.unlink()
     assert _evaluate(models, tmp_path, further, source=None).results.equals(results)
-    assert made == [("FastGradientMethod", 16)]
+    assert made == 3 * [("FastGradientMethod", 16)]
 
 
 def test_whatever_changes_the_images_makes_them_anew_and_nothing_else(tmp_path, made):
@@ -385,17 +470,18 @@ def test_whatever_changes_the_images_makes_them_anew_and_nothing_else(tmp_path, 
         _evaluate(models, tmp_path, **{"config": config, **changes})
         return len(made)
 
-    assert made_by() == 2
+    # Noise against either model, and re-draws of the defended one.
+    assert made_by() == 3
     assert made_by() == 0
     assert made_by(config=dataclasses.replace(config, attack_batch_size=7)) == 0
-    assert made_by(config=dataclasses.replace(config, norm="2")) == 2
-    assert made_by(seed=1) == 2
-    assert made_by(labels=(labels + 1) % 3) == 2
-    assert made_by(images=1 - images) == 2
+    assert made_by(config=dataclasses.replace(config, norm="2")) == 3
+    assert made_by(seed=1) == 3
+    assert made_by(labels=(labels + 1) % 3) == 3
+    assert made_by(images=1 - images) == 3
     models.masker.layers[-1].bias.assign([0.5])
-    assert made_by() == 1
-    models.classifier.layers[-1].bias.assign([0.5, 0.0, 0.0])
     assert made_by() == 2
+    models.classifier.layers[-1].bias.assign([0.5, 0.0, 0.0])
+    assert made_by() == 3
 
 
 def test_a_stored_set_that_is_not_valid_is_refused(models, tmp_path):
@@ -414,9 +500,13 @@ def test_progress_numbers_the_attacks_and_counts_their_images(finished, told):
     assert told[0] == ("clean images", 0, COUNT)
     # Cheap attacks first, and both radii of each.
     attacks = [phrase for phrase, done, _ in told[1:] if done == 0]
-    assert attacks[0] == "[1/8] fgsm 8/255 (undefended black_box, sfm black_box)"
-    assert attacks[-1] == "[8/8] pgd 24/255 (sfm white_box)"
-    assert len(attacks) == 16
+    assert attacks[0] == "[1/9] fgsm 8/255 (undefended black_box, sfm black_box)"
+    assert attacks[-3:] == [
+        "[8/9] pgd 24/255 2 of 2 (sfm white_box)",
+        "[9/9] redraw 8/255 (sfm white_box)",
+        "[9/9] redraw 24/255 (sfm white_box)",
+    ]
+    assert len(attacks) == 22
     assert [done for phrase, done, _ in told if phrase == attacks[3]] == [0, 4, 8, 10]
 
 

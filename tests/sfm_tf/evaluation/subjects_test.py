@@ -14,6 +14,7 @@ from sfm_tf.evaluation.subjects import (
 )
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.draws import FreshDraws, KeyedDraws, RepeatableFreshDraws
 from sfm_tf.records.schema import read_schema
 
 SHAPE = (2, 2, 1)
@@ -92,6 +93,14 @@ def test_without_preprocessing_the_surrogate_does_not_matter():
     assert model_digest(smooth) == model_digest(DefendedModel(classifier, masker))
 
 
+def test_who_draws_shows_of_a_random_model_and_of_no_other():
+    classifier, draws = _classifier(), (KeyedDraws(), KeyedDraws(b"0" * 16))
+    draws = [*draws, RepeatableFreshDraws(), RepeatableFreshDraws().for_attacker()]
+    for spec, count in {"total_variation_50_30": 4, "bit_depth_3": 1, "none": 1}.items():
+        model = DefendedModel(classifier, None, parse_preprocessor(spec))
+        assert len({model_digest(model.with_draws(each)) for each in draws}) == count
+
+
 IMAGES = np.random.default_rng(0).random((3, 8, 8, 1), dtype=np.float32)
 
 
@@ -143,6 +152,18 @@ def test_compared_defences_stand_before_a_classifier_of_ones_own(trained, tmp_pa
     models = load_subjects(config, ComparedConfig(), ModelFolders(None), trained[2]).models
     assert list(models) == ["model", "tvm"]
     assert models["tvm"].classifier is models["model"].classifier
+
+
+@pytest.mark.parametrize(
+    ("draws", "expected"), [("keyed", KeyedDraws()), ("fresh", RepeatableFreshDraws())]
+)
+def test_random_defences_draw_as_the_settings_say(trained, draws, expected):
+    config = EvaluationConfig(defences=("tvm", "jpeg"), draws=draws)
+    models = load_subjects(config, *trained).models
+    assert models["tvm"].preprocessor.draws == expected
+    served = models["tvm"].for_service(b"k" * 16).preprocessor.draws
+    assert served == {"keyed": KeyedDraws(b"k" * 16), "fresh": FreshDraws()}[draws]
+    assert models["jpeg"].for_service(b"k" * 16) is models["jpeg"]
 
 
 def test_what_was_not_fitted_is_not_evaluated(trained):

@@ -7,6 +7,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.threat_models import ThreatModel, applies_to, attacked_model, default_attacks
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.draws import KeyedDraws, RepeatableFreshDraws
 
 SHAPE = (2, 2, 1)
 IMAGES = np.random.default_rng(0).random((3, *SHAPE)).astype(np.float32)
@@ -29,6 +30,11 @@ def _masker():
 KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
 SOURCE_KERNEL = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
 MASKED = IMAGES / (1 + np.exp(1 - 2 * IMAGES))
+KNOWING_OR_ASKING = [
+    threat_model
+    for threat_model in ThreatModel
+    if threat_model.value in ("white_box", "adaptive", "score_based", "decision_based")
+]
 WHOLE = np.rint(MASKED.reshape(3, 4) * 3) / 3 @ KERNEL
 
 
@@ -58,6 +64,22 @@ def test_without_a_defence_the_classifier_is_attacked(threat_model):
     np.testing.assert_allclose(attacked(IMAGES), IMAGES.reshape(3, 4) @ KERNEL, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("draws", "is_same"), [(KeyedDraws(bytes(range(16))), True), (RepeatableFreshDraws(), False)]
+)
+@pytest.mark.parametrize("threat_model", KNOWING_OR_ASKING)
+def test_who_knows_or_asks_the_model_faces_the_function_that_is_scored(
+    threat_model, draws, is_same
+):
+    random = parse_preprocessor("total_variation_50_30").with_draws(draws)
+    defended = DefendedModel(_linear(KERNEL), _masker(), random)
+    attacked = attacked_model(threat_model, defended, None)
+    again = attacked_model(threat_model, defended, None)
+    np.testing.assert_array_equal(attacked(IMAGES), again(IMAGES))
+    found = np.array_equal(attacked(IMAGES), defended(IMAGES))
+    assert found == is_same
+
+
 def test_black_box_needs_a_source():
     with pytest.raises(SfmError, match="black-box threat model needs a source model"):
         attacked_model(ThreatModel.BLACK_BOX, DefendedModel(_linear(KERNEL)), None)
@@ -85,17 +107,20 @@ def test_what_has_nothing_to_aim_at_is_left_out(has_masker, spec, left_out):
     assert found == left_out
 
 
-@pytest.mark.parametrize("name", ["black_box", "gray_box", "white_box", "undefended"])
-def test_gradient_attackers_run_the_configured_attacks(name):
-    assert default_attacks(ThreatModel(name), ("mim", "pgd")) == ("mim", "pgd")
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [("black_box", ()), ("gray_box", ()), ("white_box", ("redraw",)), ("undefended", ())],
+)
+def test_gradient_attackers_run_the_configured_attacks(name, further):
+    assert default_attacks(ThreatModel(name), ("mim", "pgd")) == ("mim", "pgd", *further)
     assert ThreatModel(name).access == "gradient"
 
 
 @pytest.mark.parametrize(
     ("name", "access", "attacks"),
     [
-        ("score_based", "scores", ("square",)),
-        ("decision_based", "decisions", ("hop_skip_jump",)),
+        ("score_based", "scores", ("square", "redraw")),
+        ("decision_based", "decisions", ("hop_skip_jump", "redraw")),
         ("adaptive", "adaptive", tuple(f"adaptive_{objective}" for objective in OBJECTIVES)),
     ],
 )

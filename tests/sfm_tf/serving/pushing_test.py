@@ -3,6 +3,7 @@ import importlib.resources
 import json
 import pathlib
 import shutil
+import struct
 import subprocess
 
 import keras
@@ -16,6 +17,7 @@ from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.draws import KeyedDraws
 from sfm_tf.serving import pushing
 from sfm_tf.serving.pushing import EvaluatedModel, PushedModel, push_blessed
 from sfm_tf.serving.saved_model import export_saved_model
@@ -365,3 +367,84 @@ def test_a_model_goes_to_an_object_store_without_configuration(tmp_path, evaluat
     assert seen == ["gs://bucket/models/model"]
     assert pushed.folder == "gs://bucket/models/model/7"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved_model"]
+
+
+KEY = bytes.fromhex("00ff10a7c3d2e1f0aabbccddeeff0123")
+
+
+@pytest.fixture(scope="module")
+def random_model(evaluated):
+    """Total variation minimisation by the public key of an evaluation."""
+    chain = parse_preprocessor("total_variation_50_30")
+    defended = DefendedModel(evaluated.defended.classifier, preprocessor=chain)
+    return dataclasses.replace(evaluated, defended=defended)
+
+
+def answers(pushed: PushedModel) -> np.ndarray:
+    signature = tf.saved_model.load(pushed.folder).signatures["serving_default"]
+    return np.stack([signature(images=tf.constant(IMAGES))["logits"] for _ in range(2)])
+
+
+def test_a_model_that_draws_is_served_with_a_secret_key_that_nothing_else_holds(
+    tmp_path, random_model, verified
+):
+    key_file = tmp_path / "key"
+    key_file.write_text(f"{KEY.hex()}\n")
+    ours = push(tmp_path, random_model, draw_key_file=str(key_file))
+    first, second = answers(ours)
+    np.testing.assert_array_equal(first, second)
+    expected = random_model.defended.with_draws(KeyedDraws(KEY))
+    np.testing.assert_allclose(first, expected(IMAGES), atol=1e-4)
+    # Compared with the model of the same key.
+    (((_, compared, *_), _),) = verified
+    assert compared.preprocessor.draws == KeyedDraws(KEY)
+    key_file.unlink()
+    spellings = [KEY, KEY.hex().encode(), *map(str, struct.unpack("<2q", KEY)), repr(KEY)]
+    for path in filter(pathlib.Path.is_file, tmp_path.rglob("*")):
+        content = path.read_bytes()
+        for spelling in spellings:
+            written = spelling if isinstance(spelling, bytes) else spelling.encode()
+            assert path.name == "saved_model.pb" or written not in content
+
+    # Without a file, a new key: other draws than those with ours or the public one.
+    others, _ = answers(push(tmp_path, random_model))
+    for known in (first, random_model.defended(IMAGES).numpy()):
+        assert np.abs(others - known).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory"),
+        (b"", "of 0 characters"),
+        (KEY.hex().encode()[:-1], "of 31 characters"),
+        (b"secret" * 6, "of 36 characters"),
+        (b"g" * 32, "of 32 characters"),
+        (KEY + b"\xff", "it is no text"),
+        (b"a" * 10_000, "of 4096 characters"),
+    ],
+    ids=["missing", "empty", "short", "long", "no digits", "bytes", "huge"],
+)
+def test_a_file_without_a_key_is_refused_in_a_line_that_shows_nothing_of_it(
+    tmp_path, content, message
+):
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SfmError, match="32 hexadecimal digits") as caught:
+        pushing.draw_key(str(path))
+    told = str(caught.value)
+    assert f"--draw_key_file={path}" in told
+    assert message in told
+    assert "\n" not in told
+    assert "secret" not in told
+    assert KEY.hex()[:-1] not in told
+
+
+def test_keys_are_read_in_either_case_and_else_made_anew(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(f"{KEY.hex().upper()}\n")
+    assert pushing.draw_key(str(path)) == KEY
+    made = {pushing.draw_key("") for _ in range(5)}
+    assert len(made) == 5
+    assert {len(key) for key in made} == {16}

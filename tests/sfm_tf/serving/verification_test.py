@@ -20,6 +20,7 @@ from sfm_tf.datasets.decoding import decode_pixels
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.draws import FreshDraws
 from sfm_tf.serving import fresh_process_check, signatures, verification
 from sfm_tf.serving.saved_model import export_saved_model, read_saved_model
 from sfm_tf.serving.verification import (
@@ -453,3 +454,58 @@ def test_the_process_has_more_time_for_more_images(evaluated, labels, exported, 
         with pytest.raises(SfmError, match="stopped"):
             verify_saved_model(exported, evaluated, images, classes)
     assert limits == [606.0, 666.0]
+
+
+@pytest.fixture(scope="module")
+def fresh(evaluated):
+    """A model that draws afresh at each call, and has a masker, which does not."""
+    random = parse_preprocessor("total_variation_50_30").with_draws(FreshDraws())
+    return DefendedModel(evaluated.classifier, evaluated.masker, random)
+
+
+def test_a_model_that_draws_afresh_is_compared_by_how_often_it_agrees_with_itself(
+    fresh, labels, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(verification, "_run", run_in_this_process)
+    monkeypatch.setattr(verification, "MEASURED_BATCH_SIZES", (1,))
+    monkeypatch.setattr(verification, "MOST_CALLS", 3)
+    export_saved_model(fresh, CLASS_NAMES, tmp_path / "model")
+    # Two calls differ, and so do equal images beside each other.
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    equal = tf.constant(np.repeat(PIXELS[:1], 4, axis=0))
+    answers = np.concatenate([serve(images=equal)["logits"] for _ in range(2)])
+    assert len(np.unique(answers[:, 0])) == 8
+
+    images, classes = np.tile(PIXELS, (10, 1, 1, 1)), np.tile(labels, 10)
+    found = verify_saved_model(tmp_path / "model", fresh, images, classes).signatures
+    assert found["serving_default"].random_outputs == {"logits", "probabilities"}
+    assert found["explain"].random_outputs == {"defended_image", "defended_png_bytes"}
+    # Another model's classes differ more often than this one's own.
+    classifier = keras.models.clone_model(fresh.classifier)
+    classifier.set_weights([-weight for weight in fresh.classifier.get_weights()])
+    other = DefendedModel(classifier, fresh.masker, fresh.preprocessor)
+    with pytest.raises(SfmError, match=r"labels differ \(\d+ when the model is asked twice\)"):
+        verify_saved_model(tmp_path / "model", other, images, classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "own_labels", "difference", "is_wrong"),
+    [
+        # Wilson's intervals of 99.9%: 5 of 100 is at most 0.176, and 32 of 100 at least 0.190.
+        (32, 5, 0.5, True),
+        (12, 5, 0.5, False),
+        (0, 0, 0.5, False),
+        # What the model itself gives alike has to be given alike.
+        (1, 5, 0.0, True),
+        (0, 0, 0.0, False),
+    ],
+)
+def test_labels_differ_too_often_beyond_chance(labels, own_labels, difference, is_wrong):
+    found = Agreement(labels, {"logits": 0.0}, own_labels, {"logits": difference})
+    assert found.differs_too_often(100) == is_wrong
+
+
+def test_chance_excuses_no_value_that_is_not_a_number_and_no_other_output():
+    differences = {"logits": np.nan, "probabilities": 0.5, "mask": 0.5}
+    own = {"logits": 1.0, "probabilities": 1.0, "mask": 0.0}
+    assert set(Agreement(0, differences, 0, own).excesses()) == {"logits", "mask"}

@@ -16,6 +16,7 @@ from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.draws import RepeatableFreshDraws
 from sfm_tf.preprocessors.operation import Operation
 
 SHAPE = (4, 4, 1)
@@ -118,7 +119,9 @@ def test_each_draw_is_another_one(count):
     classifier = _model(keras.layers.Flatten(), keras.layers.Dense(2, use_bias=False))
     classifier.set_weights([np.array([[-1.0, 1.0]] * 16, np.float32)])
     coin = Operation(_all_dark_or_all_bright, lambda images, seeds: images, (), is_random=True)
-    subject = DefendedModel(classifier, None, Preprocessor("coin", "smooth", steps=((coin, ()),)))
+    subject = DefendedModel(
+        classifier, None, Preprocessor("coin", "smooth", RepeatableFreshDraws(), ((coin, ()),))
+    )
     images = np.random.default_rng(0).random((count, *SHAPE), dtype=np.float32)
     samples = check_samples(images, np.ones(count, int), classifier)
     config = EvaluationConfig(epsilons=(1.0,), iterations=1, step_size=1.0, attack_batch_size=7)

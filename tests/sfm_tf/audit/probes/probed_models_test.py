@@ -6,6 +6,7 @@ import tensorflow as tf
 from sfm_tf.audit.probes.probed_models import SwitchedModel, Switches, make_ablations
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.draws import RepeatableFreshDraws
 from sfm_tf.preprocessors.operation import Operation
 
 SHAPE = (4, 4, 1)
@@ -121,7 +122,7 @@ def test_the_attacker_has_other_draws():
         return tf.zeros_like(images) + number[:, None, None, None]
 
     operation = Operation(draw, lambda images, seeds: images, (), is_random=True)
-    random = Preprocessor("draw", "identity", steps=((operation, ()),))
+    random = Preprocessor("draw", "identity", RepeatableFreshDraws(), ((operation, ()),))
     subject = DefendedModel(CLASSIFIER, None, random)
     switched = SwitchedModel(subject)
     for name, model in (("served", subject), ("attacker", subject.for_attacker())):
