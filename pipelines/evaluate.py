@@ -39,7 +39,7 @@ from sfm_tf.audit.verdict import AUDIT_FILE, open_points, read_audit, tally
 from sfm_tf.defences.catalogue import ALL, expand
 from sfm_tf.evaluation.job import load_job
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.subjects import imported_digest, without_the_untrained
+from sfm_tf.evaluation.subjects import imported_digest, keep_own_model, without_the_untrained
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
 from sfm_tf.report.statements import THREAT_MODEL_NAMES
@@ -71,7 +71,7 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
         job = load_job(
             inputs["ingest"].folder,
             model_folders(inputs),
-            experiment.evaluation,
+            keep_own_model(experiment.evaluation, folder),
             experiment.compared,
             experiment.seed,
             store,
@@ -134,8 +134,8 @@ def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> Evalu
     if "train" in inputs or config.source_model or black_box not in config.threat_models:
         return config
     print(
-        "evaluate: the black box is left out, because there is no source model; give one with "
-        "--source_model.",
+        "evaluate: the black box is left out, because there is no source model of these records; "
+        "give one with --source_model, or train one with `python -m pipelines.train`.",
         file=sys.stderr,
     )
     kept = tuple(name for name in config.threat_models if name != black_box)

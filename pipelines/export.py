@@ -3,7 +3,8 @@
     python -m pipelines.export --workdir=runs/cifar10 --serving_dir=models --model_name=cifar10
 
 TFX counterparts: InfraValidator and Pusher. Exports the model that the latest evaluation blessed:
-SFM-Defence or, if that was not among --defences, the first defence named there.
+SFM-Defence or, if that was not among --defences, the first defence named there. If that was a model
+of your own (--model), it is exported as it was when it was evaluated: the evaluation keeps a copy.
 
 Writes <serving_dir>/<model_name>/<version>/: a SavedModel of the whole defended pipeline with its
 model card and manifest. Writes <workdir>/export/<fingerprint>/pushed.json: the comparison of the
@@ -25,7 +26,6 @@ from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution
 from sfm_tf.artifacts.fingerprints import config_values
 from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
-from sfm_tf.errors import SfmError
 from sfm_tf.experiments import Experiment
 from sfm_tf.report.collection import collect_card_inputs
 from sfm_tf.serving import pushing
@@ -50,11 +50,6 @@ def export(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         SfmError: If the model is not blessed, or does not answer as it was evaluated.
     """
     evaluation = run_directory.latest("evaluate")
-    if "train" not in evaluation.manifest.inputs:
-        raise SfmError(
-            f"{evaluation.folder} evaluated a model of your own (--model), which is not exported; "
-            f"run `python -m pipelines.evaluate --workdir={run_directory.root}` first."
-        )
     inputs = run_directory.inputs_of(evaluation)
     root = run_directory.root
     recorded = portable_address(experiment.export.serving_dir, root)
@@ -110,7 +105,7 @@ def _passed_over(
 def _load(
     experiment: str, inputs: Mapping[str, Artifact], evaluation: Artifact
 ) -> pushing.EvaluatedModel:
-    card = collect_card_inputs(experiment, inputs["ingest"], inputs["train"], evaluation)
+    card = collect_card_inputs(experiment, inputs, evaluation)
     command = reproduction_command(experiment, card.manifests)
     folders = model_folders(inputs)
     return pushing.load_evaluated(inputs["ingest"], evaluation, folders, card, command)

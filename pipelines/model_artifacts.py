@@ -7,7 +7,9 @@ from sfm_tf.artifacts.run_directory import ADVERSARIAL_STAGE, Artifact, RunDirec
 from sfm_tf.defences.catalogue import ADVERSARIALLY_TRAINED, ALL, FITTED
 from sfm_tf.defences.chains import fits_needed
 from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import ModelFolders
+from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
 
 
@@ -23,7 +25,10 @@ def model_inputs(run_directory: RunDirectory, experiment: Experiment) -> dict[st
         for name in fits_needed(config.defences, experiment.compared)
     }
     if config.model:
-        return _of_one_ingest({"ingest": run_directory.latest("ingest"), **fits})
+        records = run_directory.latest("ingest")
+        return _of_one_ingest(
+            {"ingest": records, **_source(run_directory, config, records), **fits}
+        )
     models = run_directory.latest("train")
     inputs = {"ingest": run_directory.input_of(models, "ingest"), "train": models, **fits}
     asked_for = not set(ADVERSARIALLY_TRAINED).isdisjoint(config.defences)
@@ -31,6 +36,18 @@ def model_inputs(run_directory: RunDirectory, experiment: Experiment) -> dict[st
         program = "train --adversarial_training=trades"
         inputs[ADVERSARIAL_STAGE] = run_directory.latest(ADVERSARIAL_STAGE, program)
     return _of_one_ingest(inputs)
+
+
+def _source(
+    run_directory: RunDirectory, config: EvaluationConfig, records: Artifact
+) -> dict[str, Artifact]:
+    """Returns the trained models, if the black box of a user's model can start from them."""
+    is_asked_for = ThreatModel.BLACK_BOX.value in config.threat_models and not config.source_model
+    if not (is_asked_for and run_directory.has_finished("train")):
+        return {}
+    models = run_directory.latest("train")
+    is_of_records = models.manifest.inputs["ingest"] == records.manifest.fingerprint
+    return {"train": models} if is_of_records else {}
 
 
 def _of_one_ingest(inputs: dict[str, Artifact]) -> dict[str, Artifact]:

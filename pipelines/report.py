@@ -105,6 +105,16 @@ def reproduction_command(experiment: str, manifests: Sequence[Manifest]) -> str:
         experiment: Name of the preset that the settings started from.
         manifests: Manifests of the artifacts, the last stage's at the end; its seed is given.
     """
+    own = manifests[-1].config.get("evaluation", {}).get("model")
+    if not own:
+        return _stage_command("run", experiment, manifests)
+    # What made a user's own model is not known here, so only what it was evaluated on is made.
+    until = "train" if any(manifest.stage == "train" for manifest in manifests) else "validate"
+    made = _stage_command("run", experiment, manifests[:-1], f"--until={until}")
+    return f"{made} && {_stage_command('evaluate', experiment, manifests[-1:])}"
+
+
+def _stage_command(program: str, experiment: str, manifests: Sequence[Manifest], *more: str) -> str:
     preset = experiments.preset(experiment)
     flags = [f"--experiment={experiment}", f"--seed={manifests[-1].seed}"]
     flags += [
@@ -113,7 +123,7 @@ def reproduction_command(experiment: str, manifests: Sequence[Manifest]) -> str:
         for section, values in manifest.config.items()
         for flag in changed_flags(config_values(getattr(preset, section)), values)
     ]
-    return shlex.join(["python", "-m", "pipelines.run", *flags])
+    return shlex.join(["python", "-m", f"pipelines.{program}", *flags, *more])
 
 
 def row_commands(preset: Experiment, manifest: Manifest, metrics: Metrics) -> Iterator[RowCommand]:

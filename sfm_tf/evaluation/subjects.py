@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ def _load_subjects(
         source = _load(config.source_model, schema)
     if config.model:
         own = _load(config.model, schema)
-        chained = (name for name in names if name not in (UNDEFENDED, *TRAINED))
+        chained = (name for name in names if name not in (OWN_MODEL, UNDEFENDED, *TRAINED))
         models = {OWN_MODEL: DefendedModel(own)}
         return Subjects({**models, **_behind_chains(own, chained, compared, folders)}, source)
     if folders.trained is None:
@@ -191,6 +192,57 @@ def imported_digest(config: EvaluationConfig) -> str:
     for path in paths:
         check_exists(path)
     return "-".join(content_digest(path) for path in paths)
+
+
+MODEL_FOLDER = "own_model"
+"""Folder of an evaluation's artifact with a copy of the user's model, under its own name."""
+
+
+def keep_own_model(config: EvaluationConfig, folder: pathlib.Path) -> EvaluationConfig:
+    """Copies the user's model into the artifact of its evaluation, so that it is what is exported.
+
+    Args:
+        config: Names the model; without one nothing is done.
+        folder: Folder of the artifact. A copy that is there already is kept.
+
+    Returns:
+        The settings, which name the copy.
+
+    Raises:
+        SfmError: If the model changed while it was copied.
+    """
+    kept = folder / MODEL_FOLDER
+    if config.model and not kept.exists():
+        unfinished, original = kept.with_suffix(".copying"), pathlib.Path(config.model)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        copy = unfinished / original.name
+        (shutil.copytree if original.is_dir() else shutil.copyfile)(original, copy)
+        if content_digest(copy) != content_digest(original):
+            raise SfmError(f"{original} changed while it was copied; run again when it is written.")
+        unfinished.rename(kept)
+    return with_kept_model(config, folder)
+
+
+def with_kept_model(config: EvaluationConfig, folder: pathlib.Path) -> EvaluationConfig:
+    """Returns the settings of an evaluation, which name the copy of the user's model.
+
+    Args:
+        config: What the evaluation ran with.
+        folder: Folder of its artifact.
+
+    Raises:
+        SfmError: If the user's model was evaluated, but there is no copy.
+    """
+    if not config.model:
+        return config
+    copies = list((folder / MODEL_FOLDER).glob("*"))
+    if len(copies) != 1:
+        raise SfmError(
+            f"{folder} has no copy of the evaluated model {config.model} in {MODEL_FOLDER}; run "
+            "stage evaluate again with --force."
+        )
+    return dataclasses.replace(config, model=str(copies[0]))
 
 
 def _load(name: str, schema: Schema) -> keras.Model:

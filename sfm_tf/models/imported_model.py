@@ -20,6 +20,9 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 """What Keras and HDF5 raise on files that are missing, cut off or not theirs."""
 
 _LEGACY = (".h5", ".hdf5")
+MODEL_SUFFIXES = (".keras", *_LEGACY)
+"""How the names of Keras' own files end; a SavedModel is a folder."""
+
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _EXPORT = "where it was trained, write a SavedModel with `model.export('folder')`"
 _SAVE_AGAIN = "Save it again"
@@ -45,7 +48,7 @@ def load_classifier(
     if path.is_dir():
         # Named, because a name made by Keras tells how many models came before.
         layer: keras.layers.Layer = SignatureLayer(path, name="signature")
-    elif path.suffix in (".keras", *_LEGACY):
+    elif path.suffix in MODEL_SUFFIXES:
         layer = load_keras_file(path, f"{_EXPORT} and give that")
     else:
         raise SfmError(

@@ -171,8 +171,8 @@ def collect_inputs(
 
     Args:
         experiment: Name of the experiment.
-        inputs: Artifacts that the evaluation was made from, by stage: that of `ingest` and, unless
-            it is of the user's own model, that of `train`; and what `studies.find_studies` found.
+        inputs: Artifacts that the evaluation was made from, by stage: that of `ingest` and that of
+            `train`, which the user's own model may do without; and what `find_studies` found.
         evaluation: Artifact of the evaluate stage.
         config: How many images the figures show.
         commands: What runs each row of the evaluation again.
@@ -180,16 +180,17 @@ def collect_inputs(
     Raises:
         SfmError: If a file of an artifact is missing or damaged.
     """
-    models, folder = inputs.get("train"), evaluation.folder
+    made, folder = _made_here(inputs, evaluation), evaluation.folder
+    models = made.get("train")
     evaluated = _read_evaluated(inputs["ingest"], evaluation, config.gallery_examples)
     scored = [entry.defence for entry in evaluated.metrics.clean]
     return ReportInputs(
         **_evaluation_fields(experiment, inputs["ingest"], evaluation, evaluated.labels),
         history=read_json(models.folder / HISTORY_FILE) if models else {},
-        manifests=[made.manifest for made in (*inputs.values(), evaluation)],
+        manifests=[each.manifest for each in (*inputs.values(), evaluation)],
         costs=read_typed(tuple[Cost, ...], folder / COSTS_FILE),
         detection=_optional(Any, folder / DETECTION_FILE),
-        training_seconds=training_seconds(inputs, scored),
+        training_seconds=training_seconds(made, scored),
         probes=_optional(Probes, folder / PROBES_FILE),
         commands=commands,
         **study_fields(inputs, evaluated.images[: evaluated.shown]),
@@ -198,27 +199,40 @@ def collect_inputs(
     )
 
 
+def _made_here(inputs: Mapping[str, Artifact], evaluation: Artifact) -> dict[str, Artifact]:
+    """Returns the inputs without those that are not of the evaluated model.
+
+    The black box of a user's own model may start from the trained source, but what else was trained
+    has no part in it.
+    """
+    is_own = bool(evaluation_settings(evaluation).model)
+    return {stage: made for stage, made in inputs.items() if not (is_own and stage == "train")}
+
+
 def collect_card_inputs(
-    experiment: str, records: Artifact, models: Artifact, evaluation: Artifact
+    experiment: str, inputs: Mapping[str, Artifact], evaluation: Artifact
 ) -> ReportInputs:
     """Returns what a model card shows: a report's inputs without its images and curves.
 
     Args:
         experiment: Name of the experiment.
-        records: Artifact of the ingest stage.
-        models: Artifact of the train stage, made from `records`.
-        evaluation: Artifact of the evaluate stage, made from both.
+        inputs: Artifacts that the evaluation was made from, by stage.
+        evaluation: Artifact of the evaluate stage.
 
     Raises:
         SfmError: If a file of an artifact is missing or damaged.
     """
     settings = evaluation_settings(evaluation)
+    records = inputs["ingest"]
     schema = read_schema(records.folder)
     _, labels = load_split(records.folder, "test", schema, settings.num_examples)
     return ReportInputs(
         **_evaluation_fields(experiment, records, evaluation, labels),
         history={},
-        manifests=[records.manifest, models.manifest, evaluation.manifest],
+        manifests=[
+            *(inputs[stage].manifest for stage in ("ingest", "train") if stage in inputs),
+            evaluation.manifest,
+        ],
         gallery=None,
     )
 

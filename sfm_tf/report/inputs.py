@@ -1,6 +1,7 @@
 """What a report is made of."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from sfm_tf.evaluation.metrics import Accuracy, Metrics
 from sfm_tf.evaluation.paired_answers import Condition
 from sfm_tf.evaluation.runner import Cost
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.models.imported_model import MODEL_SUFFIXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +207,19 @@ class ReportInputs:
     ablations: Mapping[str, Gallery] = dataclasses.field(default_factory=dict)
     ablation_scores: Sequence[Mapping[str, Any]] = ()
     commands: Sequence[RowCommand] = ()
+
+    @property
+    def own_model(self) -> str:
+        """Name of the file or folder of the user's model that was evaluated; empty without one."""
+        path = pathlib.PurePath(self.evaluation.model)
+        # A SavedModel in a server's folder goes by its version.
+        return path.parent.name if path.name.isdigit() else path.name
+
+    @property
+    def model_name(self) -> str:
+        """What a title calls the model under test."""
+        own = pathlib.PurePath(self.own_model)
+        return (own.stem if own.suffix in MODEL_SUFFIXES else own.name) or "SFM-Defence"
 
     def __post_init__(self) -> None:
         """Raises `SfmError` if the figures are not of the images that were counted."""

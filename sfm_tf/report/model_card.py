@@ -110,13 +110,18 @@ def _settings_rows(inputs: ReportInputs, sections: tuple[str, ...]) -> Iterator[
 
 
 def _model_table(inputs: ReportInputs) -> Table:
-    rows = _settings_rows(inputs, ("model", "training"))
-    return plain_table("How it was built and trained", ("Setting", "value"), rows)
+    if inputs.own_model:
+        rows = [("name", inputs.own_model), ("made", "elsewhere")]
+        return plain_table("What was evaluated", ("Model", "value"), rows)
+    settings = _settings_rows(inputs, ("model", "training"))
+    return plain_table("How it was built and trained", ("Setting", "value"), settings)
 
 
 def _attack_table(inputs: ReportInputs) -> Table:
     seeds = [m.seed for m in inputs.manifests if "evaluation" in m.config]
-    values = dataclasses.asdict(inputs.evaluation).items()
+    # A path says nothing to others, and may say what is none of theirs.
+    named = {"model": inputs.own_model, "source_model": inputs.evaluation.source_model and "given"}
+    values = {**dataclasses.asdict(inputs.evaluation), **named}.items()
     rows = [*((name, json.dumps(value)) for name, value in values), ("seed", *seeds)]
     return plain_table("All settings of the evaluation", ("Setting", "value"), rows)
 

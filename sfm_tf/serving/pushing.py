@@ -18,7 +18,7 @@ from sfm_tf.artifacts.run_directory import Artifact
 from sfm_tf.audit.audited_evaluation import compared_settings, evaluation_settings
 from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
-from sfm_tf.evaluation.subjects import ModelFolders, load_subjects
+from sfm_tf.evaluation.subjects import ModelFolders, load_subjects, with_kept_model
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.draws import KEY_BYTES
 from sfm_tf.records.schema import read_schema
@@ -83,10 +83,10 @@ def load_evaluated(
         SfmError: If a file of an artifact is missing or damaged.
     """
     schema = read_schema(records.folder)
-    settings = evaluation_settings(evaluation)
+    settings = with_kept_model(evaluation_settings(evaluation), evaluation.folder)
     images, labels = load_split(records.folder, "test", schema, settings.num_examples)
     subject = card.metrics.subject
-    only_subject = dataclasses.replace(settings, defences=(subject,))
+    only_subject = dataclasses.replace(settings, defences=(subject,), source_model="")
     subjects = load_subjects(only_subject, compared_settings(evaluation), folders, schema)
     defended = subjects.models[subject]
     draws = settings.draws if defended.preprocessor.is_random else None

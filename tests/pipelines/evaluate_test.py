@@ -6,7 +6,6 @@ import pyarrow.parquet
 import pytest
 
 from pipelines.evaluate import answer, evaluate
-from pipelines.export import export
 from pipelines.fit_defences import fit_defences
 from pipelines.report import report
 from pipelines.validate import validate
@@ -97,9 +96,22 @@ def test_a_model_of_ones_own_needs_no_training(new_run, tmp_path, capsys):
     assert set(rows["threat_model"].to_pylist()) == {"none", "gray_box", "white_box"}
     assert "there is no source model" in capsys.readouterr().err
     page = (report(run_directory, experiment, False).folder / "report.md").read_text()
+    assert page.startswith("# own on digits\n")
     assert "own model" in page
-    with pytest.raises(SfmError, match="evaluated a model of your own .* first"):
-        export(run_directory, experiment, False)
+
+
+def test_the_black_box_of_ones_own_model_starts_from_the_trained_source(new_run, tmp_path):
+    run_directory = new_run("train")
+    experiment = digits(model=_own_model(tmp_path / "own.keras"), threat_models=("black_box",))
+    artifact = evaluate(run_directory, experiment, False)
+    rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
+    assert set(rows["defence"].to_pylist()) == {"model"}
+    assert set(rows["threat_model"].to_pylist()) == {"none", "black_box"}
+    value = json.loads(
+        (report(run_directory, experiment, False).folder / "report.json").read_text()
+    )
+    # What else was trained here is none of its own.
+    assert (value["masks"], value["history"]) == (None, {})
 
 
 def test_a_radius_of_another_unit_is_doubted_before_the_work(new_run, tmp_path, capsys):

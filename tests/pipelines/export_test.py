@@ -4,11 +4,13 @@ import pathlib
 import shlex
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipelines import run, serve, versions
+from pipelines.evaluate import evaluate
 from pipelines.export import export
 from pipelines.report import report
 from sfm_tf import experiments
@@ -17,6 +19,7 @@ from sfm_tf.errors import SfmError
 from sfm_tf.serving import pushing, verification
 from sfm_tf.serving.push_record import read_push
 from sfm_tf.training.model_files import load_defended_model
+from tests.pipelines.tiny_digits import digits
 
 
 def pushed_folder(run_directory):
@@ -162,3 +165,52 @@ def test_refuses_a_model_that_was_not_blessed(new_run):
     with pytest.raises(SfmError, match="NOT_BLESSED: Clean accuracy .* --allow_not_blessed"):
         export(run_directory, experiments.preset("digits"), False)
     assert not (run_directory.root / "serving").exists()
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved_model"])
+def test_the_very_model_of_ones_own_that_was_evaluated_is_exported(
+    new_run, tmp_path, monkeypatch, kind
+):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    model, path = keras.Sequential(layers), tmp_path / "cnn"
+    if kind == "keras":
+        path = path.with_suffix(".keras")
+        model.save(path)
+    else:
+        model.export(path, verbose=False)
+    run_directory = new_run("ingest")
+    settings = {"model": str(path), "threat_models": ("white_box",), "min_clean_accuracy": 0.0}
+    settings |= {"min_worst_case_accuracy": 0.0, "required_audit": "not_credible"}
+    evaluate(run_directory, digits(**settings), False)
+    # What is at the path by now, if anything, is not what was evaluated.
+    path.rename(tmp_path / "gone")
+    moved = run_directory.root.rename(tmp_path / "moved")
+    exported = []
+
+    def push(evaluated, config, folder):
+        del config
+        pushing.export_saved_model(evaluated.defended, evaluated.class_names, folder / "model")
+        exported.append((evaluated, tf.saved_model.load(str(folder / "model"))))
+        raise SfmError("Seen enough.")
+
+    monkeypatch.setattr(pushing, "push_blessed", push)
+    with pytest.raises(SfmError, match="Seen enough"):
+        export(RunDirectory(moved), digits(), False)
+    ((evaluated, served),) = exported
+    answers = served.signatures["serving_default"](images=tf.constant(evaluated.images))
+    np.testing.assert_allclose(answers["logits"], model(evaluated.images), atol=1e-5)
+    assert evaluated.model_card.startswith("# Model card: cnn on digits")
+    assert "--until=validate && python -m pipelines.evaluate" in evaluated.model_card
+    assert "--model=MODEL" in evaluated.model_card
+
+
+def test_a_model_of_ones_own_without_its_copy_is_not_exported(new_run, tmp_path):
+    path = tmp_path / "cnn.keras"
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    keras.Sequential(layers).save(path)
+    run_directory = new_run("ingest")
+    experiment = digits(model=str(path), threat_models=("white_box",))
+    shutil.rmtree(evaluate(run_directory, experiment, False).folder / "own_model")
+    with pytest.raises(SfmError, match=r"no copy of the evaluated model .*cnn\.keras.+--force"):
+        export(run_directory, experiment, False)

@@ -62,7 +62,25 @@ def test_what_learnt_from_another_ingest_is_refused(run_directory):
     assert inputs["fit_quilting"].folder == made.folder
 
 
-def test_a_model_of_ones_own_needs_no_trained_one(run_directory):
-    inputs = model_inputs(run_directory, digits(model="own.keras"))
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        pytest.param({}, {"ingest", "train"}, id="black_box"),
+        pytest.param({"threat_models": ("white_box",)}, {"ingest"}, id="white_box"),
+        pytest.param({"source_model": "source.keras"}, {"ingest"}, id="own_source"),
+    ],
+)
+def test_trained_models_serve_a_model_of_ones_own_as_source_alone(run_directory, changes, stages):
+    inputs = model_inputs(run_directory, digits(model="own.keras", **changes))
+    assert set(inputs) == stages
+
+
+def test_a_model_of_ones_own_needs_no_trained_one(new_run):
+    inputs = model_inputs(new_run("ingest"), digits(model="own.keras"))
     assert set(inputs) == {"ingest"}
     assert model_folders(inputs).trained is None
+
+
+def test_a_source_that_was_trained_on_other_records_is_none(run_directory):
+    _leave(run_directory, "ingest")
+    assert set(model_inputs(run_directory, digits(model="own.keras"))) == {"ingest"}

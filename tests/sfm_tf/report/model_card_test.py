@@ -139,10 +139,22 @@ def test_names_are_shown_but_are_no_mark_up():
 
 
 def test_a_stored_evaluation_has_all_that_a_card_shows(records, models, evaluation):
-    inputs = collect_card_inputs("digits", records, models, evaluation)
+    inputs = collect_card_inputs("digits", {"ingest": records, "train": models}, evaluation)
     assert sum(inputs.class_counts.values()) == 12
     text = sections(build_model_card(inputs, (8, 8, 1), "make demo"))
     assert "8 x 8 x 1" in text["Model details"]
     made = table(text["Versions and fingerprints"], "What made it")
     for artifact in (records, models, evaluation):
         assert made[artifact.manifest.stage][0] == artifact.manifest.fingerprint
+
+
+def test_the_card_of_ones_own_model_has_its_name_and_nothing_of_how_another_was_trained():
+    inputs = card_inputs("white_box")
+    own = dataclasses.replace(inputs.evaluation, model="/home/alice/models/cnn_v2.keras")
+    inputs = dataclasses.replace(inputs, evaluation=own)
+    text = build_model_card(inputs, (8, 8, 1), COMMAND)
+    assert text.startswith("# Model card: cnn_v2 on ")
+    details = sections(text)["Model details"]
+    assert "evaluated as cnn_v2.keras. It takes images of" in " ".join(details.split())
+    assert "masker" not in details
+    assert "alice" not in text
