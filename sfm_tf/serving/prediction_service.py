@@ -25,8 +25,9 @@ _LONGEST = 500  # gRPC sends it in a header, and clients may have put much of it
 class Code(enum.Enum):
     """A reason for a refusal: the number of gRPC's status code, and HTTP's status for it.
 
-    The pairs are those of TensorFlow Serving's `ToHTTPStatusCode`, save for TOO_LARGE: gRPC says
-    RESOURCE_EXHAUSTED of a message over the limit, and HTTP has a status of its own for it.
+    The pairs are those of TensorFlow Serving's `ToHTTPStatusCode`, save for two that HTTP has a
+    status of its own for: TOO_LARGE, where gRPC says RESOURCE_EXHAUSTED of a message over the
+    limit, and UNSUPPORTED_MEDIA_TYPE, which only HTTP can have.
     """
 
     INVALID_ARGUMENT = (3, 400)
@@ -34,6 +35,7 @@ class Code(enum.Enum):
     TOO_LARGE = (8, 413)
     FAILED_PRECONDITION = (9, 400)
     UNIMPLEMENTED = (12, 501)
+    UNSUPPORTED_MEDIA_TYPE = (12, 415)
     INTERNAL = (13, 500)
     UNAVAILABLE = (14, 503)
 

@@ -257,6 +257,7 @@ class ModelServer:
             request.url.path,
             int(length) if length.isdecimal() else None,
             request.stream(),
+            request.headers.get("content-encoding", ""),
         )
         return Response(body, status, media_type="application/json")
 

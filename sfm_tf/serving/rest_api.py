@@ -6,7 +6,8 @@
 
 Whatever speaks HTTP calls `RestApi.answer`. Routes, formats and statuses are those of TensorFlow
 Serving's `http_rest_api_handler`; its Classify, Regress and version labels are not here. 413 for a
-body over the limit, and the words of most errors, are this server's own.
+body over the limit, 415 for one packed in an unknown way, the coding deflate, and the words of most
+errors, are this server's own.
 """
 
 import base64
@@ -23,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 
+from sfm_tf.serving.content_coding import Decoder, open_decoder
 from sfm_tf.serving.prediction_service import (
     Code,
     ModelRepository,
@@ -57,7 +59,12 @@ class RestApi:
     limits: RequestLimits
 
     async def answer(
-        self, method: str, path: str, length: int | None, chunks: AsyncIterator[bytes]
+        self,
+        method: str,
+        path: str,
+        length: int | None,
+        chunks: AsyncIterator[bytes],
+        coding: str = "",
     ) -> tuple[int, bytes]:
         """Answers a request, whatever it is.
 
@@ -66,6 +73,7 @@ class RestApi:
             path: Path of the URL, without percent signs and query.
             length: Size of the body where the client declares it.
             chunks: The body.
+            coding: How the body is packed: the header Content-Encoding.
 
         Returns:
             HTTP's status and a JSON document, `{"error": "..."}` for an error; the document is
@@ -74,7 +82,7 @@ class RestApi:
         if not path.startswith("/v1/"):
             return 404, b""
         try:
-            return 200, await self._answer(method, path, length, chunks)
+            return 200, await self._answer(method, path, length, chunks, coding)
         except RequestError as error:
             return error.code.http, _dump({"error": str(error)})
         except Exception:  # The outermost frame: the client is told, and the server goes on.
@@ -83,9 +91,14 @@ class RestApi:
             return Code.INTERNAL.http, _dump({"error": text})
 
     async def _answer(
-        self, method: str, path: str, length: int | None, chunks: AsyncIterator[bytes]
+        self,
+        method: str,
+        path: str,
+        length: int | None,
+        chunks: AsyncIterator[bytes],
+        coding: str,
     ) -> bytes:
-        body = await read_body(length, chunks, self.limits.body_bytes)
+        body = await read_body(length, chunks, self.limits.body_bytes, open_decoder(coding))
         for route_method, pattern in _ROUTES:
             match = pattern.fullmatch(path)
             if match and method == route_method:
@@ -120,8 +133,10 @@ class RestApi:
         return write_outputs(outputs, request.by_row)
 
 
-async def read_body(length: int | None, chunks: AsyncIterator[bytes], limit: int) -> bytes:
-    """Reads a body that is not too large.
+async def read_body(
+    length: int | None, chunks: AsyncIterator[bytes], limit: int, decoder: Decoder
+) -> bytes:
+    """Reads a body that is not too large, neither as it is sent nor unpacked.
 
     A body over the limit is read on for a while, without being kept: a client that is still sending
     when the connection closes would see that instead of the answer.
@@ -130,24 +145,31 @@ async def read_body(length: int | None, chunks: AsyncIterator[bytes], limit: int
         length: Its size where the client declares it.
         chunks: The body.
         limit: Most bytes of it.
+        decoder: Unpacks it.
 
     Raises:
-        RequestError: If it is larger.
+        RequestError: If it is larger, or damaged.
     """
-    kept: list[bytes] = []
-    size = 0
+    kept = bytearray()
+    sent = 0
+    is_larger = (length or 0) > limit
     async for chunk in chunks:
-        size += len(chunk)
-        if max(size, length or 0) <= limit:
-            kept.append(chunk)
-        else:
-            kept.clear()
-            if size > _DISCARDED * limit:
+        sent += len(chunk)
+        is_larger = is_larger or sent > limit
+        for piece in () if is_larger else decoder.decode(chunk):
+            kept += piece
+            if len(kept) > limit:
+                is_larger = True
                 break
-    if max(size, length or 0) > limit:
+        if is_larger:
+            kept.clear()
+            if sent > _DISCARDED * limit:
+                break
+    if is_larger:
         message = f"Request body is larger than the limit of {limit} bytes"
         raise RequestError(Code.TOO_LARGE, message)
-    return b"".join(kept)
+    decoder.finish()
+    return bytes(kept)
 
 
 def _read_version(text: str | None) -> int | None:

@@ -39,7 +39,8 @@ def test_numbers_are_those_of_grpc_and_of_http():
         assert Code[name].http == http.HTTPStatus[http_name]
     assert Code.TOO_LARGE.grpc == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
     assert Code.TOO_LARGE.http == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    assert {*HTTP_NAMES, "TOO_LARGE"} == set(Code.__members__)
+    assert Code.UNSUPPORTED_MEDIA_TYPE.http == http.HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    assert {*HTTP_NAMES, "TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"} == set(Code.__members__)
 
 
 def test_a_refusal_has_a_code_and_one_line():

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import concurrent.futures
 import contextlib
+import gzip
 import importlib.util
 import json
 import shutil
@@ -171,10 +172,12 @@ def test_what_ray_says_of_its_start_becomes_one_line():
 CONTAINER = "tensorflow/serving"
 
 
-def ask_rest(url, body=None):
+def ask_rest(url, body=None, packed=False):
     data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Encoding": "gzip"} if packed else {}
+    request = urllib.request.Request(url, gzip.compress(data) if packed else data, headers)
     try:
-        with urllib.request.urlopen(url, data, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -196,7 +199,8 @@ def check_rest(address, version):
         inputs = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
         sizes = [dimension["size"] for dimension in inputs["images"]["tensor_shape"]["dim"]]
         assert sizes == ["-1", "4", "4", "1"]
-    columns = ask_rest(f"{url}:predict", {"inputs": {"images": IMAGES.tolist()}})[1]["outputs"]
+    body = {"inputs": {"images": IMAGES.tolist()}}
+    columns = ask_rest(f"{url}:predict", body, packed=True)[1]["outputs"]
     np.testing.assert_allclose(columns["logits"], logits(version), rtol=1e-6)
     encoded = [{"b64": base64.b64encode(data).decode()} for data in (b"\x89PNG\0", b"x")]
     body = {"signature_name": "predict_bytes", "instances": encoded}
@@ -287,8 +291,9 @@ def check_takeover(address, folder):
 
 
 def check_limits(address, limit):
-    for body in ({"instances": ["x" * limit]}, {"instances": ["x" * 3 * limit]}):
-        code, answer = ask_rest(f"http://{address}/v1/models/toy:predict", body)
+    url = f"http://{address}/v1/models/toy:predict"
+    for size, packed in ((limit, False), (3 * limit, False), (limit, True)):
+        code, answer = ask_rest(url, {"instances": ["x" * size]}, packed)
         assert code == 413
         assert "larger than the limit" in answer["error"]
 

@@ -1,11 +1,14 @@
 import asyncio
 import base64
+import gzip
 import json
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from sfm_tf.serving.content_coding import open_decoder
 from sfm_tf.serving.prediction_service import Code, RequestError
 from sfm_tf.serving.rest_api import RestApi, read_body, read_inputs, read_request, write_outputs
 from tests.sfm_tf.serving.toy_model import IMAGES, api_of_version_3, logits
@@ -191,9 +194,10 @@ async def stream(*chunks):
         yield chunk
 
 
-def ask(api, method, path, body=b"", length=None):
+def ask(api, method, path, body=b"", length=None, coding=""):
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    status, answer = asyncio.run(api.answer(method, path, length, stream(body[:9], body[9:])))
+    chunks = stream(body[:9], body[9:])
+    status, answer = asyncio.run(api.answer(method, path, length, chunks, coding))
     return status, json.loads(answer or "null")
 
 
@@ -326,10 +330,10 @@ def test_a_defect_is_told_without_its_details_and_the_server_goes_on(api, monkey
 
 
 def test_a_body_is_read_up_to_the_limit():
-    assert asyncio.run(read_body(None, stream(b"ab", b"", b"cd"), 4)) == b"abcd"
+    assert asyncio.run(read_body(None, stream(b"ab", b"", b"cd"), 4, open_decoder(""))) == b"abcd"
     for length, chunks in ((None, (b"ab", b"cde")), (5, (b"a",))):
         with pytest.raises(RequestError, match="larger than the limit of 4") as caught:
-            asyncio.run(read_body(length, stream(*chunks), 4))
+            asyncio.run(read_body(length, stream(*chunks), 4, open_decoder("")))
         assert caught.value.code is Code.TOO_LARGE
 
 
@@ -342,5 +346,30 @@ def test_a_body_without_end_is_not_read_for_ever():
             yield b"0123456789"
 
     with pytest.raises(RequestError, match="larger"):
-        asyncio.run(read_body(None, endless(), 10))
+        asyncio.run(read_body(None, endless(), 10, open_decoder("")))
     assert 1 < len(taken) < 10
+
+
+BODY = json.dumps({"instances": IMAGES.tolist()}).encode()
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "message"),
+    [
+        ("gzip", gzip.compress(BODY), 200, ""),
+        ("deflate", zlib.compress(BODY), 200, ""),
+        ("identity", BODY, 200, ""),
+        ("br", BODY, 415, "Unknown Content-Encoding 'br'; expected gzip, deflate or identity"),
+        ("gzip", BODY, 400, "The body is no gzip data: "),
+        ("gzip", gzip.compress(b" " * 1_000_000), 413, "larger than the limit of 20000 bytes"),
+        ("gzip", gzip.compress(b"x"), 400, "JSON Parse error"),
+    ],
+    ids=["gzip", "deflate", "identity", "other", "unpacked", "bomb", "no JSON"],
+)
+def test_packed_bodies_are_unpacked_within_the_limit(api, coding, body, status, message):
+    found, answer = ask(api, "POST", PREDICT, body, coding=coding)
+    assert found == status
+    if status == 200:
+        assert [row["class_id"] for row in answer["predictions"]] == [1, 1]
+    else:
+        assert message in answer["error"]
