@@ -19,7 +19,7 @@ import dataclasses
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -36,12 +36,16 @@ from sfm_tf.audit.audited_evaluation import (
 from sfm_tf.audit.blessing import checks, decision_sentence, read_blessing
 from sfm_tf.audit.setting_rules import NORM_NAMES, radii_in_words, radius_doubt
 from sfm_tf.audit.verdict import AUDIT_FILE, open_points, read_audit, tally
-from sfm_tf.defences.catalogue import ALL, expand
+from sfm_tf.defences.catalogue import ALL, TRAINED, expand
+from sfm_tf.errors import SfmError
+from sfm_tf.evaluation.guessing import guessing_doubt
 from sfm_tf.evaluation.job import load_job
+from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import imported_digest, keep_own_model, without_the_untrained
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
+from sfm_tf.records.schema import read_schema
 from sfm_tf.report.statements import THREAT_MODEL_NAMES
 from sfm_tf.report.tables import accuracy_table, render_text, threshold_table
 
@@ -59,8 +63,14 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
     """Returns the per-sample results, their summary and the blessing."""
     inputs = model_inputs(run_directory, experiment)
     store = run_directory.shared_folder("evaluate", _ADVERSARIAL)
+    schema = read_schema(inputs["ingest"].folder)
     if doubt := radius_doubt(experiment.evaluation):
-        print(f"evaluate: {doubt}", file=sys.stderr)
+        _say(doubt)
+    if experiment.evaluation.num_examples > schema.split_sizes["test"]:
+        _say(
+            f"--num_examples={experiment.evaluation.num_examples} is more than the "
+            f"{schema.split_sizes['test']} test images there are; all of them are used."
+        )
     experiment = dataclasses.replace(
         experiment, evaluation=_possible(experiment.evaluation, inputs)
     )
@@ -77,6 +87,10 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
             store,
             progress.update,
         )
+        # Before the hours of attacks, which a model that is given the wrong images is not worth.
+        own = job.models.get(OWN_MODEL)
+        if own and (doubt := guessing_doubt(own.classifier, job.samples, schema.class_names)):
+            _say(f"warning: {doubt}")
         write_evaluation(job, folder)
 
     execution = Execution(
@@ -120,26 +134,51 @@ def answer(evaluation: Artifact) -> str:
     )
 
 
+def _say(text: str) -> None:
+    print(f"evaluate: {text}", file=sys.stderr)
+
+
 def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> EvaluationConfig:
     """Returns the settings without what nothing is there for, and says what is left out."""
     defences = without_the_untrained(expand(config.defences), ADVERSARIAL_STAGE in inputs)
     if ALL in config.defences and len(defences) < len(expand(config.defences)):
-        print(
-            "evaluate: the adversarially trained defences are left out, because none is there; "
-            "`python -m pipelines.train --adversarial_training=trades` trains them.",
-            file=sys.stderr,
+        _say(
+            "the adversarially trained defences are left out, because none is there; "
+            "`python -m pipelines.train --adversarial_training=trades` trains them."
         )
-    config = dataclasses.replace(config, defences=defences)
-    black_box = ThreatModel.BLACK_BOX.value
-    if "train" in inputs or config.source_model or black_box not in config.threat_models:
-        return config
-    print(
-        "evaluate: the black box is left out, because there is no source model of these records; "
-        "give one with --source_model, or train one with `python -m pipelines.train`.",
-        file=sys.stderr,
-    )
-    kept = tuple(name for name in config.threat_models if name != black_box)
-    return dataclasses.replace(config, threat_models=kept)
+    trained = [name for name in defences if name in (UNDEFENDED, *TRAINED)]
+    if config.model and trained:
+        _say(f"{', '.join(trained)} are left out, because --model takes the trained models' place.")
+    without = _without_target(config.model, defences)
+    if "train" not in inputs and not config.source_model:
+        without[ThreatModel.BLACK_BOX] = (
+            "there is no source model of these records; give one with --source_model, or train one "
+            "with `python -m pipelines.train`"
+        )
+    left_out = {each.value: why for each, why in without.items()}
+    for name in config.threat_models:
+        if name in left_out:
+            _say(f"the threat model {name} is left out, because {left_out[name]}.")
+    kept = tuple(name for name in config.threat_models if name not in left_out)
+    if not kept:
+        raise SfmError(
+            f"None of the threat models {', '.join(config.threat_models)} applies to these models; "
+            "add white_box."
+        )
+    return dataclasses.replace(config, defences=defences, threat_models=kept)
+
+
+def _without_target(model: str, defences: Sequence[str]) -> dict[ThreatModel, str]:
+    """Returns the threat models that aim at what none of the evaluated models has, with why."""
+    trained = () if model else set(defences).intersection(TRAINED)
+    masked = set(trained) - {"adversarial_training"}
+    chained = set(defences) - {UNDEFENDED, *TRAINED}
+    found = {}
+    if not masked:
+        found[ThreatModel.ADAPTIVE] = "it aims at a mask, and no evaluated model has one"
+    if not masked and not chained:
+        found[ThreatModel.UNDEFENDED] = "it ignores a defence, and no evaluated model has one"
+    return found
 
 
 if __name__ == "__main__":

@@ -89,12 +89,20 @@ def _own_model(path, activation=None):
 
 def test_a_model_of_ones_own_needs_no_training(new_run, tmp_path, capsys):
     run_directory = new_run("ingest")
-    experiment = digits(model=_own_model(tmp_path / "own.keras"))
+    experiment = digits(model=_own_model(tmp_path / "own.keras"), num_examples=5000)
     artifact = evaluate(run_directory, experiment, False)
     rows = pyarrow.parquet.read_table(artifact.folder / "results.parquet")
     assert set(rows["defence"].to_pylist()) == {"model"}
     assert set(rows["threat_model"].to_pylist()) == {"none", "gray_box", "white_box"}
-    assert "there is no source model" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for words in (
+        "--num_examples=5000 is more than the 20 test images there are",
+        "undefended, sfm are left out, because --model takes",
+        "the threat model black_box is left out, because there is no source model",
+        "the threat model adaptive is left out, because it aims at a mask",
+        "evaluate: warning: The model is right on",  # It is not trained.
+    ):
+        assert words in said
     page = (report(run_directory, experiment, False).folder / "report.md").read_text()
     assert page.startswith("# own on digits\n")
     assert "own model" in page
@@ -136,6 +144,19 @@ def test_a_model_of_one_class_only_is_named_and_never_blessed(new_run, tmp_path)
     artifact = evaluate(run_directory, digits(**settings, **lenient), False)
     assert (artifact.folder / "NOT_BLESSED").exists()
     assert "It predicts one class only: '3' on all 12 images." in answer(artifact)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"threat_models": ("adaptive", "undefended")}, id="own_model"),
+        pytest.param({"threat_models": ("adaptive",), "defences": ("jpeg",)}, id="without_a_mask"),
+    ],
+)
+def test_threat_models_that_have_nothing_to_aim_at_are_not_all_there_is(new_run, tmp_path, changes):
+    own = "" if "defences" in changes else _own_model(tmp_path / "own.keras")
+    with pytest.raises(SfmError, match=r"None of the threat models adaptive.+add white_box"):
+        evaluate(new_run("train"), digits(model=own, **changes), False)
 
 
 def test_a_source_of_ones_own_starts_the_black_box(new_run, tmp_path):
