@@ -53,7 +53,7 @@ class ZipArchive:
     Attributes:
         versions: For each member, by its name with forward slashes, a text that changes with it.
             What `is_passed_over` is left out.
-        empty_folders: Names of the folders that hold no other.
+        empty_folders: Names, with a slash at the end, of the folders in which nothing is.
         passed_over: How many files and folders were left out.
     """
 
@@ -77,7 +77,7 @@ class ZipArchive:
         filled = {str(parent) for name in kept for parent in pathlib.PurePosixPath(name).parents}
         self._members = {name: member for name, member in kept.items() if not member.is_dir()}
         self.empty_folders = tuple(
-            sorted({name.rstrip("/") for name in kept if name.endswith("/")} - filled)
+            name for name in sorted(kept) if name.endswith("/") and name[:-1] not in filled
         )
         self.versions: Mapping[str, str] = {
             name: f"{member.file_size} {member.CRC}" for name, member in self._members.items()
@@ -167,7 +167,7 @@ class FolderArchive:
             file.relative_to(path).as_posix(): _file_version(file) for file in tree.files
         }
         self.empty_folders = tuple(
-            folder.relative_to(path).as_posix() for folder in tree.empty_folders
+            f"{folder.relative_to(path).as_posix()}/" for folder in tree.empty_folders
         )
         self.passed_over = len(tree.passed_over)
 

@@ -62,13 +62,13 @@ class _Layout:
     def add_problem(self, found: Sequence[str], what: str, expected: str) -> None:
         """Adds a sentence about files or folders, named by their names in the archive."""
         if found:
-            paths = [printable(f"{self.source}/{name}") for name in found]
+            paths = [printable(f"{self.source}/{name.rstrip('/')}") for name in found]
             self.problems.append(f"{what} {listed(paths)}; {expected}.")
 
     def add_split(self, split: str, folder: str, archive: Archive) -> None:
         """Adds the class folders below `folder`, a name that ends with a slash, or none."""
-        strays, deep, others = [], set(), []
-        for name in archive.versions:
+        strays, deep, others, empty = [], set(), [], []
+        for name in (*archive.versions, *archive.empty_folders):
             if not name.startswith(folder):
                 continue
             parts = name.removeprefix(folder).split("/")
@@ -76,11 +76,12 @@ class _Layout:
                 strays.append(name)
             elif len(parts) > 2:
                 deep.add(folder + "/".join(parts[:2]))
+            elif not parts[1]:
+                empty.append(name)
             elif not name.lower().endswith(SUFFIXES):
                 others.append(name)
             else:
                 self._add_image(split, name, *parts)
-        empty = _folders_in(folder, archive.empty_folders)
         self.add_problem(strays, "Unexpected", "expected only folders there, one per class")
         self.add_problem(sorted(deep), "Unexpected folder", _EXPECTED_LAYOUT)
         self.add_problem(others, "Unexpected", f"expected only {', '.join(SUFFIXES)} files there")
@@ -90,12 +91,6 @@ class _Layout:
         class_name = _class_name(class_folder)
         key = f"{split}/{class_name}/{printable(file)}"
         self.images[split].append(_ImageFile(name, class_name, key))
-
-
-def _folders_in(folder: str, names: Sequence[str]) -> list[str]:
-    return [
-        name for name in names if name.startswith(folder) and "/" not in name.removeprefix(folder)
-    ]
 
 
 def _class_name(folder: str) -> str:
@@ -126,7 +121,7 @@ def _split_folders(root: str, archive: Archive) -> dict[str, list[str]]:
     A folder "train" that holds images, not folders, is a class of that name.
     """
     folders = collections.defaultdict(set)
-    for name in [*archive.versions, *(f"{folder}/" for folder in archive.empty_folders)]:
+    for name in (*archive.versions, *archive.empty_folders):
         top, *rest = name.removeprefix(root).split("/")
         if name.startswith(root) and len(rest) > 1:
             folders[_split_of(top)].add(top)
@@ -154,7 +149,7 @@ def _read_layout(source: pathlib.Path, archive: Archive) -> _Layout:
         "Unexpected",
         "expected only folders train, validation and test there",
     )
-    empty = _folders_in(root, archive.empty_folders)
+    empty = [name for name in archive.empty_folders if name.removeprefix(root).count("/") == 1]
     layout.add_problem(empty, "Empty folder", "add images or remove it")
     return layout
 

@@ -103,7 +103,7 @@ def _write_shards(
                 progress(f"{split} images", writers[split].count, None)
         _check_problems(source)
         sizes = {split: writer.count for split, writer in writers.items()}
-        _check_sizes(sizes, config)
+        _check_sizes(sizes, config, source)
     for split, size in sizes.items():
         progress(f"{split} images", size, None)
     return sizes
@@ -198,10 +198,13 @@ def _check_problems(source: ImageSource) -> None:
         raise SfmError(enumerated(source.problems))
 
 
-def _check_sizes(sizes: dict[str, int], config: DataConfig) -> None:
+def _check_sizes(sizes: dict[str, int], config: DataConfig, source: ImageSource) -> None:
+    advice = "use more images, or a larger --validation_fraction or --test_fraction"
+    if source.is_stratified:
+        advice = "use more images: a class needs a different one for each split"
     for split, size in sizes.items():
         if not size:
             raise SfmError(
                 f"No image of dataset {config.dataset!r} falls into split {split!r} (sizes "
-                f"{sizes}); use more images, or a larger --validation_fraction or --test_fraction."
+                f"{sizes}); {advice}."
             )

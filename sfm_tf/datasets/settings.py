@@ -66,7 +66,9 @@ class DataConfig(Settings):
         maximum=0.5,
     )
     max_train_examples: int = setting(
-        0, "Images taken from the training split, validation images included; 0 for all.", minimum=0
+        0,
+        "Images taken from the training split, those for validation included; 0 for all.",
+        minimum=0,
     )
     max_test_examples: int = setting(0, "Images taken from the test split; 0 for all.", minimum=0)
     shards: int = setting(4, "TFRecord files per split.", minimum=1, maximum=256)

@@ -144,8 +144,8 @@ class _Inspection:
         if lacking > 0:
             return f"{count} in all; add at least {lacking}, so that it has one for each split."
         return (
-            f"{count} in all; add images, or take more by --validation_fraction, --test_fraction, "
-            "--max_train_examples or --max_test_examples."
+            f"{count} in all; add some that are no copies, or take more by --validation_fraction, "
+            "--test_fraction, --max_train_examples or --max_test_examples."
         )
 
 

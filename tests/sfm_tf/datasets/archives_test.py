@@ -77,7 +77,7 @@ def test_empty_folders_and_what_is_passed_over_are_told(tmp_path, make):
             file.writestr("empty/", b"")
             file.writestr("empty/inner/", b"")
     with open_archive(path) as archive:
-        assert (list(archive.versions), archive.empty_folders) == (["a/b"], ("empty/inner",))
+        assert (list(archive.versions), archive.empty_folders) == (["a/b"], ("empty/inner/",))
         assert archive.passed_over == 3
 
 

@@ -151,9 +151,19 @@ def test_all_that_is_wrong_is_found_in_one_reading(tmp_path):
         _write(path, _HALF)
     (tmp_path / "dog" / "nowhere.png").symlink_to(tmp_path / "absent.png")
     (tmp_path / "eel").mkdir()
+    (tmp_path / "fox" / "in").mkdir(parents=True)
     problems = " ".join(_read_all(_open(tmp_path)))
-    for path in ("README.txt", "cat/Notes.TXT", "cat/a.txt", "dog/in", "dog/nowhere.png", "eel"):
-        assert problems.count(os.fspath(tmp_path / path)) == 1
+    strays = (
+        "README.txt",
+        "cat/Notes.TXT",
+        "cat/a.txt",
+        "dog/in",
+        "dog/nowhere.png",
+        "eel",
+        "fox/in",
+    )
+    for path in strays:
+        assert problems.count(f"{tmp_path}/{path}") == 1
     assert all(os.fspath(path) in problems for path in damaged)
 
 

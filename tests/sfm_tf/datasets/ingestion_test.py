@@ -315,6 +315,12 @@ def test_small_folder_has_each_class_in_each_split(tmp_path, seed):
     assert find_anomalies(tmp_path / "records", schema) == []
 
 
+def test_classes_of_one_image_are_refused_with_advice_that_helps(tmp_path):
+    _write_photos(tmp_path / "photos", {"cat": 1, "dog": 1})
+    with pytest.raises(SfmError, match="'validation' .*; use more images: a class needs a differ"):
+        ingest(_photos(tmp_path / "photos"), 0, tmp_path / "records", _no_progress)
+
+
 def test_class_that_is_too_small_is_told_how_many_images_to_add(tmp_path):
     _write_photos(tmp_path / "photos", {"cat": 10, "dog": 10, "eel": 1})
     schema = ingest(_photos(tmp_path / "photos"), 0, tmp_path / "records", _no_progress)
