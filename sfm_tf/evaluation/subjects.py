@@ -216,9 +216,13 @@ def keep_own_model(config: EvaluationConfig, folder: pathlib.Path) -> Evaluation
         unfinished, original = kept.with_suffix(".copying"), pathlib.Path(config.model)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        copy = unfinished / original.name
-        (shutil.copytree if original.is_dir() else shutil.copyfile)(original, copy)
-        if content_digest(copy) != content_digest(original):
+        before, copy = content_digest(original), unfinished / original.name
+        if original.is_dir():
+            # Hidden files are no part of a SavedModel, and count as unfinished in an artifact.
+            shutil.copytree(original, copy, ignore=shutil.ignore_patterns(".*"))
+        else:
+            shutil.copyfile(original, copy)
+        if content_digest(original) != before:
             raise SfmError(f"{original} changed while it was copied; run again when it is written.")
         unfinished.rename(kept)
     return with_kept_model(config, folder)

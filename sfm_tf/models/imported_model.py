@@ -16,7 +16,16 @@ from sfm_tf.errors import SfmError, in_one_line
 
 _SIGNATURE = "serving_default"
 _LOGITS = "logits"
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    zipfile.BadZipFile,
+)
 """What Keras and HDF5 raise on files that are missing, cut off or not theirs."""
 
 _LEGACY = (".h5", ".hdf5")
@@ -285,7 +294,7 @@ def _load_saved_model(folder: pathlib.Path) -> Any:
         raise SfmError(f"{folder} is no SavedModel; expected saved_model.pb in it{versions}.")
     try:
         return tf.saved_model.load(str(folder))
-    except (*_DAMAGE, tf.errors.OpError, AttributeError, DecodeError) as error:
+    except (*_DAMAGE, tf.errors.OpError, DecodeError) as error:
         raise SfmError(
             f"Cannot read SavedModel {folder} ({in_one_line(error)}); write it again."
         ) from error

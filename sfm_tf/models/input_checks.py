@@ -38,7 +38,8 @@ def check_labels(labels: Any, count: int, class_count: int) -> np.ndarray:
     """Returns `labels` as int64 class indices of shape `(count,)`.
 
     Args:
-        labels: Class indices of shape `(count,)` or one-hot rows of shape `(count, class_count)`.
+        labels: Class indices of shape `(count,)`, or `(count, 1)` as `keras.datasets` has them, or
+            one-hot rows of shape `(count, class_count)`.
         count: Number of images.
         class_count: Number of classes.
 
@@ -48,6 +49,8 @@ def check_labels(labels: Any, count: int, class_count: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape == (count, class_count):
         return _one_hot_to_indices(labels)
+    if labels.shape == (count, 1):
+        labels = labels[:, 0]
     if labels.shape != (count,):
         raise SfmError(
             f"Labels of shape {labels.shape}; expected ({count},) class indices or "

@@ -1,3 +1,5 @@
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import (
     ModelFolders,
     imported_digest,
+    keep_own_model,
     load_subjects,
     model_digest,
     without_the_untrained,
@@ -198,6 +201,21 @@ def test_a_missing_model_is_refused_before_any_work(tmp_path):
     config = EvaluationConfig(source_model=str(tmp_path / "none.keras"))
     with pytest.raises(SfmError, match=r"No model .*none.keras; expected a .keras file"):
         imported_digest(config)
+
+
+def test_the_copy_of_ones_own_model_is_made_once_and_without_hidden_files(tmp_path):
+    original, artifact = tmp_path / "cnn", tmp_path / "artifact"
+    (original / ".cache").mkdir(parents=True)
+    (original / "saved_model.pb").write_bytes(b"one")
+    artifact.mkdir()
+    config = EvaluationConfig(model=str(original))
+    kept = keep_own_model(config, artifact)
+    assert kept.model == str(artifact / "own_model" / "cnn")
+    assert [path.name for path in pathlib.Path(kept.model).iterdir()] == ["saved_model.pb"]
+    (original / "saved_model.pb").write_bytes(b"two")
+    assert keep_own_model(config, artifact) == kept
+    assert pathlib.Path(kept.model, "saved_model.pb").read_bytes() == b"one"
+    assert keep_own_model(EvaluationConfig(), artifact) == EvaluationConfig()
 
 
 def test_there_has_to_be_some_model(trained):

@@ -38,7 +38,11 @@ def test_images_that_are_not_in_range_are_refused(images, message):
         check_images(images, SHAPE)
 
 
-@pytest.mark.parametrize("labels", [[2, 0], np.array([2, 0], np.uint8), [[0, 0, 1], [1.0, 0, 0]]])
+@pytest.mark.parametrize(
+    "labels",
+    [[2, 0], np.array([2, 0], np.uint8), [[2], [0]], [[0, 0, 1], [1.0, 0, 0]]],
+    ids=["indices", "eight_bit", "column", "one_hot"],
+)
 def test_labels_are_indices_or_one_hot(labels):
     checked = check_labels(labels, 2, 3)
     assert checked.dtype == np.int64
