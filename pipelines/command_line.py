@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 from sfm_tf import experiments
 from sfm_tf.artifacts.run_directory import RunDirectory
-from sfm_tf.errors import SfmError, in_one_line
+from sfm_tf.errors import SfmError, in_one_line, reason
 from sfm_tf.experiments import Experiment
 
 _SHARED = "pipelines (all stages)"
@@ -233,7 +233,7 @@ def _exit_status(work: Callable[[Sequence[str]], object], arguments: Sequence[st
 
 def describe(error: Exception) -> str:
     """Returns one line about `error`: what was found and what the user can do."""
-    message = " ".join(str(error).split())
+    message = " ".join(reason(error).split())
     if isinstance(error, SfmError):
         return message
     if _is_full_disk(error):
@@ -246,7 +246,7 @@ def describe(error: Exception) -> str:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # TensorFlow's writers raise their own errors, told apart from others only by their text.
-    return "No space left on device" in str(error)
+    # TensorFlow's writers and `shutil.copytree` raise errors that only their text tells apart.
+    return "No space left on device" in reason(error)

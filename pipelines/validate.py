@@ -88,7 +88,7 @@ def check_validated(run_directory: RunDirectory, records: Artifact) -> None:
     if validation.manifest.inputs["ingest"] != records.manifest.fingerprint:
         raise SfmError(
             f"The latest records, {records.folder}, have not been validated; run "
-            f"`python -m pipelines.validate --workdir={run_directory.root}` first."
+            f"`python -m pipelines.validate {run_directory.flag}` first."
         )
     stop_on_anomaly(validation)
 

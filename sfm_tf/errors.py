@@ -1,6 +1,7 @@
 """The one exception that a user of the software is meant to read, and words for it."""
 
 import re
+import shutil
 import textwrap
 from collections.abc import Sequence
 
@@ -49,6 +50,17 @@ def enumerated(problems: Sequence[str]) -> str:
     return f"Found {len(problems)} problems. {numbered(problems)}"
 
 
+def reason(error: Exception) -> str:
+    """Returns what an error says; of a copied folder, why the first of its files failed.
+
+    `shutil.copytree` raises one error with a list of all files that it could not copy.
+    """
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        (*_, first), *_ = error.args[0]
+        return str(first)
+    return str(error)
+
+
 _NOISE = re.compile(
     r"\x1b\[[0-9;]*m|Exception encountered when calling \S+|(\[\[)?\{\{.*?\}\}(\]\])?|\[Op:.*?\]"
     r"|Arguments received by .*",
@@ -67,5 +79,5 @@ def in_one_line(error: Exception, length: int = 240) -> str:
     Returns:
         Whole words; the error's kind where it says nothing.
     """
-    text = _NOISE.sub("", str(error)) or type(error).__name__
+    text = _NOISE.sub("", reason(error)) or type(error).__name__
     return textwrap.shorten(text, length, placeholder=" …")

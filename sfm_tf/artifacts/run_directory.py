@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shlex
 import shutil
 from collections.abc import Iterator
 
@@ -46,6 +47,11 @@ class RunDirectory:
     """The working directory of one experiment."""
 
     root: pathlib.Path
+
+    @property
+    def flag(self) -> str:
+        """The flag that names it, as a shell takes it."""
+        return shlex.quote(f"--workdir={self.root}")
 
     def claim(self, experiment: str) -> None:
         """Assigns the directory to `experiment`, and creates it if it is absent.
@@ -110,7 +116,7 @@ class RunDirectory:
         if found is None:
             raise SfmError(
                 f"Stage {stage} has not finished in {self.root}; run "
-                f"`python -m pipelines.{program or stage} --workdir={self.root}` first."
+                f"`python -m pipelines.{program or stage} {self.flag}` first."
             )
         return found
 

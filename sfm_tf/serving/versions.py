@@ -29,7 +29,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from sfm_tf.artifacts.atomic_files import sync_folder
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, in_one_line
 
 SAVED_MODEL_FILE = "saved_model.pb"
 """The file that makes a version loadable."""
@@ -422,9 +422,9 @@ def _described(folder: Address, verb: str) -> Iterator[None]:
         # The packages for object stores raise their own kinds for a bucket or right that is absent.
         if not isinstance(error, OSError) and open_folder(folder).is_local:
             raise
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        words = getattr(error, "strerror", None) or in_one_line(error)
         raise SfmError(
-            f"Cannot {verb} {folder}: {reason}; check that the folder can be written and has room, "
+            f"Cannot {verb} {folder}: {words}; check that the folder can be written and has room, "
             "then try again."
         ) from error
 

@@ -1,5 +1,6 @@
 import errno
 import functools
+import shutil
 import sys
 
 import pytest
@@ -187,6 +188,10 @@ def test_help_lists_the_flags_under_their_modules(start, monkeypatch):
         (SfmError("a\nb"), "a b"),
         (OSError(errno.EACCES, "Permission denied", "x"), "Permission denied: 'x'; finished"),
         (RuntimeError("x.tfrecord; No space left on device"), "No space left on the disk"),
+        (
+            shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a'")] * 9),
+            "No space left on the disk ([Errno 28] No space left on device: 'a'); free",
+        ),
     ],
 )
 def test_describes_errors_in_one_line(error, line):

@@ -1,3 +1,4 @@
+import shlex
 import shutil
 
 import pytest
@@ -73,6 +74,14 @@ def test_latest_is_the_last_finished(tmp_path):
 def test_latest_says_which_stage_to_run(tmp_path):
     with pytest.raises(SfmError, match=r"Stage train has not finished.*python -m pipelines\.train"):
         RunDirectory(tmp_path).latest("train")
+
+
+def test_a_directory_with_spaces_is_named_as_a_shell_takes_it(tmp_path):
+    root = tmp_path / "ann's first run"
+    with pytest.raises(SfmError) as caught:
+        RunDirectory(root).latest("train")
+    _, command, _ = str(caught.value).split("`")
+    assert shlex.split(command) == ["python", "-m", "pipelines.train", f"--workdir={root}"]
 
 
 def test_input_of_follows_the_lineage_not_the_latest(tmp_path):

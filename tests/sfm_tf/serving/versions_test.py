@@ -1,11 +1,13 @@
 """A push must be all or nothing for a server that polls the folder, whatever stops it."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -361,6 +363,43 @@ def test_names_that_are_no_folder_name_are_refused(staged, tmp_path, name):
     with pytest.raises(SfmError, match="Invalid model_name"):
         push(staged, tmp_path / "serving", name)
     assert not (tmp_path / "serving").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")] * 9),
+    ],
+    ids=["one file", "a folder"],
+)
+def test_a_full_disk_is_told_in_one_line_and_the_next_push_works(
+    staged, tmp_path, monkeypatch, error
+):
+    address = tmp_path / "model"
+    assert [versions.publish(staged, address) for _ in range(2)] == [1, 2]
+    copied = []
+
+    def fill(source, target):
+        copied.append(target)
+        if len(copied) == 3:
+            raise error
+        pathlib.Path(target).write_bytes(b"")
+
+    for change in (
+        lambda: versions.publish(staged, address),
+        lambda: versions.rollback(address, 1),
+    ):
+        copied.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.copyfile", fill)
+            with pytest.raises(SfmError, match="No space left on device.*; check that") as caught:
+                change()
+        assert len(copied) == 3
+        assert "[(" not in str(caught.value)
+        left = sorted(name for name in os.listdir(address) if name not in (".lock", ".pushes"))
+        assert left == ["1", "2"]
+    assert versions.publish(staged, address) == 3
 
 
 def test_a_serving_folder_that_is_a_file_is_named_in_the_error(staged, tmp_path):
