@@ -79,7 +79,8 @@ def _sentence(anomaly: Mapping[str, Any]) -> str:
         for name in ("shard", "index", "label")
         if anomaly[name] not in ("", None)
     )
-    return f"{anomaly['kind']} ({place}): {anomaly['message']}"
+    where = f" ({place})" if place else ""
+    return f"{anomaly['kind']}{where}: {anomaly['message']}"
 
 
 def check_validated(run_directory: RunDirectory, records: Artifact) -> None:

@@ -2,11 +2,13 @@ import json
 import time
 
 import pytest
+from PIL import Image
 
 from pipelines.ingest import ingest
 from sfm_tf import experiments
 from sfm_tf.artifacts.run_directory import RunDirectory
 from sfm_tf.errors import SfmError
+from sfm_tf.records.schema import read_schema
 
 
 def _digits(**values):
@@ -28,6 +30,28 @@ def test_is_found_finished_until_a_setting_changes(tmp_path):
     first = ingest(run_directory, _digits(max_train_examples=300), False)
     assert ingest(run_directory, _digits(max_train_examples=300), False) == first
     assert ingest(run_directory, _digits(max_train_examples=300, seed=1), False) != first
+
+
+def test_images_that_were_added_behind_a_link_are_ingested(tmp_path):
+    for index, name in enumerate(
+        f"{label}/{each}" for label in ("cat", "dog") for each in range(4)
+    ):
+        path = tmp_path / "elsewhere" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(path)
+    (tmp_path / "photos").mkdir()
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).symlink_to(tmp_path / "elsewhere" / label)
+    experiment = experiments.override(
+        experiments.preset("image_folder"), {"source": str(tmp_path / "photos"), "image_size": 8}
+    )
+    run_directory = RunDirectory(tmp_path / "run")
+    first = ingest(run_directory, experiment, False)
+    assert ingest(run_directory, experiment, False) == first
+    Image.new("RGB", (8, 8), (0, 9, 0)).save(tmp_path / "elsewhere" / "dog" / "added.png")
+    second = ingest(run_directory, experiment, False)
+    sizes = [sum(read_schema(artifact.folder).split_sizes.values()) for artifact in (first, second)]
+    assert sizes == [8, 9]
 
 
 def test_a_missing_dataset_is_one_quick_line(tmp_path):

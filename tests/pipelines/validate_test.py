@@ -1,13 +1,16 @@
+import dataclasses
 import json
 
 import pytest
 import tensorflow as tf
 
 from pipelines.ingest import ingest
-from pipelines.validate import check_validated, validate
+from pipelines.validate import ANOMALIES_FILE, check_validated, stop_on_anomaly, validate
 from sfm_tf import experiments
-from sfm_tf.artifacts.run_directory import RunDirectory
+from sfm_tf.artifacts.atomic_files import write_json
+from sfm_tf.artifacts.run_directory import Artifact, RunDirectory
 from sfm_tf.errors import SfmError
+from sfm_tf.records.anomalies import Anomaly
 from tests.pipelines.tiny_digits import digits
 
 
@@ -38,6 +41,24 @@ def test_a_leaked_image_stops_the_run_naming_its_place_each_time(new_run):
     for _ in range(2):
         with pytest.raises(SfmError, match=message):
             validate(run_directory, digits(), False)
+
+
+def test_anomalies_are_listed_in_one_line_with_a_flag_that_allows_them(tmp_path):
+    kinds = [("leakage", True)] * 12 + [("label_conflict", False), ("empty_class", True)]
+    write_json(
+        tmp_path / ANOMALIES_FILE,
+        [
+            {**dataclasses.asdict(Anomaly(kind, f"It is {index}.")), "stops": stops}
+            for index, (kind, stops) in enumerate(kinds)
+        ],
+    )
+    with pytest.raises(SfmError) as info:
+        stop_on_anomaly(Artifact(tmp_path, None))
+    message = str(info.value)
+    assert message.startswith("Anomalies in the records: 13. (1) leakage: It is 0. (2) leakage: ")
+    assert "(10) leakage: It is 9. And 3 more. The full list is in " in message
+    # What was allowed stays allowed: a flag replaces the preset's value.
+    assert message.endswith("--allowed_anomalies=empty_class,label_conflict,leakage.")
 
 
 def test_an_allowed_kind_does_not_stop_the_run(new_run):
