@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 from pipelines import command_line
 from pipelines.model_artifacts import model_folders
-from pipelines.report import changed_flags, reproduction_command
+from pipelines.report import reproduction_command
 from pipelines.stage_execution import ProgressLine, execute_stage
 from sfm_tf import experiments
 from sfm_tf.artifacts.execution import Execution
@@ -92,8 +92,9 @@ def _passed_over(
     was = "newer" if served.number > push.version else "older"
     if served.original < served.number:
         was = f"a copy of version {served.original}"
-    preset = experiments.preset(experiment.name)
-    changed = changed_flags(config_values(preset.export), config_values(experiment.export))
+    preset = config_values(experiments.preset(experiment.name).export)
+    given = config_values(experiment.export).items()
+    changed = [f"--{name}={value}" for name, value in given if value != preset[name]]
     flags = [f"--workdir={root}", *changed, "--force"]
     return (
         f"version {push.version} was pushed before, and a server loads version {served.number}, "

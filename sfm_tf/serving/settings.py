@@ -23,6 +23,7 @@ class ExportConfig(Settings):
         "",
         "File with the secret key of a random defence, 32 hexadecimal digits; empty for a new key "
         "at each export. Only the SavedModel holds it. --force exports again with another one.",
+        is_place=True,
     )
     keep_versions: int = setting(0, "Number of versions kept after a push; 0 keeps all.", minimum=0)
     allow_not_blessed: bool = setting(False, "Export the model even if it is NOT_BLESSED.")
