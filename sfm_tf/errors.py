@@ -1,5 +1,6 @@
 """The one exception that a user of the software is meant to read, and words for it."""
 
+import os
 import re
 import shutil
 import textwrap
@@ -28,6 +29,17 @@ def _escaped(letter: str) -> str:
     if first_escaped_byte <= ord(letter) <= last_escaped_byte:
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def check_utf8(path: os.PathLike[str] | str, flag: str) -> None:
+    """Raises `SfmError` if the path that `flag` gives is not UTF-8, as TensorFlow needs it."""
+    text = os.fspath(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SfmError(
+            f"Invalid {flag} {printable(text)}; expected a path in UTF-8. Give another folder."
+        ) from error
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from sfm_tf.artifacts.atomic_files import sync_folder, write_json, write_text
 from sfm_tf.artifacts.manifest import Manifest, read_manifest
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, check_utf8
 
 ADVERSARIAL_STAGE = "train_adversarially"
 """Stage of the models that `pipelines.train --adversarial_training` trains beside the others."""
@@ -57,8 +57,10 @@ class RunDirectory:
         """Assigns the directory to `experiment`, and creates it if it is absent.
 
         Raises:
-            SfmError: If it belongs to another experiment, or holds files but no experiment.
+            SfmError: If it belongs to another experiment, or holds files but no experiment, or
+                its name is not UTF-8.
         """
+        check_utf8(self.root, "--workdir")
         self.check_owner(experiment)
         if self.experiment() is None:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -68,8 +70,10 @@ class RunDirectory:
         """Checks that `experiment` may work in the directory, and creates nothing.
 
         Raises:
-            SfmError: If it belongs to another experiment, or holds files but no experiment.
+            SfmError: If it belongs to another experiment, or holds files but no experiment, or
+                its name is not UTF-8.
         """
+        check_utf8(self.root, "--workdir")
         owner = self.experiment()
         if owner is not None and owner != experiment:
             raise SfmError(

@@ -94,7 +94,7 @@ class ZipArchive:
     def read(self, name: str) -> bytes:
         """Returns the contents of member `name`; raises `SfmError` if it cannot be read whole."""
         if name not in self._members:
-            raise SfmError(f"{self._path} lacks {name}; expected the complete archive.")
+            raise SfmError(f"{self._path} lacks {printable(name)}; expected the complete archive.")
         try:
             with self._file.open(self._members[name]) as member:
                 # No more than the checked size is ever decompressed, whatever the data would
@@ -104,7 +104,8 @@ class ZipArchive:
                 return data
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise SfmError(
-                f"Cannot read {name} of {self._path}: {error}; download the archive again."
+                f"Cannot read {printable(name)} of {self._path}: {error}; "
+                "download the archive again."
             ) from error
 
 
@@ -182,7 +183,7 @@ class FolderArchive:
         """Returns the contents of file `name`; raises `SfmError` if it is missing or too large."""
         path = self._path / name
         if name not in self.versions:
-            raise SfmError(f"{self._path} lacks {name}; expected the complete folder.")
+            raise SfmError(f"{self._path} lacks {printable(name)}; expected the complete folder.")
         if not path.is_file():
             raise SfmError(
                 f"Cannot read {printable(str(path))}: it is no file, or a link that leads nowhere; "

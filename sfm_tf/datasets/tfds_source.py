@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.errors import SfmError
+from sfm_tf.errors import SfmError, check_utf8
 from sfm_tf.records.example import ImageRecord
 
 
@@ -100,12 +100,22 @@ def open_source(config: DataConfig) -> ImageSource:
     Raises:
         SfmError: If the dataset is neither prepared nor at hand and cannot be downloaded.
     """
-    builder = tfds.builder(config.dataset, data_dir=os.path.expanduser(config.data_dir) or None)
+    builder = tfds.builder(config.dataset, data_dir=data_folder(config))
     if not builder.is_prepared():
         _prepare(builder)
     height, width, channels = builder.info.features["image"].shape
     splits = {split: functools.partial(read_records, builder, split) for split in ("train", "test")}
     return ImageSource(CLASS_NAMES[config.dataset], splits, height, width, channels)
+
+
+def data_folder(config: DataConfig) -> str | None:
+    """Returns the folder of TensorFlow Datasets; None for the default of that library.
+
+    Raises:
+        SfmError: If its name is not UTF-8.
+    """
+    check_utf8(config.data_dir, "--data_dir")
+    return os.path.expanduser(config.data_dir) or None
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:

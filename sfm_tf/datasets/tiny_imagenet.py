@@ -27,7 +27,7 @@ from sfm_tf.datasets.archives import (
 from sfm_tf.datasets.decoding import decode_image, image_shape
 from sfm_tf.datasets.image_source import ImageSource
 from sfm_tf.datasets.settings import DataConfig
-from sfm_tf.datasets.tfds_source import prepare, read_records
+from sfm_tf.datasets.tfds_source import data_folder, prepare, read_records
 from sfm_tf.errors import SfmError, enumerated, printable
 
 _SIDE = 64
@@ -200,7 +200,7 @@ def open_source(config: DataConfig) -> ImageSource:
     with open_archive(path) as archive:
         name = fingerprint(archive)
     builder = TinyImagenet(
-        data_dir=os.path.expanduser(config.data_dir) or None,
+        data_dir=data_folder(config),
         config=TinyImagenetConfig(name=name, archive=os.fspath(path)),
     )
     prepare(builder)

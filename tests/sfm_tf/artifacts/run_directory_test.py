@@ -1,3 +1,4 @@
+import os
 import shlex
 import shutil
 
@@ -134,3 +135,10 @@ def test_a_stage_runs_once_at_a_time(tmp_path):
         pass
     with run_directory.exclusive("train"):
         pass
+
+
+def test_name_that_is_not_utf8_is_refused(tmp_path):
+    run_directory = RunDirectory(tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(SfmError, match=r"Invalid --workdir .*/caf\\xe9; expected a path in UTF-8"):
+        run_directory.claim("digits")
+    assert list(tmp_path.iterdir()) == []

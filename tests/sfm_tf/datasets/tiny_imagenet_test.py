@@ -213,6 +213,14 @@ def test_missing_archive_says_what_to_put_where(tmp_path):
         open_source(_config(tmp_path))
 
 
+def test_folders_that_are_not_utf8(tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xe9")
+    _check_source(open_source(_config(tmp_path, _folder(odd, _files()))))
+    config = DataConfig(dataset="tiny_imagenet", data_dir=os.fspath(odd), source=os.fspath(odd))
+    with pytest.raises(SfmError, match=r"Invalid --data_dir .*/\\xe9; expected a path in UTF-8"):
+        open_source(config)
+
+
 @pytest.mark.skipif(
     "SFM_TF_TINY_IMAGENET" not in os.environ,
     reason="set SFM_TF_TINY_IMAGENET to an archive or folder of Tiny ImageNet",
