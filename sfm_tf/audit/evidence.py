@@ -11,9 +11,13 @@ from sfm_tf.audit.probes.measurements import Probes, Repeatability
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.results import CLEAN, ResultsTable
 from sfm_tf.evaluation.settings import EvaluationConfig
+from sfm_tf.evaluation.significance import exact_mcnemar
 
 GRADIENT_ATTACKERS = ("white_box", "adaptive")
 """Threat models whose attacker differentiates the very model that is scored."""
+
+CHANCE = 0.05
+"""Level of the tests whether two sets of answers to the same images differ by more than chance."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,22 @@ class Evidence:
         right = self.clean()
         np.logical_and.at(right, rows["image_index"].to_numpy(), _right(rows))
         return right
+
+    def broken_beyond(self, stronger: np.ndarray, weaker: np.ndarray) -> int:
+        """Counts the images that the weaker of two attacks breaks and the stronger does not.
+
+        Each answer of a random model is another draw, so that either attack breaks images that the
+        other one leaves. Of those only what is more than chance counts.
+
+        Args:
+            stronger: Bool `(count,)`: whether the subject is right after the stronger attack.
+            weaker: The same after the weaker one.
+        """
+        test = exact_mcnemar(stronger, weaker)
+        broken, spared = test["only_first_right"], test["only_second_right"]
+        if not self.is_random:
+            return broken
+        return max(0, broken - spared) if test["p_value"] < CHANCE else 0
 
     def attacks(self, threat_models: Collection[str]) -> tuple[str, ...]:
         """Returns the attacks that were run on the subject under some threat models."""

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from sfm_tf.audit.evidence import Evidence
 from sfm_tf.evaluation.significance import wilson_interval
 
@@ -107,16 +105,6 @@ def grade(count: float, examples: int, few: float = FEW, many: float = MANY) -> 
 def worst(statuses: Iterable[Status]) -> Status:
     """Returns the worst of some statuses; `pass` where there is none."""
     return max(statuses, key=_RANKS.index, default="pass")
-
-
-def broken_beyond(stronger: np.ndarray, weaker: np.ndarray) -> int:
-    """Counts the images that the weaker of two attacks breaks and the stronger does not.
-
-    Args:
-        stronger: Bool `(count,)`: whether the model is right after the stronger attack.
-        weaker: The same after the weaker one.
-    """
-    return int(np.sum(stronger & ~weaker))
 
 
 def not_run(reason: str) -> Judgement:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sfm_tf.audit.evidence import Evidence
-from sfm_tf.audit.finding import MANY, Judgement, broken_beyond, grade, not_run, worst
+from sfm_tf.audit.finding import MANY, Judgement, grade, not_run, worst
 from sfm_tf.audit.probes.measurements import Answers, Repeatability, StageGradient
 
 FEW_BLIND, MANY_BLIND = 0.02, 0.10
@@ -38,7 +38,7 @@ def judge_convergence(evidence: Evidence) -> Judgement:
     efforts = {"twice the steps": convergence.double_iterations}
     if evidence.config.restarts < convergence.restarts:
         efforts[f"{convergence.restarts} starts"] = convergence.more_restarts
-    return _judge_efforts(convergence.base, efforts)
+    return _judge_efforts(evidence, efforts)
 
 
 def judge_step_size(evidence: Evidence) -> Judgement:
@@ -47,12 +47,13 @@ def judge_step_size(evidence: Evidence) -> Judgement:
         return not_run(_UNPROBED)
     convergence = evidence.probes.convergence
     efforts = {"half the step": convergence.half_step, "twice the step": convergence.double_step}
-    return _judge_efforts(convergence.base, efforts)
+    return _judge_efforts(evidence, efforts)
 
 
-def _judge_efforts(base: Answers, efforts: Mapping[str, Answers]) -> Judgement:
+def _judge_efforts(evidence: Evidence, efforts: Mapping[str, Answers]) -> Judgement:
+    base = evidence.probes.convergence.base
     more = {
-        words: broken_beyond(base.right_images(), effort.right_images())
+        words: evidence.broken_beyond(base.right_images(), effort.right_images())
         for words, effort in efforts.items()
     }
     told = "; ".join(
@@ -136,7 +137,9 @@ def judge_surrogates(evidence: Evidence) -> Judgement:
     (used,) = (entry for entry in surrogates if entry.used)
     statuses = []
     for entry in surrogates:
-        status = grade(broken_beyond(used.right_images(), entry.right_images()), used.examples)
+        status = grade(
+            evidence.broken_beyond(used.right_images(), entry.right_images()), used.examples
+        )
         # What any stand-in breaks counts in the white box.
         is_counted = bool(evidence.attacks(("white_box",)))
         statuses.append("pass" if is_counted and entry.surrogate != "ignored" else status)

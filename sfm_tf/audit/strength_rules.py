@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
-from sfm_tf.audit.finding import Judgement, broken_beyond, grade, not_run, worst
+from sfm_tf.audit.evidence import CHANCE, GRADIENT_ATTACKERS, Evidence
+from sfm_tf.audit.finding import Judgement, grade, not_run, worst
 from sfm_tf.audit.setting_rules import NORM_NAMES
 from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.significance import exact_mcnemar
@@ -93,10 +93,6 @@ def judge_huge_radius(evidence: Evidence) -> Judgement:
     )
 
 
-_SAME = 0.05
-"""Level of the test whether a random model fares otherwise at radius 0 than without an attack."""
-
-
 def judge_no_radius(evidence: Evidence) -> Judgement:
     """In a ball of radius 0 an attack leaves what is right without one, image by image."""
     if evidence.probes is None:
@@ -107,7 +103,7 @@ def judge_no_radius(evidence: Evidence) -> Judgement:
     count = test["only_first_right"] + test["only_second_right"]
     status = "pass" if not count else "warn" if count == 1 else "fail"
     if evidence.is_random:  # Each image has another draw.
-        status = "pass" if test["p_value"] >= _SAME else "fail"
+        status = "pass" if test["p_value"] >= CHANCE else "fail"
     return Judgement(
         status,
         f"At a radius of 0 the model is right on {attacked.sum()} of {len(attacked)} images, "
@@ -121,7 +117,7 @@ def judge_margin(evidence: Evidence) -> Judgement:
     if left is None:
         return not_run(_UNPROBED)
     margin = evidence.probes.margin
-    count = broken_beyond(left, margin.right_images())
+    count = evidence.broken_beyond(left, margin.right_images())
     return Judgement(
         grade(count, margin.examples),
         f"PGD on the margin of the logits, which has no scale, leaves {margin.correct} of "
@@ -135,7 +131,7 @@ def judge_redrawn(evidence: Evidence) -> Judgement:
     if left is None:
         return not_run(_UNPROBED)
     redrawn = evidence.probes.redrawn
-    count = broken_beyond(left, redrawn.right_images())
+    count = evidence.broken_beyond(left, redrawn.right_images())
     status = grade(count, redrawn.examples)
     if evidence.is_random and status == "fail":  # The same image again would do as well.
         status = "warn"
@@ -187,7 +183,7 @@ def _excesses(
             stronger = evidence.right(GRADIENT_ATTACKERS, epsilon, gradient)
             weaker = evidence.right((threat_model,), epsilon, attacks)
             if stronger is not None and weaker is not None:
-                counts.append(broken_beyond(stronger, weaker))
+                counts.append(evidence.broken_beyond(stronger, weaker))
         if counts:
             yield threat_model.replace("_", " "), max(counts), examples
 
@@ -203,7 +199,7 @@ def judge_noise(evidence: Evidence) -> Judgement:
     if evidence.probes is None:
         return not_run(_UNPROBED)
     base, uniform = evidence.probes.convergence.base, evidence.probes.noise.uniform
-    count = broken_beyond(base.right_images(), uniform.right_images())
+    count = evidence.broken_beyond(base.right_images(), uniform.right_images())
     status = grade(count, base.examples)
     figure = (
         f"The worst of 100 random points leaves {uniform.correct} of {base.examples} images right, "
@@ -223,7 +219,7 @@ def judge_gaussian_noise(evidence: Evidence) -> Judgement:
     if evidence.probes is None:
         return not_run(_UNPROBED)
     base, noise = evidence.probes.convergence.base, evidence.probes.noise
-    broken = broken_beyond(base.right_images(), noise.gaussian.right_images())
+    broken = evidence.broken_beyond(base.right_images(), noise.gaussian.right_images())
     return Judgement(
         grade(broken, base.examples),
         f"Under Gaussian noise as large as PGD's perturbation, {noise.gaussian_l2:.2f} in L2 in "
@@ -240,7 +236,7 @@ def judge_transfer(evidence: Evidence) -> Judgement:
         return not_run("No image made on another model was tried.")
     base = probes.convergence.base.right_images()
     excesses = [
-        (f"{entry.source} model", broken_beyond(base, entry.right_images()), len(base))
+        (f"{entry.source} model", evidence.broken_beyond(base, entry.right_images()), len(base))
         for entry in probes.transfer
     ]
     left = "; ".join(f"{entry.source} model {entry.correct}" for entry in probes.transfer)
@@ -278,7 +274,9 @@ def judge_goals(evidence: Evidence) -> Judgement:
         return not_run(_UNPROBED)
     base, targeted, other = probes.convergence.base, probes.targeted, probes.other_norm
     clean = probes.ladder[0].correct
-    status = grade(broken_beyond(base.right_images(), targeted.right_images()), base.examples)
+    status = grade(
+        evidence.broken_beyond(base.right_images(), targeted.right_images()), base.examples
+    )
     # At the same volume one norm may well be harder, but it cannot be harmless.
     is_idle = clean > base.correct and other.correct >= clean
     return Judgement(

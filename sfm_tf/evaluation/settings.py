@@ -109,7 +109,7 @@ class EvaluationConfig(Settings):
     audit_examples: int = setting(
         100,
         "Number of test images, counted from the first one, on which the audit checks the strength "
-        "of the attacks; 0 leaves these measurements out.",
+        "of the attacks; 0 leaves out all but the cheapest measurements.",
         minimum=0,
     )
     required_audit: str = setting(

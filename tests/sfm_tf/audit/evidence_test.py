@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sfm_tf.audit.evidence import Evidence, count_classes
+from sfm_tf.audit.probes.measurements import Difference, Repeatability
 from sfm_tf.evaluation.metrics import summarise
 from sfm_tf.evaluation.results import join_results
 from sfm_tf.evaluation.settings import EvaluationConfig
@@ -81,3 +84,29 @@ def test_clean_answers_are_labels_and_predictions():
     labels, predictions = EVIDENCE.clean_answers()
     assert labels.tolist() == LABELS.tolist()
     assert predictions.tolist() == [0, 1, 0, 0]
+
+
+def test_only_what_the_stronger_attack_leaves_counts():
+    stronger = np.array([True, True, False, False])
+    weaker = np.array([True, False, True, False])
+    assert EVIDENCE.broken_beyond(stronger, weaker) == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "spared", "count"), [(10, 8, 0), (8, 10, 0), (20, 4, 16), (4, 20, 0), (5, 0, 0)]
+)
+def test_of_a_random_model_only_what_is_more_than_chance_counts(broken, spared, count):
+    difference = Difference(images=16, labels=16, largest=0.5)
+    drawing = Repeatability(
+        examples=16,
+        side_by_side=difference,
+        calls=difference,
+        batches=difference,
+        lowest=-1.0,
+        highest=2.0,
+    )
+    evidence = dataclasses.replace(EVIDENCE, repeatability={"served": drawing})
+    stronger = np.repeat([True, False, True], [broken, spared, 10])
+    weaker = np.repeat([False, True, True], [broken, spared, 10])
+    assert evidence.broken_beyond(stronger, weaker) == count
+    assert EVIDENCE.broken_beyond(stronger, weaker) == broken

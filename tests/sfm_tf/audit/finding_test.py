@@ -1,10 +1,9 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
 from sfm_tf.audit.evidence import Evidence
-from sfm_tf.audit.finding import Finding, Judgement, Rule, broken_beyond, find, grade, worst
+from sfm_tf.audit.finding import Finding, Judgement, Rule, find, grade, worst
 from sfm_tf.evaluation.metrics import Metrics
 from sfm_tf.evaluation.settings import EvaluationConfig
 from tests import made_up
@@ -67,9 +66,3 @@ def test_the_worst_status_counts():
     assert worst(["pass", "fail", "warn"]) == "fail"
     assert worst(["pass", "not_run"]) == "not_run"
     assert worst([]) == "pass"
-
-
-def test_only_what_the_stronger_attack_leaves_counts():
-    stronger = np.array([True, True, False, False])
-    weaker = np.array([True, False, True, False])
-    assert broken_beyond(stronger, weaker) == 1

@@ -6,6 +6,7 @@ import tensorflow as tf
 from sfm_tf.audit.probes.repeatability import TOLERANCE, measure_repeatability
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.models.defended_model import DefendedModel
+from sfm_tf.models.imported_model import load_classifier
 from sfm_tf.models.resnet import build_classifier
 from sfm_tf.preprocessors.chain import parse_preprocessor
 
@@ -79,6 +80,20 @@ def test_what_an_answer_depends_on_is_measured(function, kind, batch_size):
     found = _measure(DefendedModel(_classifier(function)), batch_size)
     assert {name: view.kind for name, view in found.items()} == {"served": kind}
     assert found["served"].examples == 16
+
+
+def test_a_saved_model_that_mirrors_images_at_random_is_random(tmp_path):
+    layers = [keras.layers.RandomFlip("horizontal"), *_classifier().layers]
+    network = keras.Sequential([keras.Input(SHAPE), *layers])
+    answers = tf.function(
+        lambda images: {"logits": network(images, training=True)},
+        input_signature=[tf.TensorSpec((None, *SHAPE), name="images")],
+    )
+    exported = tf.Module()
+    exported.kept = [variable.value for variable in network.variables]
+    tf.saved_model.save(exported, str(tmp_path), signatures=answers)
+    loaded = load_classifier(tmp_path, SHAPE, 10)
+    assert _measure(DefendedModel(loaded))["served"].kind == "random"
 
 
 @pytest.mark.parametrize("preprocessor", ["none", "bit_depth_4", "median_2"])
