@@ -42,7 +42,7 @@ from sfm_tf.evaluation.guessing import guessing_doubt
 from sfm_tf.evaluation.job import load_job
 from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.subjects import imported_digest, keep_own_model, without_the_untrained
+from sfm_tf.evaluation.subjects import imported_digest, own_model_kept, without_the_untrained
 from sfm_tf.evaluation.threat_models import ThreatModel
 from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
@@ -81,7 +81,7 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
         job = load_job(
             inputs["ingest"].folder,
             model_folders(inputs),
-            keep_own_model(experiment.evaluation, folder),
+            experiment.evaluation,
             experiment.compared,
             experiment.seed,
             store,
@@ -91,15 +91,17 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
         own = job.models.get(OWN_MODEL)
         if own and (doubt := guessing_doubt(own.classifier, job.samples, schema.class_names)):
             _say(f"warning: {doubt}")
-        write_evaluation(job, folder)
+        with own_model_kept(experiment.evaluation, folder, source):
+            write_evaluation(job, folder)
 
+    source = imported_digest(experiment.evaluation)
     execution = Execution(
         stage="evaluate",
         modules=["sfm_tf.audit.audited_evaluation"],
         configs={"evaluation": experiment.evaluation, "compared": experiment.compared},
         seed=experiment.seed,
         inputs=inputs,
-        source=imported_digest(experiment.evaluation),
+        source=source,
         resumable=True,
     )
     artifact = execute_stage(execution, run_directory, produce, force, unit="images")

@@ -1,5 +1,6 @@
 """The models that an evaluation is about: those that were trained, or the user's own."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -198,34 +199,38 @@ MODEL_FOLDER = "own_model"
 """Folder of an evaluation's artifact with a copy of the user's model, under its own name."""
 
 
-def keep_own_model(config: EvaluationConfig, folder: pathlib.Path) -> EvaluationConfig:
-    """Copies the user's model into the artifact of its evaluation, so that it is what is exported.
+@contextlib.contextmanager
+def own_model_kept(config: EvaluationConfig, folder: pathlib.Path, digest: str) -> Iterator[None]:
+    """Copies the user's model into the artifact of its evaluation, so that it can be exported.
 
     Args:
         config: Names the model; without one nothing is done.
-        folder: Folder of the artifact. A copy that is there already is kept.
-
-    Returns:
-        The settings, which name the copy.
+        folder: Folder of the artifact. A copy that is there already is kept; that of an evaluation
+            that is refused is not.
+        digest: What `imported_digest` returned before the model was loaded.
 
     Raises:
-        SfmError: If the model changed while it was copied.
+        SfmError: If the model is another one by now.
     """
     kept = folder / MODEL_FOLDER
     if config.model and not kept.exists():
         unfinished, original = kept.with_suffix(".copying"), pathlib.Path(config.model)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        before, copy = content_digest(original), unfinished / original.name
+        copy = unfinished / original.name
         if original.is_dir():
             # Hidden files are no part of a SavedModel, and count as unfinished in an artifact.
             shutil.copytree(original, copy, ignore=shutil.ignore_patterns(".*"))
         else:
             shutil.copyfile(original, copy)
-        if content_digest(original) != before:
-            raise SfmError(f"{original} changed while it was copied; run again when it is written.")
         unfinished.rename(kept)
-    return with_kept_model(config, folder)
+    try:
+        if imported_digest(config) != digest:
+            raise SfmError("A model changed while it was read; run again when it is written.")
+        yield
+    except SfmError:
+        shutil.rmtree(kept, ignore_errors=True)
+        raise
 
 
 def with_kept_model(config: EvaluationConfig, folder: pathlib.Path) -> EvaluationConfig:

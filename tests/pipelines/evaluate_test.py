@@ -180,6 +180,7 @@ def test_a_model_that_returns_probabilities_is_refused(new_run, tmp_path, activa
     experiment = digits(model=_own_model(tmp_path / "own.keras", activation))
     with pytest.raises(SfmError, match=message):
         evaluate(run_directory, experiment, False)
+    assert not list(run_directory.root.glob("evaluate/*.partial"))
 
 
 def test_adversarial_images_are_shared_by_evaluations_and_made_anew_by_force(new_run, tmp_path):

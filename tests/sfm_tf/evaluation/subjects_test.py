@@ -10,9 +10,10 @@ from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import (
     ModelFolders,
     imported_digest,
-    keep_own_model,
     load_subjects,
     model_digest,
+    own_model_kept,
+    with_kept_model,
     without_the_untrained,
 )
 from sfm_tf.models.defended_model import DefendedModel
@@ -203,19 +204,30 @@ def test_a_missing_model_is_refused_before_any_work(tmp_path):
         imported_digest(config)
 
 
-def test_the_copy_of_ones_own_model_is_made_once_and_without_hidden_files(tmp_path):
+def test_ones_own_model_is_copied_without_hidden_files_until_it_is_refused(tmp_path):
     original, artifact = tmp_path / "cnn", tmp_path / "artifact"
     (original / ".cache").mkdir(parents=True)
     (original / "saved_model.pb").write_bytes(b"one")
     artifact.mkdir()
     config = EvaluationConfig(model=str(original))
-    kept = keep_own_model(config, artifact)
-    assert kept.model == str(artifact / "own_model" / "cnn")
-    assert [path.name for path in pathlib.Path(kept.model).iterdir()] == ["saved_model.pb"]
+    digest = imported_digest(config)
+    for _ in range(2):
+        with own_model_kept(config, artifact, digest):
+            kept = with_kept_model(config, artifact).model
+            assert kept == str(artifact / "own_model" / "cnn")
+    assert [path.name for path in pathlib.Path(kept).iterdir()] == ["saved_model.pb"]
     (original / "saved_model.pb").write_bytes(b"two")
-    assert keep_own_model(config, artifact) == kept
-    assert pathlib.Path(kept.model, "saved_model.pb").read_bytes() == b"one"
-    assert keep_own_model(EvaluationConfig(), artifact) == EvaluationConfig()
+    with (
+        pytest.raises(SfmError, match="changed while it was read"),
+        own_model_kept(config, artifact, digest),
+    ):
+        pass
+    assert list(artifact.iterdir()) == []
+
+
+def test_an_evaluation_of_trained_models_keeps_no_copy(tmp_path):
+    with own_model_kept(EvaluationConfig(), tmp_path, ""):
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_there_has_to_be_some_model(trained):
