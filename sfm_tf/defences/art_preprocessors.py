@@ -47,7 +47,8 @@ class ImagePreprocessing(PreprocessorTensorFlowV2):
     """Applies the pre-processing T (Yu et al. 2022, section 5.3), with its surrogate's gradient.
 
     ART differentiates the forward pass of a TensorFlow preprocessor and never asks
-    `estimate_forward`; the surrogate is therefore part of the forward pass.
+    `estimate_forward`; the surrogate is therefore part of the forward pass. What T draws
+    follows from the image and the public key, so attacks of ART face the function that is scored.
 
     Args:
         spec: Specification of T, such as `bit_depth_4+median_2`.

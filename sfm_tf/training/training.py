@@ -14,6 +14,7 @@ from sfm_tf.artifacts.progress import Progress
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.models.settings import ModelConfig
+from sfm_tf.preprocessors.chain import parse_preprocessor
 from sfm_tf.records.schema import Schema, read_schema
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.settings import PIXEL_LEVELS
@@ -110,12 +111,18 @@ class TrainingSession:
             execution: Where training runs, and what it keeps and shows; None for the defaults.
 
         Raises:
-            SfmError: If the records are damaged, or the devices cannot be joined or cannot split a
-                batch.
+            SfmError: If the records are damaged, the devices cannot be joined or cannot split a
+                batch, or XLA is asked for with a pre-processing that draws.
         """
         execution = TrainingExecutionConfig() if execution is None else execution
         strategy = open_strategy(execution.strategy)
         check_devices(strategy, config)
+        preprocessor = model_config.preprocessor
+        if config.jit_compile and parse_preprocessor(preprocessor).is_random:
+            raise SfmError(
+                f"XLA (jit_compile) cannot compile the hash that {preprocessor} draws from; remove "
+                "jit_compile or choose a preprocessor that draws nothing."
+            )
         schema = read_schema(records)
         statistics = read_channel_statistics(records)
         folder.mkdir(parents=True, exist_ok=True)

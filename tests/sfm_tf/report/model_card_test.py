@@ -5,6 +5,8 @@ import html
 import json
 import re
 
+import pytest
+
 from sfm_tf.audit.blessing import decide
 from sfm_tf.audit.verdict import AuditVerdict
 from sfm_tf.evaluation.metrics import summarise
@@ -158,3 +160,18 @@ def test_the_card_of_ones_own_model_has_its_name_and_nothing_of_how_another_was_
     assert "evaluated as cnn_v2.keras. It takes images of" in " ".join(details.split())
     assert "masker" not in details
     assert "alice" not in text
+
+
+@pytest.mark.parametrize(
+    ("draws", "told"),
+    [
+        ("keyed", "by a hash of the image with a secret key"),
+        ("fresh", "afresh at each request"),
+        (None, None),
+    ],
+)
+def test_it_says_how_the_served_model_draws_if_it_does(draws, told):
+    text = build_model_card(card_inputs("white_box"), (8, 8, 1), "make demo", draws)
+    found = [line for line in text.splitlines() if "draws at random" in line]
+    assert len(found) == (told is not None)
+    assert all(told in line for line in found)

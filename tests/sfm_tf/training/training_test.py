@@ -144,6 +144,13 @@ def test_xla_compiles_the_steps_if_asked_and_learns_the_same(records, tmp_path, 
         np.testing.assert_allclose(*pair, atol=1e-5)
 
 
+def test_xla_is_refused_for_a_preprocessor_that_draws(records, tmp_path):
+    model, config = ModelConfig(preprocessor="total_variation_50_30"), _CONFIG
+    config = dataclasses.replace(config, jit_compile=True)
+    with pytest.raises(SfmError, match="cannot compile the hash that total_variation_50_30 draws"):
+        TrainingSession.open(records.folder, model, config, 7, tmp_path, lambda *_: None)
+
+
 def test_folder_without_records_is_refused(tmp_path):
     with pytest.raises(SfmError, match=r"No schema.json in"):
         _open(tmp_path, tmp_path / "train")
