@@ -81,18 +81,29 @@ def _refuse_address(folder: str) -> None:
 
 
 async def serve(settings: ServerSettings) -> None:
-    """Serves until SIGINT or SIGTERM; prints where, once the models answer."""
-    stop = asyncio.Event()
+    """Serves until SIGINT or SIGTERM; prints where, once the models answer.
+
+    Raises:
+        CancelledError: If it is told to stop before.
+    """
+    stop, starting = asyncio.Event(), asyncio.current_task()
+
+    def end() -> None:
+        if not stop.is_set():
+            print("Stopping ...", flush=True)
+        stop.set()
+        if starting is not None:
+            starting.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end)
     print("Starting Ray Serve ...", flush=True)
     async with running_server(settings) as (rest, grpc):
-        # Only now: Ray sets handlers of its own when it starts.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        starting = None
         for name in settings.models:
             print(f"REST: http://{rest}/v1/models/{name}:predict")
         print(f"gRPC: {grpc}\nCtrl-C stops the server.", flush=True)
         await stop.wait()
-        print("Stopping ...", flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
             gpus=_GPUS.value,
         )
         asyncio.run(serve(settings))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     except SfmError as error:
         print(f"Error: {command_line.describe(error)}", file=sys.stderr)

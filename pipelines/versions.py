@@ -129,7 +129,8 @@ def manage(folder: str, keep: int | None, rollback_to: int | None) -> str:
     words = []
     if rollback_to is not None:
         copy = rollback(folder, rollback_to)
-        words.append(f"Rolled back to version {rollback_to}; its copy is version {copy}.")
+        made = f"; its copy is version {copy}" if copy != rollback_to else ", the newest already"
+        words.append(f"Rolled back to version {rollback_to}{made}.")
     if keep is not None:
         deleted = ", ".join(map(str, keep_newest(folder, keep)))
         words.append(f"Deleted: {deleted or 'nothing'}.")

@@ -18,6 +18,7 @@ import logging
 import os
 import pathlib
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -26,6 +27,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Iterator,
     Mapping,
     MutableMapping,
@@ -342,7 +344,7 @@ async def running_server(settings: ServerSettings) -> AsyncIterator[tuple[str, s
 
         try:
             _start_ray(ray, settings)
-            handle = await asyncio.to_thread(_deploy, serve, settings, rest)
+            handle = await _to_the_end(asyncio.to_thread(_deploy, serve, settings, rest))
 
             async def answer(method: str, request: bytes) -> tuple[int, str, bytes]:
                 try:
@@ -394,8 +396,19 @@ def _told_in_one_line(advice: str) -> Iterator[None]:
         ) from error
 
 
+async def _to_the_end(work: Coroutine[Any, Any, Any]) -> Any:
+    """Waits for a thread also if it is cancelled: with Ray gone, a thread would start it anew."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 def _start_ray(ray: Any, settings: ServerSettings) -> None:
     advice = "Ray keeps its files in TMPDIR, so set that to a short path that has room."
+    handler = signal.getsignal(signal.SIGTERM)
     with _told_in_one_line(advice):
         ray.init(
             address="local",
@@ -406,6 +419,9 @@ def _start_ray(ray: Any, settings: ServerSettings) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    # Ray's own handler would end this process in the middle of whatever it does.
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _deploy(serve: Any, settings: ServerSettings, rest: Endpoint) -> Any:

@@ -1,3 +1,5 @@
+import asyncio
+import contextlib
 import importlib.util
 import json
 import pathlib
@@ -58,6 +60,26 @@ def test_mistakes_are_told_in_one_line(arguments, settings, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith(message)
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_it_can_be_stopped_while_it_starts(number, tmp_path, capsys, monkeypatch):
+    ended = []
+
+    @contextlib.asynccontextmanager
+    async def start_for_ever(settings):
+        signal.raise_signal(number)
+        try:
+            await asyncio.sleep(60)
+            yield "", ""
+        finally:
+            ended.append(settings)
+
+    monkeypatch.setattr(serve, "running_server", start_for_ever)
+    with flagsaver.flagsaver(model_dir=[str(tmp_path)]):
+        assert serve.main(["serve"]) == 130
+    assert capsys.readouterr() == ("Starting Ray Serve ...\nStopping ...\n", "")
+    assert len(ended) == 1
 
 
 def free_port():

@@ -52,6 +52,8 @@ def test_rolls_back_before_it_deletes(serving):
     assert (serving / "digits" / "4" / "saved_model.pb").read_bytes() == b"model 1"
     assert numbers(serving) == [3, 4]
     assert versions.manage(str(serving / "digits"), 5, None).startswith("Deleted: nothing.")
+    said = versions.manage(str(serving / "digits"), None, 4)
+    assert said.startswith("Rolled back to version 4, the newest already.")
 
 
 def test_the_only_model_needs_no_name(serving):

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +30,7 @@ from sfm_tf.serving.prediction_service import RequestLimits
 from sfm_tf.serving.ray_server import (
     ServerSettings,
     _start_ray,
+    _to_the_end,
     check_installed,
     check_models,
     prepare_environment,
@@ -157,6 +159,27 @@ def test_an_address_that_is_not_to_be_had_is_told(host, reason):
 def test_an_address_of_ipv6_has_brackets():
     assert resolve("::1", 8501).text == "[::1]:8501"
     assert resolve("localhost", 8501).text == "127.0.0.1:8501"
+
+
+def test_who_stops_while_the_models_load_waits_for_the_thread_that_loads_them():
+    done = []
+
+    async def stop():
+        started = threading.Event()
+
+        def load():
+            started.set()
+            time.sleep(0.2)
+            done.append("loaded")
+
+        loading = asyncio.ensure_future(_to_the_end(asyncio.to_thread(load)))
+        await asyncio.to_thread(started.wait)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        return list(done)
+
+    assert asyncio.run(stop()) == ["loaded"]
 
 
 def test_what_ray_says_of_its_start_becomes_one_line():
