@@ -161,6 +161,7 @@ def quilting_operation(database: PatchDatabase) -> Operation:
         functools.partial(quilt_images_smoothly, database=database),
         (Parameter("neighbours", 1, MAXIMUM_NEIGHBOURS),),
         is_random=True,
+        draws_if=lambda neighbours: neighbours > 1,
         quantises=True,
         content=database.digest(),
     )

@@ -52,6 +52,7 @@ OPERATIONS: Mapping[str, Operation] = {
         # Without a single kept value there would be nothing to go by.
         (Parameter("dropped", 0, 95), Parameter("weight", 1, 1000)),
         is_random=True,
+        draws_if=lambda dropped, weight: dropped > 0,
     ),
 }
 """The operations that need nothing but the images."""
@@ -92,7 +93,8 @@ class Preprocessor:
         """
         images = tf.cast(images, tf.float32)
         source = images if drawn_from is None else drawn_from
-        seeds = self.draws.seeds(source) if self.is_random else None
+        unused = tf.zeros([tf.shape(images)[0], 2], tf.int32)
+        seeds = self.draws.seeds(source) if self.is_random else unused
         for operation, values in self.steps:
             images = _apply(operation, values, seeds, self.surrogate, images)
         return images
@@ -100,7 +102,9 @@ class Preprocessor:
     @property
     def is_random(self) -> bool:
         """Whether an operation draws."""
-        return any(operation.is_random for operation, _ in self.steps)
+        return any(
+            operation.is_random and operation.draws_if(*values) for operation, values in self.steps
+        )
 
     @property
     def quantises(self) -> bool:
@@ -193,7 +197,7 @@ def _parse_operation(spec: str, table: Mapping[str, Operation]) -> _Step:
 def _apply(
     operation: Operation,
     values: tuple[int, ...],
-    seeds: tf.Tensor | None,
+    seeds: tf.Tensor,
     surrogate: str,
     images: tf.Tensor,
 ) -> tf.Tensor:

@@ -37,7 +37,8 @@ class Operation:
             between the two, int32 of shape `(batch, 2)`, a pair for each image.
         smooth: Takes the same; its gradient stands in for that of `forward` where asked for.
         parameters: In the order of the operation's name.
-        is_random: Whether it draws.
+        is_random: Whether it takes seeds.
+        draws_if: Tells from the values of the parameters whether it draws anything with them.
         quantises: Whether it picks one of a few values, so that a change below their distance can
             tip the choice: levels, or patches.
         content: Digest of what was fitted, such as weights; empty where nothing was.
@@ -47,6 +48,7 @@ class Operation:
     smooth: Callable[..., tf.Tensor]
     parameters: tuple[Parameter, ...]
     is_random: bool = False
+    draws_if: Callable[..., bool] = lambda *values: True
     quantises: bool = False
     content: str = ""
 

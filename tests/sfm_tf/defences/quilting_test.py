@@ -481,6 +481,7 @@ def test_operation_draws_and_is_told_apart_by_its_patches():
     database = _quilting_database(300, 3)
     operation = quilting_operation(database)
     assert operation.is_random
+    assert [operation.draws_if(neighbours) for neighbours in (1, 2)] == [False, True]
     assert operation.content == database.digest()
     assert operation.form("quilting") == "quilting_NEIGHBOURS"
     assert [operation.allows([number]) for number in (0, 1, 50, 51)] == [False, True, True, False]

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from sfm_tf.errors import SfmError
 from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.draws import KeyedDraws
+from sfm_tf.preprocessors.total_variation import minimise_total_variation
 
 OPERATIONS = ["bit_depth_4", "median_2", "non_local_means_5_3_4"]
 CHAIN = "bit_depth_4+median_2+non_local_means_5_3_10"
@@ -131,3 +133,34 @@ def test_unknown_surrogate_lists_the_known_ones():
         SfmError, match="Unknown surrogate 'mean'; expected one of identity, smooth"
     ):
         parse_preprocessor("median_2", "mean")
+
+
+@pytest.mark.parametrize(
+    ("spec", "draws", "quantises"),
+    [
+        ("none", False, False),
+        ("median_2", False, False),
+        ("bit_depth_4+median_2", False, True),
+        ("jpeg_75", False, True),
+        ("non_local_means_13_3_2", False, True),
+        ("median_2+total_variation_50_30", True, False),
+        # Nothing is dropped, so nothing is drawn.
+        ("total_variation_0_30", False, False),
+    ],
+)
+def test_it_is_known_what_draws_and_what_picks_one_of_a_few_values(spec, draws, quantises):
+    preprocessor = parse_preprocessor(spec)
+    assert (preprocessor.is_random, preprocessor.quantises) == (draws, quantises)
+    others = preprocessor.with_draws(KeyedDraws(b"k" * 16))
+    assert (others is preprocessor) == (not draws)
+    assert preprocessor(np.zeros((2, 6, 6, 1), np.float32)).shape == (2, 6, 6, 1)
+
+
+def test_draws_follow_from_the_images_that_the_caller_names():
+    images = np.random.default_rng(0).random((3, 6, 6, 1), dtype=np.float32)
+    tvm, key = parse_preprocessor("total_variation_50_30"), KeyedDraws(b"k" * 16)
+    seeds = key.seeds(tf.constant(images))
+    expected = minimise_total_variation(tf.constant(images / 2), seeds, 50, 30)
+    found = tvm.with_draws(key)(images / 2, drawn_from=images)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - tvm.with_draws(key)(images / 2)).max() > 1e-3
