@@ -188,7 +188,9 @@ def judge_known_breaks(evidence: Evidence) -> Judgement:
     # The same predictions fall more easily where the classifier's own confidence hides them.
     statuses.append(grade(bare - found.scaled.correct, examples, FEW_SPARED, MANY_SPARED))
     noticed = found.saturated_zero_share * examples
-    statuses.append("pass" if noticed >= math.floor(NOTICED * clean) else "fail")
+    # Of a random model, a draw that is wrong already has a gradient.
+    is_noticed = evidence.is_random or noticed >= math.floor(NOTICED * clean)
+    statuses.append("pass" if is_noticed else "fail")
     statuses.append("pass" if bare <= WITHSTOOD * clean else "warn")
     return Judgement(
         worst(statuses),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from sfm_tf.audit.evidence import CHANCE, GRADIENT_ATTACKERS, Evidence
+from sfm_tf.audit.evidence import GRADIENT_ATTACKERS, Evidence
 from sfm_tf.audit.finding import Judgement, not_run
 from sfm_tf.defences.catalogue import broken_by
 from sfm_tf.evaluation.attack_catalogue import ATTACKS
@@ -130,6 +130,10 @@ def judge_clean_accuracy(evidence: Evidence) -> Judgement:
     return Judgement("pass", f"{figure}.")
 
 
+_LEVEL = 0.05
+"""Of the test whether a model is better than the same answer to every image."""
+
+
 def judge_chance(evidence: Evidence) -> Judgement:
     """The model is right on more images than whoever always names the most frequent class."""
     labels, predictions = evidence.clean_answers()
@@ -145,7 +149,7 @@ def judge_chance(evidence: Evidence) -> Judgement:
     if answers.max() == len(labels):
         named = names[np.argmax(answers)]
         figure += f" It predicts one class only: {named!r} on all {len(labels)} images."
-    is_better = test["only_first_right"] > test["only_second_right"] and test["p_value"] < CHANCE
+    is_better = test["only_first_right"] > test["only_second_right"] and test["p_value"] < _LEVEL
     return Judgement("pass" if is_better else "fail", figure)
 
 

@@ -131,7 +131,7 @@ def judge_redrawn(evidence: Evidence) -> Judgement:
     if left is None:
         return not_run(_UNPROBED)
     redrawn = evidence.probes.redrawn
-    count = evidence.broken_beyond(left, redrawn.right_images())
+    count = int(np.sum(left & ~redrawn.right_images()))
     status = grade(count, redrawn.examples)
     if evidence.is_random and status == "fail":  # The same image again would do as well.
         status = "warn"

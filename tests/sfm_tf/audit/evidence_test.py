@@ -93,7 +93,7 @@ def test_only_what_the_stronger_attack_leaves_counts():
 
 
 @pytest.mark.parametrize(
-    ("broken", "spared", "count"), [(10, 8, 0), (8, 10, 0), (20, 4, 16), (4, 20, 0), (5, 0, 0)]
+    ("broken", "spared", "count"), [(10, 8, 0), (8, 10, 0), (30, 4, 26), (4, 30, 0), (9, 0, 0)]
 )
 def test_of_a_random_model_only_what_is_more_than_chance_counts(broken, spared, count):
     difference = Difference(images=16, labels=16, largest=0.5)

@@ -419,6 +419,13 @@ def test_one_image_of_sixteen_may_differ_where_a_rounding_flips_a_level():
     assert rules.judge_repeatability(_again(0, 0, 2)).status == "fail"
 
 
+def test_a_random_model_has_a_gradient_where_a_draw_is_wrong():
+    breaks = dataclasses.replace(BREAKS, saturated_zero_share=0.7)
+    assert rules.judge_known_breaks(_evidence(known_breaks=breaks)).status == "fail"
+    drawing = _evidence(known_breaks=breaks, repeatability=DRAWING)
+    assert rules.judge_known_breaks(drawing).status == "pass"
+
+
 def test_draws_that_agree_pass():
     draws = {"clean": [_answer(90), _answer(91)], "attacked": [_answer(20), _answer(25)]}
     assert rules.judge_draws(_random(**draws)).status == "pass"

@@ -200,9 +200,9 @@ CASES = {
     ),
     "a random model fares much worse at radius 0": (
         rules.judge_no_radius,
-        _evidence(no_radius=_answer(10), is_random=True),
+        _evidence(no_radius=_answer(5), is_random=True),
         "fail",
-        "right on 10 of 20",
+        "right on 5 of 20",
     ),
     "a loss without a scale breaks more": (
         rules.judge_margin,
