@@ -24,7 +24,8 @@ from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.samples import check_samples
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.preprocessors.chain import parse_preprocessor
+from sfm_tf.preprocessors.chain import Preprocessor, parse_preprocessor
+from sfm_tf.preprocessors.operation import Operation
 from tests.attacked_models import DIGIT_SHAPE, digit_model, digits
 
 COUNT = 100
@@ -225,6 +226,13 @@ def _case(kind: str, level: str, *fires: str, **changes: Any) -> Case:
     return Case(functools.partial(make, kind), level, fires, changes)
 
 
+def _blocked() -> DefendedModel:
+    """Returns the network behind an operation whose stand-in has no gradient."""
+    blocking = Operation(lambda images: images, lambda images: 0.0 * images, ())
+    preprocessor = Preprocessor("blocking", "smooth", steps=((blocking, ()),))
+    return DefendedModel(digit_model(), None, preprocessor)
+
+
 def _behind(preprocessor: str, surrogate: str = "identity") -> DefendedModel:
     return DefendedModel(digit_model(), None, parse_preprocessor(preprocessor, surrogate))
 
@@ -250,6 +258,7 @@ UNPROBED_CASES = {
     # Half as accurate, but no evaluation is wrong because a model is bad.
     "half of the classes": _case("five_classes", "incomplete"),
     "logits over 1000": _case("over_1000", "incomplete", "outputs"),
+    "sigmoid of small logits": _case("sigmoid_over_10", "incomplete", "outputs"),
 }
 """What has to be seen although the audit takes no measurements of attacks."""
 
@@ -257,6 +266,7 @@ QUICK_CASES = {
     "plain": Case(lambda: DefendedModel(digit_model()), "credible"),
     "draws from a hash of the image": _case("hashed", NOT_BELIEVED, "redrawn"),
     "no gradient": _case("zero_gradient", NOT_BELIEVED, "gradients", "gradient_free"),
+    "surrogate without a gradient": Case(_blocked, NOT_BELIEVED, ("gradients", "huge_radius")),
     "logits times 100": _case("times_100", NOT_BELIEVED, "gradients", "margin"),
     "logits over 1000": _case("over_1000", NOT_BELIEVED, "margin", "outputs"),
 }
@@ -290,7 +300,6 @@ SLOW_CASES = {
 REFUSED = {
     "softmax": "returns probabilities; expected logits",
     "sigmoid": "all in [0, 1], from 1.62e-10 to 1, as those of a sigmoid; expected logits",
-    "sigmoid_over_10": "as those of a sigmoid; expected logits",
     "nan": "NaN or infinite for 100 of 100 images",
     "infinite": "NaN or infinite for 100 of 100 images",
     "rounded": "no gradient with respect to its input; give each operation without one",

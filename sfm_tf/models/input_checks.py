@@ -11,6 +11,9 @@ _PROBABILITY_TOLERANCE = 1e-4
 _ENOUGH = 40
 """Outputs from which on it is no chance that all are in [0, 1]: logits have both signs."""
 
+_NEAR_0, _NEAR_1 = 0.1, 0.9
+"""How far the outputs of a trained sigmoid reach. Logits that happen to be in [0, 1] seldom do."""
+
 
 def check_images(images: Any, image_shape: tuple[int, ...]) -> np.ndarray:
     """Returns `images` as float32 of shape `(batch, *image_shape)` with values in [0, 1].
@@ -108,7 +111,7 @@ def check_logits(logits: np.ndarray, class_count: int) -> None:
         raise SfmError(
             "The model returns probabilities; expected logits. Remove its final softmax."
         )
-    if in_range and logits.size >= _ENOUGH and logits.min() < 0.5 < logits.max():
+    if in_range and logits.size >= _ENOUGH and logits.min() < _NEAR_0 and logits.max() > _NEAR_1:
         raise SfmError(
             f"The model's outputs are all in [0, 1], from {logits.min():.3g} to "
             f"{logits.max():.3g}, as those of a sigmoid; expected logits. Give the model without "

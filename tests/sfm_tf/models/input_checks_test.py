@@ -89,7 +89,7 @@ RANDOM = np.random.default_rng(0).uniform(0.0, 1.0, (20, 3))
 
 
 @pytest.mark.parametrize(
-    "logits", [0.4 * RANDOM, RANDOM - 0.01, 1.1 * RANDOM, 0.0 * RANDOM, RANDOM[:2]]
+    "logits", [0.8 * RANDOM, RANDOM - 0.01, 1.1 * RANDOM, 0.0 * RANDOM, RANDOM[:2]]
 )
 def test_logits_that_are_small_or_few_are_no_sigmoids(logits):
     check_logits(logits.astype(np.float32), 3)
