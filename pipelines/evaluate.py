@@ -72,7 +72,7 @@ def evaluate(run_directory: RunDirectory, experiment: Experiment, force: bool) -
             f"{schema.split_sizes['test']} test images there are; all of them are used."
         )
     experiment = dataclasses.replace(
-        experiment, evaluation=_possible(experiment.evaluation, inputs)
+        experiment, evaluation=_possible(experiment.evaluation, inputs, run_directory)
     )
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
@@ -140,13 +140,16 @@ def _say(text: str) -> None:
     print(f"evaluate: {text}", file=sys.stderr)
 
 
-def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> EvaluationConfig:
+def _possible(
+    config: EvaluationConfig, inputs: Mapping[str, Artifact], run_directory: RunDirectory
+) -> EvaluationConfig:
     """Returns the settings without what nothing is there for, and says what is left out."""
+    trainer = f"python -m pipelines.train {run_directory.flag}"
     defences = without_the_untrained(expand(config.defences), ADVERSARIAL_STAGE in inputs)
     if ALL in config.defences and len(defences) < len(expand(config.defences)):
         _say(
             "the adversarially trained defences are left out, because none is there; "
-            "`python -m pipelines.train --adversarial_training=trades` trains them."
+            f"`{trainer} --adversarial_training=trades` trains them."
         )
     trained = [name for name in defences if name in (UNDEFENDED, *TRAINED)]
     if config.model and trained:
@@ -155,7 +158,7 @@ def _possible(config: EvaluationConfig, inputs: Mapping[str, Artifact]) -> Evalu
     if "train" not in inputs and not config.source_model:
         without[ThreatModel.BLACK_BOX] = (
             "there is no source model of these records; give one with --source_model, or train one "
-            "with `python -m pipelines.train`"
+            f"with `{trainer}`"
         )
     left_out = {each.value: why for each, why in without.items()}
     for name in config.threat_models:

@@ -21,7 +21,6 @@ command_line.define_flags(["data"], MODULE)
 
 def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> Artifact:
     """Returns the records of the experiment's dataset, and assigns the directory to it."""
-    run_directory.claim(experiment.name)
 
     def produce(folder: pathlib.Path, progress: ProgressLine) -> None:
         ingestion.ingest(experiment.data, experiment.seed, folder, progress.update)
@@ -34,7 +33,8 @@ def ingest(run_directory: RunDirectory, experiment: Experiment, force: bool) -> 
         inputs={},
         source=ingestion.source_version(experiment.data),
     )
-    return execute_stage(execution, run_directory, produce, force)
+    with run_directory.claimed(experiment.name):
+        return execute_stage(execution, run_directory, produce, force)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from sfm_tf.errors import SfmError, check_utf8
 ADVERSARIAL_STAGE = "train_adversarially"
 """Stage of the models that `pipelines.train --adversarial_training` trains beside the others."""
 
+_OWNER_FILE, _LOCK_FILE = "experiment.json", ".lock"
+
 _NAME_LENGTH = 16  # 64 bits of the fingerprint: short to read, and no two will meet.
 
 
@@ -64,7 +66,27 @@ class RunDirectory:
         self.check_owner(experiment)
         if self.experiment() is None:
             self.root.mkdir(parents=True, exist_ok=True)
-            write_json(self.root / "experiment.json", {"experiment": experiment})
+            write_json(self.root / _OWNER_FILE, {"experiment": experiment})
+
+    @contextlib.contextmanager
+    def claimed(self, experiment: str) -> Iterator[None]:
+        """Assigns the directory to `experiment` as `claim` does, unless the context fails first.
+
+        If it fails and has made no file, what was new is removed: another experiment may have the
+        directory then.
+        """
+        is_new, is_absent = self.experiment() is None, not self.root.exists()
+        self.claim(experiment)
+        try:
+            yield
+        except BaseException:
+            left = {path.name for path in self.root.rglob("*") if not path.is_dir()}
+            if is_new and left <= {_OWNER_FILE, _LOCK_FILE}:
+                for path in self.root.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if is_absent:
+                    self.root.rmdir()
+            raise
 
     def check_owner(self, experiment: str) -> None:
         """Checks that `experiment` may work in the directory, and creates nothing.
@@ -89,7 +111,7 @@ class RunDirectory:
 
     def experiment(self) -> str | None:
         """Returns the name of the experiment that owns the directory, or None where none does."""
-        path = self.root / "experiment.json"
+        path = self.root / _OWNER_FILE
         if not path.exists():
             return None
         try:
@@ -212,7 +234,7 @@ class RunDirectory:
         """
         folder = self.root / stage
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        with open(folder / _LOCK_FILE, "w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -17,7 +17,9 @@ from sfm_tf.audit.probes.suite import run_probes
 from sfm_tf.audit.rules import audit
 from sfm_tf.audit.verdict import AUDIT_FILE, verdict, write_audit
 from sfm_tf.defences.settings import ComparedConfig
+from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.adversarial_store import AdversarialStore
+from sfm_tf.evaluation.attack_catalogue import ATTACKS
 from sfm_tf.evaluation.job import EvaluationJob
 from sfm_tf.evaluation.metrics import Metrics, summarise
 from sfm_tf.evaluation.results import write_results
@@ -95,15 +97,33 @@ def read_metrics(evaluation: Artifact) -> Metrics:
     Raises:
         SfmError: If the file is missing, damaged or of another version.
     """
-    return read_typed(Metrics, evaluation.folder / METRICS_FILE)
+    metrics = read_typed(Metrics, evaluation.folder / METRICS_FILE)
+    attacks = {entry.attack for entry in (*metrics.under_attack, *metrics.minimum_norm)}
+    if unknown := sorted(attacks - ATTACKS.keys()):
+        raise _of_another_version(evaluation, f"it ran {', '.join(unknown)}")
+    return metrics
+
+
+def _of_another_version(evaluation: Artifact, what: str) -> SfmError:
+    return SfmError(
+        f"{evaluation.folder} was made by another version of this program: {what}, which this "
+        "version does not have. Run `pipelines.evaluate` again."
+    )
 
 
 def evaluation_settings(evaluation: Artifact) -> EvaluationConfig:
-    """Returns the settings that an evaluation ran with."""
+    """Returns the settings that an evaluation ran with.
+
+    Raises:
+        SfmError: If it is of another version.
+    """
     values = evaluation.manifest.config["evaluation"]
     lists_as_tuples = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
+    known = {field.name for field in dataclasses.fields(EvaluationConfig)}
+    if unknown := sorted(lists_as_tuples.keys() - known):
+        raise _of_another_version(evaluation, f"it had the settings {', '.join(unknown)}")
     return EvaluationConfig(**lists_as_tuples)
 
 

@@ -61,12 +61,14 @@ def test_has_a_row_for_every_image_defence_threat_model_and_attack(new_run):
     assert not (artifact.folder / "BLESSED").exists()
 
 
-def test_every_compared_defence_is_a_row_beside_the_others(new_run):
+def test_every_compared_defence_is_a_row_beside_the_others(new_run, capsys):
     run_directory = new_run("train")
     validate(run_directory, digits(), False)
     settings = digits(defences=("all",), num_examples=4, threat_models=("gray_box",))
     fit_defences(run_directory, settings, False)
     folder = evaluate(run_directory, settings, False).folder
+    trainer = f"`python -m pipelines.train {run_directory.flag} --adversarial_training=trades`"
+    assert trainer in capsys.readouterr().err
     metrics = json.loads((folder / "metrics.json").read_text())
     # Nobody trained on adversarial images here.
     names = [name for name in DEFENCES if name not in ADVERSARIALLY_TRAINED]
@@ -101,6 +103,7 @@ def test_a_model_of_ones_own_needs_no_training(new_run, tmp_path, capsys):
         "--num_examples=5000 is more than the 20 test images there are",
         "undefended, sfm are left out, because --model takes",
         "the threat model black_box is left out, because there is no source model",
+        f"`python -m pipelines.train {run_directory.flag}`",
         "the threat model adaptive is left out, because it aims at a mask",
         "evaluate: warning: The model is right on",  # It is not trained.
     ):

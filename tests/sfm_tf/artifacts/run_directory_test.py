@@ -49,6 +49,28 @@ def test_claim_creates_and_then_recognises_the_experiment(tmp_path):
         RunDirectory(tmp_path / "new" / "run").claim("cifar10")
 
 
+def _fail_in_claim(run_directory, work):
+    with run_directory.claimed("digits"), run_directory.exclusive("ingest"):
+        work()
+        raise SfmError("refused")
+
+
+@pytest.mark.parametrize("made", ["nothing", "claim", "artifact"])
+def test_a_claim_is_taken_back_unless_anything_was_made(tmp_path, made):
+    run_directory = RunDirectory(tmp_path / "run")
+    if made == "claim":
+        run_directory.claim("digits")
+
+    def work():
+        if made == "artifact":
+            _finish(run_directory, "ingest", "a" * 64, "0")
+
+    with pytest.raises(SfmError, match="refused"):
+        _fail_in_claim(run_directory, work)
+    assert run_directory.experiment() == (None if made == "nothing" else "digits")
+    assert run_directory.root.exists() == (made != "nothing")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

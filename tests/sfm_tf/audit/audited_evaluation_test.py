@@ -1,10 +1,13 @@
+import dataclasses
 import json
+import shutil
 
 import pyarrow.parquet
 import pytest
 
-from sfm_tf.artifacts.atomic_files import read_json
-from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings
+from sfm_tf.artifacts.atomic_files import read_json, write_json
+from sfm_tf.audit.audited_evaluation import METRICS_FILE, evaluation_settings, read_metrics
+from sfm_tf.errors import SfmError
 from tests import artifacts
 
 
@@ -27,3 +30,16 @@ def test_writes_rows_summary_images_and_verdict_that_agree(new_run):
 def test_settings_are_those_the_evaluation_ran_with(evaluation):
     settings = evaluation_settings(evaluation)
     assert (settings.num_examples, settings.attacks, settings.epsilons) == (12, ("fgsm",), (16.0,))
+
+
+def test_an_evaluation_of_another_version_is_to_be_made_again(evaluation, tmp_path):
+    shutil.copytree(evaluation.folder, tmp_path / "older")
+    older = dataclasses.replace(evaluation, folder=tmp_path / "older")
+    values = read_json(older.folder / METRICS_FILE)
+    values["under_attack"][0]["attack"] = "gone"
+    write_json(older.folder / METRICS_FILE, values)
+    with pytest.raises(SfmError, match=r"older .*it ran gone, which .*`pipelines\.evaluate` again"):
+        read_metrics(older)
+    older.manifest.config["evaluation"]["swiftness"] = 3
+    with pytest.raises(SfmError, match=r"settings swiftness, which .*`pipelines\.evaluate` again"):
+        evaluation_settings(older)
