@@ -175,7 +175,8 @@ def _class_names(layout: _Layout) -> tuple[str, ...]:
 def natural_key(name: str) -> tuple[object, ...]:
     """Returns what names are sorted by so that numbers in them count as such: 1, 2, 10."""
     parts = re.split("([0-9]+)", name)
-    return (*(int(part) if place % 2 else part for place, part in enumerate(parts)), name)
+    # Two tuples, so that the name of "cat" never meets the number of "cat2".
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
 def _first_shape(archive: Archive, layout: _Layout, class_names: Sequence[str]) -> tuple[int, int]:

@@ -242,8 +242,8 @@ def test_class_names_are_printable(tmp_path, folder, class_name):
 
 
 def test_numbers_in_names_of_classes_are_ordered_as_numbers(tmp_path):
-    _fill(tmp_path, dict.fromkeys(("10", "2", "1", "b", "a10", "a9", "01"), 1))
-    assert _open(tmp_path).class_names == ("01", "1", "2", "10", "a9", "a10", "b")
+    _fill(tmp_path, dict.fromkeys(("10", "2", "1", "b", "a10", "a9", "a", "01"), 1))
+    assert _open(tmp_path).class_names == ("01", "1", "2", "10", "a", "a9", "a10", "b")
 
 
 @pytest.mark.parametrize(
