@@ -197,9 +197,12 @@ def _read(
     class_names: Sequence[str],
     problems: list[str],
 ) -> Iterator[ImageRecord]:
+    """Yields the images of known classes; adds those that cannot be read to `problems`."""
     labels = {name: label for label, name in enumerate(class_names)}
     with open_archive(source) as archive:
         for image in images:
+            if image.class_name not in labels:
+                continue  # Of a class that train lacks, which is a problem already.
             path = printable(f"{source}/{image.name}")
             try:
                 pixels = decode_image(archive.read(image.name), path)
@@ -233,8 +236,8 @@ def open_source(config: DataConfig) -> ImageSource:
     source = source_path(config)
     if source is None or not source.exists():
         raise SfmError(
-            f"No folder {config.source!r}; give --source a folder of class folders, or a zip file "
-            "of one."
+            f"No folder '{printable(config.source)}'; give --source a folder of class folders, or "
+            "a zip file of one."
         )
     with open_archive(source) as archive:
         layout = _read_layout(source, archive)

@@ -283,7 +283,7 @@ def test_what_does_not_belong_beside_train_is_a_problem(tmp_path, split, counts,
     _fill(tmp_path / "train", {"dog": 2, "cat": 2})
     (tmp_path / split).mkdir()
     _fill(tmp_path / split, counts)
-    (problem,) = _open(tmp_path).problems
+    (problem,) = _read_all(_open(tmp_path))
     assert re.match(message, problem)
 
 
