@@ -49,10 +49,10 @@ def guessing_doubt(classifier: keras.Model, samples: Samples, class_names: Seque
                 f"{found} With values in {name} in place of [0, 1] it is right on {other}: save it "
                 f"again with {layer} as its first layer."
             )
+    known = ", ".join(class_names[:3]) + (" and so on" if len(class_names) > 3 else "")
     return (
         f"{found} It may expect another range of values than [0, 1], channels in another order, or "
-        f"other classes than {', '.join(class_names[:3])} and so on in this order; or it was not "
-        "trained."
+        f"other classes than {known} in this order; or it was not trained."
     )
 
 

@@ -78,7 +78,9 @@ def load_classifier(
 def check_exists(path: pathlib.Path) -> None:
     """Raises `SfmError` if there is no model at `path`."""
     if not path.exists():
-        raise SfmError(f"No model {path}; expected a .keras file or the folder of a SavedModel.")
+        raise SfmError(
+            f"No model {path}; expected a .keras or .h5 file, or the folder of a SavedModel."
+        )
 
 
 def load_keras_file(path: pathlib.Path, remedy: str) -> keras.Model:

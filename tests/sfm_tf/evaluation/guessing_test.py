@@ -32,7 +32,7 @@ def _brighter_than(threshold):
         ),
         pytest.param(
             1000.0,
-            ["another range", "other classes than dark, bright", "not trained"],
+            ["another range", "other classes than dark, bright in this order", "not trained"],
             id="unknown",
         ),
     ],
