@@ -200,7 +200,7 @@ def test_another_file_under_the_same_name_has_another_digest(tmp_path):
 
 def test_a_missing_model_is_refused_before_any_work(tmp_path):
     config = EvaluationConfig(source_model=str(tmp_path / "none.keras"))
-    with pytest.raises(SfmError, match=r"No model .*none.keras; expected a .keras file"):
+    with pytest.raises(SfmError, match=r"No model .*none.keras; expected a .keras or .h5 file"):
         imported_digest(config)
 
 
