@@ -165,7 +165,7 @@ def _check_inputs(
     """Raises `SfmError` if the inputs that a model declares are not one batch of float32 images."""
     if not inputs:
         return
-    listed = ", ".join(_described(name, each) for name, each in inputs.items())
+    listed = _listed(inputs)
     if len(inputs) > 1:
         raise SfmError(
             f"Model {path} takes {len(inputs)} inputs, {listed}; expected one, a batch of images. "
@@ -198,6 +198,11 @@ def _accepted_shapes(image_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...
 def _fits(shape: Any, image_shape: tuple[int, ...]) -> bool:
     declared = tf.TensorShape(shape)
     return declared.rank is None or declared[1:].is_compatible_with(image_shape)
+
+
+def _listed(tensors: Mapping[str, Any]) -> str:
+    # By name: TensorFlow gives those of a SavedModel in another order in each process.
+    return ", ".join(_described(name, tensors[name]) for name in sorted(tensors))
 
 
 def _described(name: str, tensor: Any) -> str:
@@ -239,7 +244,7 @@ def _logits(path: pathlib.Path, layer: keras.layers.Layer, outputs: Any) -> Any:
         outputs = dict(zip(names, listed, strict=False))
     name = _LOGITS if _LOGITS in outputs else next(iter(outputs), "")
     if not outputs or (len(outputs) > 1 and name != _LOGITS):
-        found = ", ".join(_described(name, each) for name, each in outputs.items())
+        found = _listed(outputs)
         raise SfmError(
             f"Model {path} gives {len(outputs)} outputs, {found}; expected one, or one that is "
             f"called {_LOGITS!r}. {_SAVE_AGAIN} with its logits alone."
@@ -270,7 +275,7 @@ class SignatureLayer(keras.layers.Layer):
         self._loaded = _load_saved_model(folder)
         signatures = getattr(self._loaded, "signatures", {})
         if _SIGNATURE not in signatures:
-            found = ", ".join(map(repr, signatures)) or "none"
+            found = ", ".join(map(repr, sorted(signatures))) or "none"
             raise SfmError(
                 f"SavedModel {folder} has no signature {_SIGNATURE!r}; found {found}. Write it "
                 "with `model.export('folder')` in Keras, or name its signature so."
