@@ -7,7 +7,6 @@ import keras
 import tensorflow as tf
 
 from sfm_tf.errors import SfmError, in_one_line
-from sfm_tf.models.imported_model import SignatureLayer
 from sfm_tf.preprocessors.chain import SURROGATES, Preprocessor, parse_preprocessor
 from sfm_tf.preprocessors.draws import Draws
 
@@ -179,8 +178,6 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
     last = {id(layer) for layer in _output_layers(model)}
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, SignatureLayer):
-            raise TypeError("a SavedModel computes as it was saved, a .keras file can be copied")
         if isinstance(layer, keras.Model):
             raise TypeError(f"it holds {layer.name}, a model of a class of its own")
         config = layer.get_config()

@@ -293,6 +293,11 @@ class SignatureLayer(keras.layers.Layer):
         """Returns the configuration with a digest of the model's files, which identifies it."""
         return {**super().get_config(), "content": self._content}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SignatureLayer":
+        """Raises `TypeError`: the configuration does not hold the files."""
+        raise TypeError("a SavedModel computes as it was saved, a .keras file can be copied")
+
 
 def _load_saved_model(folder: pathlib.Path) -> Any:
     if not (folder / "saved_model.pb").is_file():
