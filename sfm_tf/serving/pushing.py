@@ -20,7 +20,7 @@ from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.subjects import ModelFolders, load_subjects, with_kept_model
 from sfm_tf.models.defended_model import DefendedModel
-from sfm_tf.preprocessors.draws import KEY_BYTES
+from sfm_tf.preprocessors.draws import KEY_BYTES, KeyedDraws
 from sfm_tf.records.schema import read_schema
 from sfm_tf.records.tfrecords import load_split
 from sfm_tf.report.inputs import ReportInputs
@@ -138,14 +138,21 @@ def push_blessed(
         The new version.
 
     Raises:
-        SfmError: If the model is not blessed and `config` does not allow that, the export fails
-            its verification, or it cannot be pushed.
+        SfmError: If the model is not blessed and `config` does not allow that, a key is given that
+            nothing follows from, the export fails its verification, or it cannot be pushed.
     """
     blessing = evaluated.blessing
     if not (blessing.blessed or config.allow_not_blessed):
         raise SfmError(
             f"The model is NOT_BLESSED: {' '.join(blessing.reasons)} Train a better one, or give "
             "--allow_not_blessed to export it all the same."
+        )
+    preprocessor = evaluated.defended.preprocessor
+    follows = preprocessor.is_random and isinstance(preprocessor.draws, KeyedDraws)
+    if config.draw_key_file and not follows:
+        raise SfmError(
+            f"Cannot use --draw_key_file={config.draw_key_file}: this model draws "
+            f"{'afresh' if preprocessor.is_random else 'nothing'}. Leave the flag out."
         )
     served = evaluated.defended.for_service(draw_key(config.draw_key_file))
     staged = folder / "saved_model"

@@ -17,7 +17,7 @@ from sfm_tf.audit.blessing import Blessing
 from sfm_tf.errors import SfmError
 from sfm_tf.models.defended_model import DefendedModel
 from sfm_tf.preprocessors.chain import parse_preprocessor
-from sfm_tf.preprocessors.draws import KeyedDraws
+from sfm_tf.preprocessors.draws import KeyedDraws, RepeatableFreshDraws
 from sfm_tf.serving import pushing
 from sfm_tf.serving.pushing import EvaluatedModel, PushedModel, push_blessed
 from sfm_tf.serving.saved_model import export_saved_model
@@ -439,6 +439,19 @@ def test_a_file_without_a_key_is_refused_in_a_line_that_shows_nothing_of_it(
     assert "\n" not in told
     assert "secret" not in told
     assert KEY.hex()[:-1] not in told
+
+
+@pytest.mark.parametrize(
+    ("chain", "reason"), [("none", "draws nothing"), ("total_variation_50_30", "draws afresh")]
+)
+def test_a_key_that_nothing_follows_from_is_refused(tmp_path, evaluated, chain, reason):
+    preprocessor = parse_preprocessor(chain)
+    defended = DefendedModel(evaluated.defended.classifier, preprocessor=preprocessor)
+    model = dataclasses.replace(evaluated, defended=defended.with_draws(RepeatableFreshDraws()))
+    (tmp_path / "key").write_text(KEY.hex())
+    with pytest.raises(SfmError, match=reason):
+        push(tmp_path, model, draw_key_file=str(tmp_path / "key"))
+    assert not (tmp_path / "serving").exists()
 
 
 def test_keys_are_read_in_either_case_and_else_made_anew(tmp_path):
