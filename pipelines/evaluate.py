@@ -37,13 +37,12 @@ from sfm_tf.audit.blessing import checks, decision_sentence, read_blessing
 from sfm_tf.audit.setting_rules import NORM_NAMES, radii_in_words, radius_doubt
 from sfm_tf.audit.verdict import AUDIT_FILE, open_points, read_audit, tally
 from sfm_tf.defences.catalogue import ALL, TRAINED, expand
-from sfm_tf.errors import SfmError
 from sfm_tf.evaluation.guessing import guessing_doubt
 from sfm_tf.evaluation.job import load_job
 from sfm_tf.evaluation.results import OWN_MODEL, UNDEFENDED
 from sfm_tf.evaluation.settings import EvaluationConfig
 from sfm_tf.evaluation.subjects import imported_digest, own_model_kept, without_the_untrained
-from sfm_tf.evaluation.threat_models import ThreatModel
+from sfm_tf.evaluation.threat_models import ThreatModel, none_applies
 from sfm_tf.experiments import Experiment
 from sfm_tf.records.schema import read_schema
 from sfm_tf.report.statements import THREAT_MODEL_NAMES
@@ -166,10 +165,7 @@ def _possible(
             _say(f"the threat model {name} is left out, because {left_out[name]}.")
     kept = tuple(name for name in config.threat_models if name not in left_out)
     if not kept:
-        raise SfmError(
-            f"None of the threat models {', '.join(config.threat_models)} applies to these models; "
-            "add white_box."
-        )
+        raise none_applies(config.threat_models)
     return dataclasses.replace(config, defences=defences, threat_models=kept)
 
 

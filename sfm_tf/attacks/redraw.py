@@ -1,6 +1,7 @@
 """Re-draws by tiny noise: the attack on defences that draw from the image, or round it."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,11 +24,14 @@ from sfm_tf.attacks.attack import (
     score,
     take,
 )
-from sfm_tf.attacks.norm_balls import BALLS
+from sfm_tf.attacks.norm_balls import BALLS, sample_points
 from sfm_tf.attacks.seeds import numbered
 from sfm_tf.models.input_checks import check_images
 from sfm_tf.models.logit_losses import stable_cross_entropy
 from sfm_tf.settings import PIXEL_LEVELS
+
+NOISE = 0.26
+"""Largest change of a value in 1/255: too small to see, as it is lost when an image is stored."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False, repr=False)
@@ -59,7 +63,7 @@ class Redraw(CompiledAttack):
     """
 
     draws: int = 30
-    noise: float = 0.26 / PIXEL_LEVELS
+    noise: float = NOISE / PIXEL_LEVELS
 
     def __post_init__(self, estimator: TensorFlowV2Classifier) -> None:
         """Prepares the search, which is compiled at the first batch."""
@@ -130,7 +134,10 @@ class Redraw(CompiledAttack):
             return (done < draws) & tf.reduce_any(best.fooled < 1.0)
 
         def draw(done: tf.Tensor, best: Candidate) -> tuple[tf.Tensor, Candidate]:
-            moved = start.images + batch.mask * noise * self._draw_noise(batch, done)
+            # The noise is bounded in each value, whatever the norm of the ball.
+            seeds = numbered(batch.seeds, done)
+            drawn = sample_points(BALLS[math.inf], batch.images.shape[1:], seeds)
+            moved = start.images + batch.mask * noise * drawn
             change = tf.clip_by_value(moved, 0.0, 1.0) - batch.images
             inside = batch.images + BALLS[self.norm].project(change, epsilon)
             # Adding the perturbation can round past the ends of [0, 1].
@@ -142,15 +149,6 @@ class Redraw(CompiledAttack):
 
         _, best = tf.while_loop(is_unfinished, draw, (0, start))
         return best
-
-    def _draw_noise(self, batch: AttackBatch, done: tf.Tensor) -> tf.Tensor:
-        """Returns noise in [-1, 1) for each image from its own seed."""
-        shape = batch.images.shape[1:]
-        return tf.map_fn(
-            lambda seed: tf.random.stateless_uniform(shape, seed, minval=-1.0),
-            numbered(batch.seeds, done),
-            fn_output_signature=tf.float32,
-        )
 
     def _candidate(self, images: tf.Tensor, batch: AttackBatch, iteration: tf.Tensor) -> Candidate:
         logits = self._logits(images)

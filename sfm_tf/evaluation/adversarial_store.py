@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -245,11 +245,12 @@ class Starts:
 
     Attributes:
         names: The stored sets that the images are from.
-        images: Float32 of the shape of the images that are attacked.
+        read: Returns the images, float32 of the shape of those that are attacked. It is called only
+            where something is left to attack, because it may have to ask a model.
     """
 
     names: tuple[str, ...]
-    images: np.ndarray
+    read: Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,7 +335,7 @@ class AttackExecution:
     def _batches(self, rows: np.ndarray) -> Iterator[AttackOutcome]:
         """Yields the outcomes of as many batches as memory allows; halves them where it fails."""
         images, labels = self.samples.images[rows], self.samples.labels[rows]
-        starts = {} if self.starts is None else {"starts": self.starts.images[rows]}
+        starts = {} if self.starts is None else {"starts": self.starts.read()[rows]}
         try:
             yield from self.attack.batches(images, labels, positions=rows, **starts)
         except tf.errors.ResourceExhaustedError as error:

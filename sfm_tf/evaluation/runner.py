@@ -37,7 +37,7 @@ from sfm_tf.evaluation.results import (
 )
 from sfm_tf.evaluation.samples import Samples
 from sfm_tf.evaluation.settings import EvaluationConfig
-from sfm_tf.evaluation.threat_models import ThreatModel
+from sfm_tf.evaluation.threat_models import ThreatModel, none_applies
 from sfm_tf.models.art_classifier import classifier_logits
 from sfm_tf.models.defended_model import DefendedModel, in_precision
 from sfm_tf.models.input_checks import check_logits
@@ -412,10 +412,7 @@ def _check_plan(plan: list[PlannedAttack], job: EvaluationJob) -> None:
     """Raises now what would else be raised hours later."""
     config, samples = job.config, job.samples
     if not plan:
-        raise SfmError(
-            f"None of the threat models {', '.join(config.threat_models)} applies to these models; "
-            "add white_box."
-        )
+        raise none_applies(config.threat_models)
     first = samples.first(config.attack_batch_size)
     if job.source is not None:
         logits = first.wrap(job.source, len(first)).predict(first.images)
@@ -504,9 +501,15 @@ def _starts(planned: PlannedAttack, epsilon: float, samples: Samples, run: _Run)
         )
         if names:
             model = run.scored[scenario.defence]
-            outcomes = [_first_images(name, samples, run) for name in names]
-            return Starts(names, worst_outcome(outcomes, model, samples, None).images)
+            return Starts(names, functools.partial(_worst_images, names, model, samples, run))
     return None
+
+
+def _worst_images(
+    names: Sequence[str], model: ScoredModel, samples: Samples, run: _Run
+) -> np.ndarray:
+    outcomes = [_first_images(name, samples, run) for name in names]
+    return worst_outcome(outcomes, model, samples, None).images
 
 
 def _first_images(name: str, samples: Samples, run: _Run) -> AttackOutcome:

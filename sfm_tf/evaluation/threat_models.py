@@ -5,7 +5,7 @@ Settings read this table, so it imports neither TensorFlow nor a model.
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from sfm_tf.errors import SfmError
@@ -263,3 +263,10 @@ def applies_to(threat_model: ThreatModel, defended: "DefendedModel") -> bool:
     white box where there is neither masker nor pre-processing T.
     """
     return threat_model.attacker.applies(defended)
+
+
+def none_applies(names: Iterable[str]) -> SfmError:
+    """Returns the error of an evaluation that asks for these threat models alone, in vain."""
+    return SfmError(
+        f"None of the threat models {', '.join(names)} applies to these models; add white_box."
+    )

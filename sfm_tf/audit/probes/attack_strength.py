@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from sfm_tf.attacks.attack import perturbation_sizes
+from sfm_tf.attacks.redraw import NOISE
 from sfm_tf.audit.probes.measurements import (
     AfterSteps,
     Answers,
@@ -65,9 +66,6 @@ def probe_margin(prober: Prober, whole: Ablation) -> Answers:
 
 COPIES = 10
 """Noisy copies of each image."""
-
-NOISE = 0.26
-"""Size of their noise in 1/255: too small to see, as it is lost when an image is stored."""
 
 
 def probe_redrawn(prober: Prober, whole: Ablation) -> Redrawn:
